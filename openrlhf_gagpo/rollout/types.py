@@ -1,0 +1,109 @@
+"""Records that flow from the rollout to credit and training, and the one interface the episode code has to its policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+__all__ = ["Completion", "Episode", "EpisodeRequest", "Policy", "SamplingParams", "Step"]
+
+EndReason = Literal["terminated", "truncated", "prompt_too_long", "env_fault"]
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How one turn is sampled."""
+
+    max_new_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int | None = None
+    """Seed of this one generation; None lets the policy use its own stream."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What the policy sampled for one prompt, exactly as sampled."""
+
+    token_ids: list[int]
+    """Sampled ids, the end-of-sequence id included when it was sampled."""
+    log_probs: list[float]
+    """Log-probability of each sampled id under the sampling distribution."""
+    finish_reason: Literal["stop", "length"]
+
+
+class Policy(Protocol):
+    """All that an episode knows of the model that plays it."""
+
+    async def generate(self, prompt_ids: Sequence[int], params: SamplingParams) -> Completion: ...
+
+
+@dataclass(frozen=True)
+class EpisodeRequest:
+    """One episode to play. The members of a rollout group share ``group``, ``task`` and ``env_seed``."""
+
+    task: str
+    group: str
+    trajectory: str
+    env_seed: int
+    sampling_seed: int | None = None
+    """Root of the per-turn generation seeds; None: unseeded."""
+
+
+@dataclass
+class Step:
+    """One environment step: the unit of credit and one training row."""
+
+    index: int
+    """0-based position in the episode."""
+    state_key: str
+    next_state_key: str
+    observation: str
+    action: str
+    """The action text the environment received."""
+    reward: float
+    terminated: bool
+    truncated: bool
+    format_valid: bool
+    """The response had the required form (tags, thinking)."""
+    admissible: bool
+    """The environment recognised the action. Separate from the format."""
+    prompt_ids: list[int]
+    response_ids: list[int]
+    sampling_log_probs: list[float]
+    response: str
+    """Decoded response, for people; never re-tokenised."""
+    finish_reason: str = "stop"
+    history_dropped: int = 0
+    """History entries left out because the prompt would not fit."""
+
+
+@dataclass
+class Episode:
+    """One played episode with its identity and outcome."""
+
+    task: str
+    group: str
+    trajectory: str
+    env_seed: int
+    steps: list[Step]
+    end_reason: EndReason
+    category: str = ""
+    success: bool = False
+    score: float = 0.0
+    error: str = ""
+    """What went wrong, for ``env_fault``."""
+    generation_s: float = 0.0
+    environment_s: float = 0.0
+    extra: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def faulted(self) -> bool:
+        """Whether it ended through no doing of the policy and must leave its group before credit."""
+        return self.end_reason == "env_fault"
+
+    @property
+    def episode_return(self) -> float:
+        """Undiscounted sum of environment rewards."""
+        return sum(step.reward for step in self.steps)
