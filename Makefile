@@ -1,0 +1,43 @@
+# make demo    install into .venv and train GAGPO on the built-in environment, start to report
+# make test    install and run all tests
+# make lint    formatting and static checks
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+SEED ?= 0
+BACKEND ?= distributed
+DEMO_DIR ?= runs/demo-$(BACKEND)-$(SEED)
+
+BIN := $(VENV)/bin
+FIND_LINKS := $(addprefix --find-links ,$(PIP_FIND_LINKS))
+
+.PHONY: install demo test test-fast lint clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: requirements/cpu.txt setup.py pyproject.toml
+	$(PYTHON) scripts/check_python.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --retries 1 --no-deps --extra-index-url $(TORCH_INDEX) torch==2.13.0
+	$(PYTHON) scripts/check_torch.py $(VENV)
+	$(BIN)/pip install --quiet --retries 1 uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python $(FIND_LINKS) --no-deps -r requirements/cpu.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: install
+	$(BIN)/python examples/demo.py --backend $(BACKEND) --seed $(SEED) --out $(DEMO_DIR)
+
+test: install
+	$(BIN)/python -m pytest
+
+test-fast: install
+	$(BIN)/python -m pytest -m "not stack"
+
+lint: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+clean:
+	rm -rf $(VENV) build *.egg-info

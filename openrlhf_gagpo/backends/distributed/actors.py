@@ -1,0 +1,209 @@
+"""DeepSpeed workers: OpenRLHF's policy and reference actors with step-level updates.
+
+What is kept from OpenRLHF: model construction, distributed set-up, forward passes, DeepSpeed engine, checkpoints, the
+CUDA weight-sync routes. What differs is the update itself, which runs a plan of optimizer steps made by the driver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import torch
+from openrlhf.trainer.ppo_utils.experience import Experience
+from openrlhf.trainer.ray import launcher, ppo_actor
+from openrlhf.utils.deepspeed import DeepspeedStrategy
+from openrlhf.utils.distributed_util import torch_dist_barrier_and_cuda_sync
+
+from openrlhf_gagpo.backends.distributed import compat
+from openrlhf_gagpo.backends.distributed.weights import weight_file
+from openrlhf_gagpo.training.losses import (
+    LossOptions,
+    LossScale,
+    finish_metrics,
+    merge_sums,
+    step_loss,
+    token_entropy,
+)
+
+__all__ = ["PolicyActor", "ReferenceActor", "StepStrategy", "UpdateStep", "plain_class"]
+
+
+def plain_class(actor_class: Any) -> type:
+    """The undecorated class behind a ``@ray.remote`` class."""
+    return actor_class.__ray_metadata__.modified_class.__ray_actor_class__
+
+
+@dataclass
+class UpdateStep:
+    """One optimizer step as one rank receives it."""
+
+    micro_batches: list[Experience]
+    """``advantages`` is (B,): one per action."""
+    scale: LossScale
+
+
+class StepStrategy(DeepspeedStrategy):
+    """OpenRLHF's DeepSpeed strategy for optimizer steps of any number of micro-batches."""
+
+    def get_ds_train_config(self, optim_dict: dict | None = None, *, max_norm: float | None = None) -> dict:
+        config = super().get_ds_train_config(optim_dict, max_norm=max_norm)
+        # The number of micro-batches differs from step to step: the trainer says where a step ends
+        # (set_gradient_accumulation_boundary) and divides by the step's own totals.
+        config.pop("train_batch_size", None)
+        config["train_micro_batch_size_per_gpu"] = 1
+        config["gradient_accumulation_steps"] = 1
+        if optim_dict is not None and not compat.cuda_available() and optim_dict.get("type") == "AdamW":
+            # torch's AdamW instead of DeepSpeed's C++ one, which would be compiled here for over a minute.
+            config["optimizer"]["params"]["torch_adam"] = True
+        return config
+
+    def optimizer_step(self, _optimizer: Any, model: Any, _scheduler: Any, name: str = "model", **kwargs: Any) -> None:
+        """Step the optimizer, not the learning-rate schedule: schedules count iterations here."""
+        engine = getattr(model, "model", model)
+        scheduler, engine.lr_scheduler = engine.lr_scheduler, None
+        try:
+            engine.step()
+        finally:
+            engine.lr_scheduler = scheduler
+
+
+class StepPolicyTrainer(ppo_actor.ActorPPOTrainer):
+    """Runs planned optimizer steps on the policy and sends its weights to the engines."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if compat.cuda_available():
+            ppo_actor.ActorPPOTrainer.__init__(self, *args, **kwargs)
+        else:
+            # OpenRLHF would open a NCCL group to the engines here.
+            engines, kwargs["vllm_engines"] = kwargs.get("vllm_engines"), None
+            ppo_actor.ActorPPOTrainer.__init__(self, *args, **kwargs)
+            self.vllm_engines = engines
+        self.planned: list[UpdateStep] = []
+        self.loss_options = loss_options(self.args)
+
+    def ppo_train(self, kl_ctl: float) -> dict[str, float]:
+        """One iteration's updates: every planned step once, then the learning-rate schedule advances by one."""
+        totals: dict[str, float] = {}
+        norms = []
+        learning_rate = self.actor_scheduler.get_last_lr()[0]
+        for step in self.planned:
+            for index, experience in enumerate(step.micro_batches):
+                boundary = index + 1 == len(step.micro_batches)
+                merge_sums(totals, self._backward(experience, step.scale, boundary))
+            self.strategy.optimizer_step(self.actor_optim, self.actor, self.actor_scheduler, name="actor")
+            norms.append(self.strategy.get_grad_norm(self.actor))
+            if self.ema_model is not None:
+                self.strategy.moving_average(self.actor, self.ema_model, self.ema_beta, torch.cuda.current_device())
+        self.actor_scheduler.step()
+        metrics = finish_metrics(self._reduce(totals), len(self.planned))
+        if norms:
+            metrics["policy/grad_norm"] = sum(norms) / len(norms)
+        metrics["policy/lr"] = learning_rate
+        self.planned = []
+        return metrics
+
+    def _backward(self, experience: Experience, scale: LossScale, boundary: bool) -> dict[str, torch.Tensor]:
+        experience.to_device(torch.cuda.current_device())
+        self.actor.train()
+        options = self.loss_options
+        log_probs, output = self.actor(
+            experience.sequences,
+            experience.action_mask,
+            attention_mask=experience.attention_mask,
+            return_output=True,
+            ring_attn_group=self.strategy.ring_attn_group,
+        )
+        entropy = None
+        if not self.args.ds.packing_samples:
+            with torch.set_grad_enabled(bool(options.entropy_coef)):
+                entropy = token_entropy(output["logits"][:, :-1])
+        loss, sums = step_loss(
+            log_probs,
+            experience.action_log_probs,
+            experience.base_action_log_probs,
+            experience.rollout_log_probs,
+            experience.advantages,
+            experience.action_mask,
+            entropy,
+            scale,
+            options,
+        )
+        # DeepSpeed averages gradients over the data-parallel ranks; the totals in `scale` already span them.
+        ranks = self.strategy.world_size // self.strategy.ring_attn_size // self.strategy.ds_tensor_parallel_size
+        self.actor.model.set_gradient_accumulation_boundary(boundary)
+        self.strategy.backward(loss * ranks, self.actor, self.actor_optim)
+        return sums
+
+    def _reduce(self, totals: dict[str, float]) -> dict[str, float]:
+        if self.strategy.world_size == 1 or not totals:
+            return totals
+        group = self.strategy.ds_device_mesh["dp"].get_group()
+        shards: list[Any] = [None] * torch.distributed.get_world_size(group)
+        torch.distributed.all_gather_object(shards, totals, group=group)
+        merged: dict[str, float] = {}
+        for shard in shards:
+            merge_sums(merged, shard)
+        return merged
+
+    def broadcast_to_vllm(self) -> None:
+        """Send the weights to every engine, then forget the prefixes that were computed with the old ones."""
+        if compat.cuda_available():
+            ppo_actor.ActorPPOTrainer.broadcast_to_vllm(self)
+        elif torch.distributed.get_rank() == 0:
+            with weight_file(self.actor.model.module.named_parameters()) as path:
+                ray.get([engine.load_weight_file.remote(path) for engine in self.vllm_engines])
+        if torch.distributed.get_rank() == 0:
+            ray.get([engine.reset_prefix_cache.remote() for engine in self.vllm_engines])
+        torch_dist_barrier_and_cuda_sync()
+
+
+def loss_options(args: Any) -> LossOptions:
+    """Loss options from OpenRLHF's flags."""
+    low, high = args.actor.eps_clip_low_high or (args.actor.eps_clip, args.actor.eps_clip)
+    return LossOptions(
+        ratio="action" if args.actor.policy_loss_type == "gspo" else "token",
+        aggregate=args.actor.loss_agg_mode,
+        clip_low=low,
+        clip_high=high,
+        dual_clip=args.actor.dual_clip,
+        kl_coef=args.algo.kl.init_coef,
+        kl_estimator=args.algo.kl.estimator,
+        entropy_coef=args.actor.entropy_coef or 0.0,
+    )
+
+
+class PolicyActorBase(plain_class(ppo_actor.PolicyModelActor)):
+    """OpenRLHF's policy actor with the step-level trainer."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        plain_class(ppo_actor.PolicyModelActor).__init__(self, *args, **kwargs)
+
+    def init_model_from_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        # OpenRLHF builds its trainer through this module global.
+        ppo_actor.ActorPPOTrainer, original = StepPolicyTrainer, ppo_actor.ActorPPOTrainer
+        try:
+            plain_class(ppo_actor.PolicyModelActor).init_model_from_pretrained(self, *args, **kwargs)
+        finally:
+            ppo_actor.ActorPPOTrainer = original
+
+    def plan(self, steps: Sequence[UpdateStep]) -> None:
+        """Hand over the optimizer steps of the coming ``fit``."""
+        self.trainer.planned = list(steps)
+
+    def parameters(self) -> dict[str, torch.Tensor]:
+        """Copies of all parameters by name (for tests and small models)."""
+        return {name: p.detach().float().cpu().clone() for name, p in self.actor.model.module.named_parameters()}
+
+
+class ReferenceActorBase(plain_class(launcher.ReferenceModelActor)):
+    """OpenRLHF's reference actor, unchanged; a class of ours so that a worker that loads it is prepared first."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        plain_class(launcher.ReferenceModelActor).__init__(self, *args, **kwargs)
+
+
+PolicyActor = ray.remote(num_gpus=1)(PolicyActorBase)
+ReferenceActor = ray.remote(num_gpus=1)(ReferenceActorBase)

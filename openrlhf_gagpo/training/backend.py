@@ -1,0 +1,48 @@
+"""What the iteration loop asks of a backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, SamplingParams
+from openrlhf_gagpo.training.rows import TrainingRow
+
+__all__ = ["Backend"]
+
+
+class Backend(Protocol):
+    """A policy that can be sampled in environments, updated and saved.
+
+    Life: ``start``, then any order of the others, ``close`` last (also after a failed ``start``).
+    """
+
+    def start(self) -> dict[str, str]:
+        """Load models, start processes. Returns facts for the run record (devices, versions)."""
+
+    def rollout(
+        self, requests: Sequence[EpisodeRequest], sampling: SamplingParams, on_done: Callable[[Episode], None]
+    ) -> list[Episode]:
+        """Play all episodes with the current weights; results in request order."""
+
+    def update(self, rows: Sequence[TrainingRow], seed: int) -> dict[str, float]:
+        """One iteration of optimizer steps over the rows; returns ``policy/*`` and ``time/*`` metrics."""
+
+    def sync(self) -> None:
+        """Give the sampler the policy's weights."""
+
+    def env_stats(self) -> dict[str, float]:
+        """Counters of the environment workers since ``start`` (``env/*``)."""
+
+    def save_checkpoint(self, directory: Path, tag: str, state: dict[str, Any]) -> None:
+        """Save weights, optimizer and schedule under ``tag`` with the loop's own state."""
+
+    def load_checkpoint(self, directory: Path) -> dict[str, Any] | None:
+        """Restore the newest checkpoint; returns the loop's state, or None where there is none."""
+
+    def export(self, directory: Path) -> None:
+        """Write the model as a Hugging Face folder."""
+
+    def close(self) -> None:
+        """Stop what was started. Safe to call twice."""

@@ -1,0 +1,147 @@
+"""From episodes with advantages to training rows, and from rows to a plan of optimizer steps.
+
+One row is one environment step. Advantages arrive finished: nothing here changes them, drops a row or repeats one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from openrlhf_gagpo.rollout.types import Episode
+
+__all__ = ["MicroBatch", "OptimizerStep", "TrainingRow", "plan_updates", "rows_from_episodes"]
+
+
+@dataclass(frozen=True)
+class TrainingRow:
+    """One action: prompt and response ids exactly as rolled out, and its advantage."""
+
+    prompt_ids: list[int]
+    response_ids: list[int]
+    sampling_log_probs: list[float]
+    advantage: float
+    trajectory: str
+    step: int
+
+    @property
+    def length(self) -> int:
+        """Tokens of prompt and response together."""
+        return len(self.prompt_ids) + len(self.response_ids)
+
+
+def rows_from_episodes(
+    episodes: Sequence[Episode], advantages: Sequence[float], keep: Sequence[bool]
+) -> list[TrainingRow]:
+    """Pair every step with its advantage.
+
+    Args:
+        episodes: in the order from which the step batch was built.
+        advantages: (N,) one per step, episodes in order, steps in order.
+        keep: (N,) false where the estimator set the step aside (a dropped group).
+
+    Raises:
+        ValueError: the number of steps and of advantages differ.
+    """
+    steps = [(episode, step) for episode in episodes for step in episode.steps]
+    if not len(steps) == len(advantages) == len(keep):
+        raise ValueError(f"{len(steps)} steps, {len(advantages)} advantages and {len(keep)} keep flags must be equal")
+    return [
+        TrainingRow(
+            prompt_ids=step.prompt_ids,
+            response_ids=step.response_ids,
+            sampling_log_probs=step.sampling_log_probs,
+            advantage=float(advantage),
+            trajectory=episode.trajectory,
+            step=step.index,
+        )
+        for (episode, step), advantage, kept in zip(steps, advantages, keep, strict=True)
+        if kept
+    ]
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Rows of one forward and backward pass; ``padding`` further rows weigh nothing."""
+
+    rows: tuple[int, ...]
+    padding: int = 0
+
+
+@dataclass(frozen=True)
+class OptimizerStep:
+    """One optimizer step: what each data-parallel rank computes, and the totals its losses are divided by."""
+
+    shards: tuple[tuple[MicroBatch, ...], ...]
+    """[rank][micro-batch]; every rank has the same number of micro-batches."""
+    row_normalizer: float
+    """Mean mini-batch size of the iteration (rows / steps), so that every row weighs the same."""
+    token_normalizer: int
+    """Response tokens of this mini-batch over all ranks."""
+
+    @property
+    def rows(self) -> list[int]:
+        """All rows of the step, every rank."""
+        return [row for shard in self.shards for micro in shard for row in micro.rows]
+
+
+def plan_updates(
+    lengths: Sequence[int],
+    response_lengths: Sequence[int],
+    *,
+    mini_batch: int,
+    micro_batch: int,
+    max_tokens: int | None = None,
+    ranks: int = 1,
+    epochs: int = 1,
+    seed: int = 0,
+) -> list[OptimizerStep]:
+    """Plan the optimizer steps of one iteration.
+
+    Per epoch ``ceil(N / mini_batch)`` steps over a seeded permutation of the rows, as even as they come (sizes differ
+    by one at most). Each step is dealt to the ranks by length and cut into micro-batches; a rank that has fewer rows
+    than another gets padding, never a copy.
+
+    Args:
+        lengths: (N,) tokens of prompt and response per row.
+        response_lengths: (N,) response tokens per row.
+        mini_batch: rows per optimizer step, at most.
+        micro_batch: rows per pass on one rank, at most.
+        max_tokens: padded tokens per pass on one rank, at most (a single longer row still gets its pass).
+    """
+    count = len(lengths)
+    if count == 0:
+        return []
+    if mini_batch < 1 or micro_batch < 1 or ranks < 1 or epochs < 1:
+        raise ValueError("mini_batch, micro_batch, ranks and epochs must be at least 1")
+    steps_per_epoch = math.ceil(count / mini_batch)
+    rng = np.random.default_rng(seed)
+    plan = []
+    for _ in range(epochs):
+        for rows in np.array_split(rng.permutation(count), steps_per_epoch):
+            by_length = sorted((int(row) for row in rows), key=lambda row: (-lengths[row], row))
+            shards = [_cut(by_length[rank::ranks], lengths, micro_batch, max_tokens) for rank in range(ranks)]
+            passes = max(len(shard) for shard in shards)
+            plan.append(
+                OptimizerStep(
+                    shards=tuple(tuple(shard + [MicroBatch((), 1)] * (passes - len(shard))) for shard in shards),
+                    row_normalizer=count / steps_per_epoch,
+                    token_normalizer=sum(response_lengths[row] for row in by_length),
+                )
+            )
+    return plan
+
+
+def _cut(rows: list[int], lengths: Sequence[int], micro_batch: int, max_tokens: int | None) -> list[MicroBatch]:
+    """Cut rows (longest first) into micro-batches within both limits."""
+    cuts: list[list[int]] = []
+    for row in rows:
+        widest = lengths[cuts[-1][0]] if cuts else 0
+        full = not cuts or len(cuts[-1]) == micro_batch
+        if full or (max_tokens is not None and widest * (len(cuts[-1]) + 1) > max_tokens):
+            cuts.append([])
+        cuts[-1].append(row)
+    return [MicroBatch(tuple(cut)) for cut in cuts]
