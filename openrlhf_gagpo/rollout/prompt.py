@@ -1,0 +1,226 @@
+"""From an environment's template and an episode's history to the token ids of one turn's prompt."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jinja2
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from agent_envs.base import PromptTemplate
+
+__all__ = [
+    "BuiltPrompt",
+    "HistoryEntry",
+    "PromptBuilder",
+    "PromptTemplateError",
+    "PromptTooLong",
+    "ResolvedPrompt",
+]
+
+
+class PromptTemplateError(ValueError):
+    """A prompt template cannot be read or rendered."""
+
+
+class PromptTooLong(ValueError):
+    """A prompt exceeds the token limit even without any history."""
+
+    def __init__(self, tokens: int, limit: int) -> None:
+        super().__init__(
+            f"the prompt needs {tokens} tokens without any history but only {limit} are allowed: "
+            f"raise the prompt length or shorten the template"
+        )
+        self.tokens = tokens
+        self.limit = limit
+
+
+class HistoryEntry(NamedTuple):
+    """One earlier turn: what was seen and what the environment was told."""
+
+    step: int
+    """0-based."""
+    observation: str
+    action: str
+
+
+class BuiltPrompt(NamedTuple):
+    """A prompt ready to be sampled from."""
+
+    token_ids: list[int]
+    text: str
+    """What ``token_ids`` encodes."""
+    history_dropped: int
+    """Entries inside the history window that were left out to fit; entries beyond the window do not count."""
+
+
+class ResolvedPrompt(NamedTuple):
+    """What determines the wording of a run's prompts, for its run folder."""
+
+    text: str
+    sha256: str
+    """Hex digest of ``text`` in UTF-8."""
+
+
+class PromptBuilder:
+    """Words, encodes and fits the prompts of one run.
+
+    Args:
+        template: Jinja2 sources. ``turn`` sees what ``agent_envs.base.PromptTemplate`` lists; ``system`` is rendered
+            once and sees ``think`` and ``action_tags`` only. Both are rendered in a sandbox, an unknown variable is
+            an error, and a line holding nothing but a block tag leaves no blank line behind.
+        tokenizer: a transformers fast tokenizer, or anything with its ``encode``, ``apply_chat_template`` and
+            ``chat_template``.
+        history_length: how many of the latest turns a prompt may show; 0 shows none.
+        think: the run asks for a thinking block. Also handed to chat templates as ``enable_thinking``, so that models
+            with a native thinking mode follow the run's choice.
+        action_tags: the run asks for the action inside tags.
+        list_actions: whether ``admissible_actions`` reaches the template.
+        chat_template: "auto" uses the tokenizer's chat template where it has one; "none" never does, the prompt is then
+            the plain text (system, blank line, turn) and no special token is added.
+        max_prompt_tokens: limit on the prompt, in tokens.
+
+    Raises:
+        PromptTemplateError: a template has a syntax error or uses an unknown variable.
+        ValueError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        template: PromptTemplate,
+        tokenizer: Any,
+        *,
+        history_length: int,
+        think: bool,
+        action_tags: bool,
+        list_actions: bool,
+        chat_template: Literal["auto", "none"] = "auto",
+        max_prompt_tokens: int,
+    ) -> None:
+        if history_length < 0:
+            raise ValueError(f"history_length is {history_length}: use 0 (no history) or more")
+        if max_prompt_tokens < 1:
+            raise ValueError(f"max_prompt_tokens is {max_prompt_tokens}: use 1 or more")
+        if chat_template not in ("auto", "none"):
+            raise ValueError(f"chat_template is {chat_template!r}: use 'auto' or 'none'")
+        self._template = template
+        self._tokenizer = tokenizer
+        self._history_length = history_length
+        self._list_actions = list_actions
+        self._max_prompt_tokens = max_prompt_tokens
+        self._format = {"think": think, "action_tags": action_tags}
+        engine = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+        self._system = _render(_compile(engine, template.system, "system"), self._format, "system").strip()
+        self._turn = _compile(engine, template.turn, "turn")
+        self._check_turn()
+        self._chat = chat_template == "auto" and bool(getattr(tokenizer, "chat_template", None))
+        self._system_role = self._chat and bool(self._system) and self._takes_system_role()
+
+    def build(
+        self,
+        task: str,
+        history: Sequence[HistoryEntry],
+        observation: str,
+        admissible_actions: Sequence[str],
+        step: int,
+    ) -> BuiltPrompt:
+        """The prompt of turn ``step`` (0-based); ``history`` holds all earlier turns, oldest first.
+
+        Where the whole window does not fit, as few of its oldest entries as possible are left out. The smallest such
+        number is found by bisection, so a long history costs a logarithmic number of encodings.
+
+        Raises:
+            PromptTooLong: it does not fit even without history.
+            PromptTemplateError: the template cannot be rendered.
+        """
+        window = list(history[-self._history_length :]) if self._history_length else []
+        variables: dict[str, object] = {
+            "task": task,
+            "observation": observation,
+            "admissible_actions": list(admissible_actions) if self._list_actions else [],
+            "step": step,
+            **self._format,
+        }
+        attempt = self._attempt(variables, window, 0)
+        if len(attempt.token_ids) <= self._max_prompt_tokens:
+            return attempt
+        best: BuiltPrompt | None = None
+        fewest, most = 1, len(window)
+        while fewest <= most:
+            drop = (fewest + most) // 2
+            attempt = self._attempt(variables, window, drop)
+            if len(attempt.token_ids) <= self._max_prompt_tokens:
+                best, most = attempt, drop - 1
+            else:
+                fewest = drop + 1
+        if best is None:
+            # The bisection moved up every time, so the last attempt was the one without history.
+            raise PromptTooLong(len(attempt.token_ids), self._max_prompt_tokens)
+        return best
+
+    def resolved(self) -> ResolvedPrompt:
+        """The template sources and settings in force, as readable text, with its hash."""
+        settings = {
+            **self._format,
+            "history_length": self._history_length,
+            "list_actions": self._list_actions,
+            "max_prompt_tokens": self._max_prompt_tokens,
+        }
+        chat = self._tokenizer.chat_template if self._chat else "(none)"
+        sections = {
+            "settings": "\n".join(f"{name}: {value}" for name, value in settings.items()),
+            "system": self._template.system,
+            "turn": self._template.turn,
+            "chat template": chat,
+        }
+        text = "".join(f"=== {title} ===\n{body}\n" for title, body in sections.items())
+        return ResolvedPrompt(text, hashlib.sha256(text.encode()).hexdigest())
+
+    def _attempt(self, variables: Mapping[str, object], window: list[HistoryEntry], drop: int) -> BuiltPrompt:
+        turn = _render(self._turn, {**variables, "history": window[drop:]}, "turn")
+        text = self._wrap(turn)
+        return BuiltPrompt(self._tokenizer.encode(text, add_special_tokens=False), text, drop)
+
+    def _wrap(self, turn: str) -> str:
+        if self._system_role:
+            return self._apply([{"role": "system", "content": self._system}, {"role": "user", "content": turn}])
+        text = f"{self._system}\n\n{turn}" if self._system else turn
+        return self._apply([{"role": "user", "content": text}]) if self._chat else text
+
+    def _apply(self, messages: list[dict[str, str]]) -> str:
+        return self._tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, enable_thinking=self._format["think"]
+        )
+
+    def _takes_system_role(self) -> bool:
+        """Whether the chat template knows system messages; some refuse them, some leave them out silently."""
+        marker = "system-role-probe"
+        try:
+            text = self._apply([{"role": "system", "content": marker}, {"role": "user", "content": "turn"}])
+        except jinja2.TemplateError:
+            return False
+        return marker in text
+
+    def _check_turn(self) -> None:
+        """Render a first and a later turn, so that a broken template is reported before anything is loaded."""
+        action = ["action"] if self._list_actions else []
+        variables = {"task": "task", "observation": "observation", "admissible_actions": action, **self._format}
+        _render(self._turn, {**variables, "history": [], "step": 0}, "turn")
+        if self._history_length:
+            _render(self._turn, {**variables, "history": [HistoryEntry(0, "seen", "done")], "step": 1}, "turn")
+
+
+def _compile(engine: jinja2.Environment, source: str, part: str) -> jinja2.Template:
+    try:
+        return engine.from_string(source)
+    except jinja2.TemplateSyntaxError as error:
+        raise PromptTemplateError(f"the {part} prompt template, line {error.lineno}: {error.message}") from error
+
+
+def _render(template: jinja2.Template, variables: Mapping[str, object], part: str) -> str:
+    try:
+        return template.render(variables)
+    except Exception as error:  # a template may raise anything its expressions can
+        raise PromptTemplateError(f"the {part} prompt template cannot be rendered: {error}") from error
