@@ -170,7 +170,9 @@ def test_bad_arguments(change: dict[str, Any], message: str) -> None:
 
 def test_resolved_names_everything_that_words_the_prompt() -> None:
     resolved = builder(WordTokenizer(CHAT)).resolved()
-    assert TEMPLATE.turn in resolved.text and TEMPLATE.system in resolved.text and CHAT in resolved.text
+    assert TEMPLATE.turn in resolved.text
+    assert TEMPLATE.system in resolved.text
+    assert CHAT in resolved.text
     assert resolved.sha256 == hashlib.sha256(resolved.text.encode()).hexdigest()
     assert resolved == builder(WordTokenizer(CHAT)).resolved()
     others = [builder(), builder(WordTokenizer(CHAT), think=False), builder(WordTokenizer(CHAT), history_length=4)]

@@ -1,0 +1,274 @@
+"""Playing episodes: every episode waits for its own generation and its own environment step, never for the others."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import math
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from time import perf_counter
+from typing import Protocol
+
+from agent_envs.base import EnvError, Reset, StepResult
+from openrlhf_gagpo.rollout.parse import parse_action
+from openrlhf_gagpo.rollout.prompt import HistoryEntry, PromptBuilder, PromptTooLong
+from openrlhf_gagpo.rollout.types import Completion, Episode, EpisodeRequest, Policy, SamplingParams, Step
+
+__all__ = ["EnvSession", "RolloutError", "play_all", "play_episode", "turn_seed"]
+
+logger = logging.getLogger(__name__)
+
+# What an environment may do wrong without ending the run.
+_ENV_FAULTS = (EnvError, TimeoutError)
+
+
+class RolloutError(RuntimeError):
+    """An episode failed for a reason other than its environment; the cause is chained."""
+
+
+class EnvSession(Protocol):
+    """One environment instance lent to one episode at a time. Failures are ``EnvError`` or ``TimeoutError``."""
+
+    async def reset(self, task: str, seed: int) -> Reset: ...
+
+    async def step(self, action: str) -> StepResult: ...
+
+    async def close(self) -> None: ...
+
+
+def turn_seed(sampling_seed: int | None, step: int) -> int | None:
+    """Generation seed of turn ``step``: 63 bits of blake2b over both numbers; None where the episode is unseeded."""
+    if sampling_seed is None:
+        return None
+    digest = hashlib.blake2b(f"{sampling_seed}:{step}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+async def play_episode(
+    request: EpisodeRequest,
+    session: EnvSession,
+    policy: Policy,
+    prompts: PromptBuilder,
+    *,
+    sampling: SamplingParams,
+    decode: Callable[[Sequence[int]], str],
+    think: bool,
+    action_tags: bool,
+) -> Episode:
+    """Play one episode from reset to its end; the session stays open.
+
+    How it ends (``Episode.end_reason``):
+
+    * "terminated" / "truncated": as the environment said with its last step;
+    * "prompt_too_long": the next prompt does not fit even without history. The last step played becomes truncated;
+      its reward and next state are the environment's own. ``Episode.error`` holds the numbers;
+    * "env_fault": ``EnvError`` or ``TimeoutError`` from the environment, or a result that breaks its contract (both
+      terminated and truncated, a reward that is not finite). The step it happened in is not recorded. Also when the
+      very first prompt does not fit: such an episode has nothing to learn from and must leave its group.
+
+    In every step ``observation`` is what the policy saw, ``state_key`` the state it acted in. ``Episode.extra`` holds
+    "final_observation", and "instruction" where the environment gives one.
+
+    Args:
+        request: identity, task and seeds.
+        session: an open environment session.
+        policy: samples the responses.
+        prompts: words the prompts; its ``think`` and ``action_tags`` should equal those below.
+        sampling: how to sample; its ``seed`` is replaced by ``turn_seed(request.sampling_seed, step)``.
+        decode: response token ids to text, without special tokens.
+        think: the response must think before it acts.
+        action_tags: the response must put its action in tags.
+
+    Raises:
+        RolloutError: the policy broke its interface (no tokens, or not one log-probability per token).
+        Exception: whatever the policy, the tokenizer or the template raise.
+    """
+    episode = Episode(request.task, request.group, request.trajectory, request.env_seed, [], "env_fault")
+    try:
+        started = perf_counter()
+        try:
+            start = await session.reset(request.task, request.env_seed)
+        finally:
+            episode.environment_s += perf_counter() - started
+    except _ENV_FAULTS as fault:
+        episode.error = _describe(fault)
+        return episode
+    episode.category = start.category
+    episode.extra["final_observation"] = start.observation
+    if start.task:
+        episode.extra["instruction"] = start.task
+
+    history: list[HistoryEntry] = []
+    now: Reset | StepResult = start
+    while True:
+        index = len(episode.steps)
+        try:
+            prompt = prompts.build(start.task, history, now.observation, now.admissible_actions, index)
+        except PromptTooLong as error:
+            episode.error = str(error)
+            if episode.steps:
+                episode.end_reason = "prompt_too_long"
+                episode.steps[-1].truncated = True
+            return episode
+
+        started = perf_counter()
+        seed = turn_seed(request.sampling_seed, index)
+        completion = await policy.generate(prompt.token_ids, replace(sampling, seed=seed))
+        episode.generation_s += perf_counter() - started
+        _check_completion(completion)
+        response = decode(completion.token_ids)
+        parsed = parse_action(
+            response,
+            think=think,
+            action_tags=action_tags,
+            thinking_opened=prompt.text.rstrip().endswith("<think>"),
+            finish_reason=completion.finish_reason,
+        )
+
+        try:
+            started = perf_counter()
+            try:
+                result = await session.step(parsed.action)
+            finally:
+                episode.environment_s += perf_counter() - started
+            _check_result(result)
+        except _ENV_FAULTS as fault:
+            episode.error = _describe(fault)
+            return episode
+
+        episode.steps.append(
+            Step(
+                index=index,
+                state_key=now.state_key,
+                next_state_key=result.state_key,
+                observation=now.observation,
+                action=parsed.action,
+                reward=result.reward,
+                terminated=result.terminated,
+                truncated=result.truncated,
+                format_valid=parsed.format_valid,
+                admissible=result.admissible,
+                prompt_ids=prompt.token_ids,
+                response_ids=completion.token_ids,
+                sampling_log_probs=completion.log_probs,
+                response=response,
+                finish_reason=completion.finish_reason,
+                history_dropped=prompt.history_dropped,
+            )
+        )
+        episode.success, episode.score = result.success, result.score
+        episode.extra["final_observation"] = result.observation
+        if result.terminated or result.truncated:
+            episode.end_reason = "terminated" if result.terminated else "truncated"
+            return episode
+        history.append(HistoryEntry(index, now.observation, parsed.action))
+        now = result
+
+
+async def play_all(
+    requests: Sequence[EpisodeRequest],
+    open_session: Callable[[], Awaitable[EnvSession]],
+    policy: Policy,
+    prompts: PromptBuilder,
+    *,
+    sampling: SamplingParams,
+    decode: Callable[[Sequence[int]], str],
+    think: bool,
+    action_tags: bool,
+    concurrency: int,
+    on_done: Callable[[Episode], None] | None = None,
+) -> list[Episode]:
+    """Play all requests, at most ``concurrency`` at a time, each in its own session; results in request order.
+
+    ``on_done`` is called with every episode as it ends, faulted ones included. A session that cannot be opened for an
+    environment's reason faults its episode. Sessions are closed whatever happens, cancellation included. The other
+    arguments are those of ``play_episode``.
+
+    Raises:
+        RolloutError: an episode, or ``on_done``, raised something other than an environment fault. The first such
+            error is raised once all other episodes are cancelled and their sessions closed.
+        ValueError: ``concurrency`` is below 1, or two requests share group and trajectory.
+    """
+    if concurrency < 1:
+        raise ValueError(f"concurrency is {concurrency}: use 1 or more")
+    identities = {(request.group, request.trajectory) for request in requests}
+    if len(identities) < len(requests):
+        raise ValueError("two episode requests share their group and trajectory: give every request its own trajectory")
+    slots = asyncio.Semaphore(concurrency)
+
+    async def play(request: EpisodeRequest) -> Episode:
+        try:
+            session = await open_session()
+        except _ENV_FAULTS as fault:
+            return Episode(
+                request.task,
+                request.group,
+                request.trajectory,
+                request.env_seed,
+                [],
+                "env_fault",
+                error=_describe(fault),
+            )
+        try:
+            return await play_episode(
+                request,
+                session,
+                policy,
+                prompts,
+                sampling=sampling,
+                decode=decode,
+                think=think,
+                action_tags=action_tags,
+            )
+        finally:
+            await _close(session, request)
+
+    async def run(request: EpisodeRequest) -> Episode:
+        async with slots:
+            try:
+                episode = await play(request)
+                if on_done is not None:
+                    on_done(episode)
+            except Exception as error:
+                raise RolloutError(
+                    f"episode {request.trajectory!r} of task {request.task!r} failed: {_describe(error)}"
+                ) from error
+        return episode
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(run(request)) for request in requests]
+    except ExceptionGroup as failures:
+        first = failures.exceptions[0]
+        raise first from first.__cause__
+    return [task.result() for task in tasks]
+
+
+async def _close(session: EnvSession, request: EpisodeRequest) -> None:
+    try:
+        await session.close()
+    except _ENV_FAULTS as fault:
+        # The episode is over by now, so this costs it nothing.
+        logger.warning("closing the environment of episode %r failed: %s", request.trajectory, _describe(fault))
+
+
+def _check_completion(completion: Completion) -> None:
+    tokens, log_probs = len(completion.token_ids), len(completion.log_probs)
+    if tokens == 0:
+        raise RolloutError("the policy sampled no token: it must return at least one")
+    if tokens != log_probs:
+        raise RolloutError(f"the policy returned {tokens} tokens but {log_probs} log-probabilities: it must match them")
+
+
+def _check_result(result: StepResult) -> None:
+    if result.terminated and result.truncated:
+        raise EnvError("the environment reported a step as both terminated and truncated")
+    if not math.isfinite(result.reward):
+        raise EnvError(f"the environment returned the reward {result.reward}, which is not finite")
+
+
+def _describe(error: BaseException) -> str:
+    text = str(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,50 @@
+"""Which episodes of an iteration go on to credit: only those of groups that are still groups."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from openrlhf_gagpo.rollout.types import Episode
+
+__all__ = ["GroupReport", "drop_incomplete"]
+
+
+@dataclass(frozen=True)
+class GroupReport:
+    """What ``drop_incomplete`` saw and left out. ``episodes`` is the sum of the three episode counts."""
+
+    groups: int
+    """Groups among the episodes given."""
+    episodes: int
+    kept_episodes: int
+    faulted_episodes: int
+    """Left out because they ended through no doing of the policy."""
+    skipped_groups: int
+    """Groups with too few episodes left once the faulted ones were out."""
+    skipped_episodes: int
+    """Sound episodes left out with their group."""
+
+
+def drop_incomplete(episodes: Sequence[Episode], min_group: int = 2) -> tuple[list[Episode], GroupReport]:
+    """Leave out faulted episodes, then groups with fewer than ``min_group`` episodes left. Order is kept.
+
+    Raises:
+        ValueError: ``min_group`` is below 1.
+    """
+    if min_group < 1:
+        raise ValueError(f"min_group is {min_group}: use 1 or more")
+    sound = [episode for episode in episodes if not episode.faulted]
+    sizes = Counter(episode.group for episode in sound)
+    kept = [episode for episode in sound if sizes[episode.group] >= min_group]
+    groups = {episode.group for episode in episodes}
+    report = GroupReport(
+        groups=len(groups),
+        episodes=len(episodes),
+        kept_episodes=len(kept),
+        faulted_episodes=len(episodes) - len(sound),
+        skipped_groups=sum(sizes[group] < min_group for group in groups),
+        skipped_episodes=len(sound) - len(kept),
+    )
+    return kept, report

@@ -1,0 +1,221 @@
+"""Episodes on disk: gzip-compressed JSON lines, one line per step.
+
+Line 1 is a header with the format's name, its version and the number of episodes. Then, for every episode, one line of
+kind "episode" (its identity, outcome and number of steps) followed by one line of kind "step" per step, which repeats
+the identity and may carry the step's credit. The counts make a file that was cut short recognisable.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from openrlhf_gagpo.rollout.types import Episode, Step
+
+__all__ = ["EpisodeFileError", "StepKey", "format_episode", "read_credit", "read_episodes", "write_episodes"]
+
+StepKey = tuple[str, str, int]
+"""Group, trajectory and index of a step."""
+
+_FORMAT = "gagpo-episodes"
+_VERSION = 1
+_STEP_FIELDS = tuple(field.name for field in fields(Step))
+_EPISODE_FIELDS = tuple(field.name for field in fields(Episode) if field.name != "steps")
+_IDENTITY = ("task", "group", "trajectory", "env_seed")
+
+
+class EpisodeFileError(ValueError):
+    """A file that does not hold complete episodes."""
+
+
+def write_episodes(
+    path: str | os.PathLike[str],
+    episodes: Sequence[Episode],
+    advantages: Mapping[StepKey, Mapping[str, float]] | None = None,
+) -> None:
+    """Write ``episodes`` to ``path``; the file appears whole or not at all. Equal input gives equal bytes.
+
+    Args:
+        path: usually ends in ``.jsonl.gz``; its folder exists.
+        episodes: ``Episode.extra`` must be JSON: string keys, and lists rather than tuples.
+        advantages: credit values (advantage, return, value, td_residual...) by (group, trajectory, step index).
+            Steps without an entry, for instance of dropped groups, are written without credit.
+
+    Raises:
+        ValueError: ``advantages`` names a step that no episode has.
+        TypeError: a field holds something JSON cannot.
+    """
+    target = Path(path)
+    credit = {key: {name: float(value) for name, value in row.items()} for key, row in (advantages or {}).items()}
+    strangers = credit.keys() - {_key(episode, step.index) for episode in episodes for step in episode.steps}
+    if strangers:
+        raise ValueError(f"credit is given for step {min(strangers)}, which is in none of the episodes")
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        with (
+            open(partial, "wb") as raw,
+            gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=raw, mtime=0) as packed,
+            io.TextIOWrapper(packed, encoding="ascii", newline="\n") as lines,
+        ):
+            for record in _records(episodes, credit):
+                lines.write(json.dumps(record, separators=(",", ":"), default=_refuse) + "\n")
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_episodes(path: str | os.PathLike[str]) -> list[Episode]:
+    """Read back exactly what ``write_episodes`` was given, in its order.
+
+    Raises:
+        EpisodeFileError: the file is of another kind or cut short; names the line.
+        OSError: the file cannot be opened.
+    """
+    return _read(path)[0]
+
+
+def read_credit(path: str | os.PathLike[str]) -> dict[StepKey, dict[str, float]]:
+    """Read back the ``advantages`` of ``write_episodes``; empty where none were written.
+
+    Raises:
+        EpisodeFileError, OSError: as ``read_episodes``.
+    """
+    return _read(path)[1]
+
+
+def format_episode(episode: Episode, credit: Mapping[StepKey, Mapping[str, float]] | None = None) -> str:
+    """One episode as plain text for people, with the credit of its steps where ``credit`` has it."""
+    outcome = "success" if episode.success else "no success"
+    lines = [
+        f"episode {episode.trajectory} of group {episode.group}, task {episode.task}, seed {episode.env_seed}",
+        f"{episode.end_reason}, {outcome}, score {episode.score:g}, return {episode.episode_return:g}",
+        f"{len(episode.steps)} steps, {episode.generation_s:.2f} s generating, {episode.environment_s:.2f} s stepping",
+    ]
+    if episode.category:
+        lines.append(f"category: {episode.category}")
+    if episode.error:
+        lines.append(f"error: {episode.error}")
+    for step in episode.steps:
+        remarks = [f"reward {step.reward:g}"]
+        remarks += [] if step.format_valid else ["format invalid"]
+        remarks += [] if step.admissible else ["not admissible"]
+        remarks += [step.finish_reason] if step.finish_reason != "stop" else []
+        remarks += ["terminated"] if step.terminated else []
+        remarks += ["truncated"] if step.truncated else []
+        remarks += [f"{step.history_dropped} history entries dropped"] if step.history_dropped else []
+        values = (credit or {}).get(_key(episode, step.index), {})
+        remarks += [f"{name} {value:+.4g}" for name, value in values.items()]
+        lines += [
+            "",
+            f"step {step.index}: {', '.join(remarks)}",
+            *_block("observation", step.observation),
+            *_block("response", step.response),
+            *_block("action", step.action),
+        ]
+    final = episode.extra.get("final_observation")
+    if isinstance(final, str):
+        lines += ["", *_block("final observation", final)]
+    return "\n".join(lines)
+
+
+def _block(title: str, text: str) -> list[str]:
+    return [f"  {title}:", *(f"    {line}" for line in text.splitlines())]
+
+
+def _key(episode: Episode, index: int) -> StepKey:
+    return (episode.group, episode.trajectory, index)
+
+
+def _refuse(value: object) -> object:
+    raise TypeError(f"an episode holds a {type(value).__name__}, which JSON cannot: use plain Python values")
+
+
+def _records(episodes: Sequence[Episode], credit: Mapping[StepKey, dict[str, float]]) -> Iterator[dict[str, Any]]:
+    yield {"format": _FORMAT, "version": _VERSION, "episodes": len(episodes)}
+    for episode in episodes:
+        head = {name: getattr(episode, name) for name in _EPISODE_FIELDS}
+        yield {"kind": "episode", "steps": len(episode.steps), **head}
+        identity = {name: getattr(episode, name) for name in _IDENTITY}
+        for step in episode.steps:
+            record = {"kind": "step", **identity, **{name: getattr(step, name) for name in _STEP_FIELDS}}
+            values = credit.get(_key(episode, step.index))
+            yield record if values is None else {**record, "credit": values}
+
+
+class _Lines:
+    """The records of a file, with their line numbers for errors."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = os.fspath(path)
+        self._number = 0
+
+    def read(self) -> Iterator[dict[str, Any]]:
+        try:
+            with gzip.open(self._path, "rt", encoding="ascii", newline="\n") as lines:
+                for self._number, line in enumerate(lines, start=1):
+                    record = json.loads(line)
+                    if not isinstance(record, dict):
+                        raise self.error("is not a JSON object")
+                    yield record
+        except gzip.BadGzipFile as error:
+            raise EpisodeFileError(f"{self._path} is not an episode file: it is not gzip-compressed") from error
+        except (EOFError, zlib.error) as error:
+            raise EpisodeFileError(
+                f"{self._path} is cut short or damaged after line {self._number}: write it again"
+            ) from error
+        except json.JSONDecodeError as error:
+            raise self.error("is not JSON") from error
+        except UnicodeDecodeError as error:
+            raise EpisodeFileError(
+                f"{self._path} is not an episode file: it holds more than ASCII after line {self._number}"
+            ) from error
+
+    def take(self, records: Iterator[dict[str, Any]], what: str) -> dict[str, Any]:
+        record = next(records, None)
+        if record is None:
+            raise EpisodeFileError(f"{self._path} is cut short: {what} is missing after line {self._number}")
+        return record
+
+    def error(self, what: str) -> EpisodeFileError:
+        return EpisodeFileError(f"{self._path}, line {self._number} {what}: this is not a file of played episodes")
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[list[Episode], dict[StepKey, dict[str, float]]]:
+    lines = _Lines(path)
+    records = lines.read()
+    header = lines.take(records, "the header")
+    if header.get("format") != _FORMAT or not isinstance(header.get("episodes"), int):
+        raise lines.error(f"is not the header of the {_FORMAT} format")
+    if header.get("version") != _VERSION:
+        raise lines.error(f"has version {header.get('version')} of {_FORMAT}, only {_VERSION} is known")
+    episodes: list[Episode] = []
+    credit: dict[StepKey, dict[str, float]] = {}
+    for number in range(header["episodes"]):
+        record = lines.take(records, f"episode {number + 1} of {header['episodes']}")
+        count = record.pop("steps", None)
+        if record.pop("kind", None) != "episode" or not isinstance(count, int) or record.keys() != set(_EPISODE_FIELDS):
+            raise lines.error("is not a complete episode record")
+        episode = Episode(steps=[], **record)
+        for index in range(count):
+            record = lines.take(records, f"step {index} of episode {episode.trajectory!r}")
+            values = record.pop("credit", None)
+            kind, identity = record.pop("kind", None), [record.pop(name, None) for name in _IDENTITY]
+            if kind != "step" or record.keys() != set(_STEP_FIELDS):
+                raise lines.error("is not a complete step record")
+            if identity != [getattr(episode, name) for name in _IDENTITY]:
+                raise lines.error(f"belongs to another episode than {episode.trajectory!r}")
+            step = Step(**record)
+            episode.steps.append(step)
+            if values is not None:
+                credit[_key(episode, step.index)] = values
+        episodes.append(episode)
+    if next(records, None) is not None:
+        raise lines.error("follows the last episode")
+    return episodes, credit
