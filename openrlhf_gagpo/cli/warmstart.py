@@ -1,0 +1,151 @@
+"""``gagpo warmstart``: a tiny model that already plays an environment a little, without pretrained weights."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from openrlhf_gagpo import hygiene
+from openrlhf_gagpo.warmstart.settings import WarmstartError, WarmstartSettings
+
+__all__ = ["main", "parse"]
+
+_DESCRIPTION = (
+    "Build a tiny Qwen3 and a word-level tokenizer for one environment, imitate noisy-expert episodes, and save a "
+    "Hugging Face folder that `gagpo train --actor.model_name_or_path` takes. The model answers with the plain action, "
+    "so train it with thinking and action tags off and with the same rollout.* values as here."
+)
+_FIELDS = {
+    "env.name": "env_name",
+    "env.options": "env_options",
+    "env.plugin": "env_plugins",
+    "env.split": "split",
+    "rollout.history_length": "history_length",
+    "rollout.list_actions": "list_actions",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        raise WarmstartError(f"{message}; `gagpo warmstart --help` lists all flags.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="gagpo warmstart",
+        description=_DESCRIPTION,
+        allow_abbrev=False,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+    )
+    defaults = WarmstartSettings(env_name="", out=Path())
+
+    def flag(group: argparse._ArgumentGroup, name: str, help: str, **kwargs: Any) -> None:
+        default = getattr(defaults, _FIELDS.get(name, name))
+        shown = "" if default in ((), {}, None, False) else f" (default: {default})"
+        group.add_argument(f"--{name}", dest=_FIELDS.get(name, name), help=help + shown, **kwargs)
+
+    env = parser.add_argument_group("environment and prompts")
+    flag(env, "env.name", "environment to demonstrate", required=True)
+    env.add_argument("--out", type=Path, required=True, help="folder to save to; must be new or empty")
+    flag(
+        env, "env.options", "options of the environment, as a JSON object or as key=value; repeatable", action="append"
+    )
+    flag(env, "env.plugin", "Python file or module that registers an environment; repeatable", action="append")
+    flag(env, "env.split", "split whose tasks are demonstrated")
+    flag(env, "rollout.history_length", "past steps shown in a prompt", type=int)
+    flag(env, "rollout.list_actions", "list the admissible actions in a prompt", action="store_true")
+
+    demos = parser.add_argument_group("demonstrations")
+    flag(demos, "episodes", "episodes the noisy expert plays", type=int)
+    flag(demos, "noise", "probability of a random admissible action instead of the expert's", type=float)
+
+    model = parser.add_argument_group("model")
+    flag(model, "hidden", "width of the model", type=int)
+    flag(model, "layers", "transformer layers", type=int)
+    flag(model, "heads", "attention heads", type=int)
+    flag(model, "ffn", "width of the feed-forward layers", type=int)
+    flag(model, "max_positions", "longest prompt and answer together, in tokens", type=int)
+
+    training = parser.add_argument_group("training")
+    flag(training, "epochs", "passes over the demonstrated steps", type=float)
+    flag(training, "steps", "optimizer steps, instead of --epochs", type=int)
+    flag(training, "batch_size", "demonstrated steps per optimizer step", type=int)
+    flag(training, "lr", "peak learning rate", type=float)
+    flag(training, "seed", "seed of demonstrations, weights and shuffling", type=int)
+    flag(training, "device", "where to train", choices=("auto", "cpu", "cuda"))
+    flag(training, "threads", "PyTorch threads; more than a few slow so small a model down", type=int)
+    return parser
+
+
+def _options(items: Sequence[str]) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for item in items:
+        if item.lstrip().startswith("{"):
+            try:
+                options |= json.loads(item)
+            except json.JSONDecodeError as error:
+                raise WarmstartError(f"--env.options {item} is not a JSON object: {error}.") from error
+            continue
+        key, equals, value = item.partition("=")
+        if not equals or not key:
+            raise WarmstartError(f"--env.options takes a JSON object or key=value, not {item!r}.")
+        try:
+            options[key] = json.loads(value)
+        except json.JSONDecodeError:
+            options[key] = value
+    return options
+
+
+def parse(argv: Sequence[str]) -> WarmstartSettings:
+    """Settings from command-line flags. Raises ``WarmstartError`` for a flag or value that does not fit."""
+    values = vars(_parser().parse_args(argv))
+    values["env_options"] = _options(values.get("env_options", ()))
+    values["env_plugins"] = tuple(values.get("env_plugins", ()))
+    return WarmstartSettings(**values)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status, 2 for settings or environments that do not work."""
+    try:
+        settings = parse(sys.argv[1:] if argv is None else argv)
+        settings.check()
+        hygiene.apply()
+        return _run(settings)
+    except WarmstartError as error:
+        sys.stderr.write(f"gagpo: error: {error}\n")
+        return 2
+
+
+def _run(settings: WarmstartSettings) -> int:
+    from agent_envs import registry
+    from agent_envs.base import EnvError, UnknownTask
+    from openrlhf_gagpo.warmstart.demonstrations import check_demonstrable
+
+    try:
+        for plugin in settings.env_plugins:
+            registry.load_plugin(plugin)
+        env = registry.make(settings.env_name, **settings.env_options)
+    except (EnvError, ValueError, TypeError) as error:
+        raise WarmstartError(str(error)) from error
+    try:
+        check_demonstrable(env, settings.split)
+        # Heavy imports come only after everything above has been found usable.
+        from openrlhf_gagpo.warmstart.pipeline import warm_start
+
+        warm_start(settings, env, lambda line: sys.stdout.write(line + "\n"))
+    except UnknownTask as error:
+        raise WarmstartError(str(error)) from error
+    except EnvError as error:
+        raise WarmstartError(f"The environment {settings.env_name} failed: {error}") from error
+    finally:
+        env.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""Noisy-expert episodes, and their steps as (prompt ids, response ids) exactly as a rollout would word them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from agent_envs.base import TextEnv
+from openrlhf_gagpo.rollout.prompt import BuiltPrompt, HistoryEntry, PromptBuilder
+from openrlhf_gagpo.warmstart.settings import WarmstartError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+__all__ = ["DemoEpisode", "Example", "check_demonstrable", "encode", "play", "texts"]
+
+
+@dataclass(frozen=True)
+class DemoEpisode:
+    """One demonstrated episode."""
+
+    task: str
+    """The instruction, as in ``Reset.task``."""
+    turns: tuple[HistoryEntry, ...]
+    """What was seen and done, in order."""
+    admissible_actions: tuple[tuple[str, ...], ...]
+    """Those of each turn."""
+    success: bool
+
+    def prompts(self, builder: PromptBuilder) -> Iterator[BuiltPrompt]:
+        """The prompt of each turn. Raises ``PromptTooLong`` for one beyond the builder's limit."""
+        for index, (turn, admissible) in enumerate(zip(self.turns, self.admissible_actions, strict=True)):
+            yield builder.build(self.task, self.turns[:index], turn.observation, admissible, index)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training row: token ids of the prompt, and of the action with the end-of-sequence id."""
+
+    prompt_ids: tuple[int, ...]
+    response_ids: tuple[int, ...]
+
+
+def check_demonstrable(env: TextEnv, split: str) -> None:
+    """Raise ``WarmstartError`` unless ``split`` has tasks and the environment has an expert for them."""
+    tasks = env.tasks(split)
+    if not tasks:
+        raise WarmstartError(f"The environment {env.name} has no tasks in its split {split!r}.")
+    env.reset(tasks[0], 0)
+    if env.expert() is None:
+        raise WarmstartError(f"The environment {env.name} has no expert, so there is nobody to imitate.")
+
+
+def play(env: TextEnv, *, split: str, episodes: int, noise: float, seed: int) -> Iterator[DemoEpisode]:
+    """Play ``episodes`` noisy-expert episodes over the shuffled tasks of ``split``, in rounds.
+
+    With probability ``noise`` a step takes a uniformly random admissible action. That action is executed and becomes
+    the label: the states off the expert's path that it leads to are demonstrated as well, and the cloned policy keeps
+    enough entropy to explore.
+    """
+    rng = random.Random(seed)
+    tasks = list(env.tasks(split))
+    rng.shuffle(tasks)
+    for index in range(episodes):
+        yield _play_one(env, tasks[index % len(tasks)], noise, rng)
+
+
+def _play_one(env: TextEnv, task: str, noise: float, rng: random.Random) -> DemoEpisode:
+    start = env.reset(task, rng.randrange(2**31))
+    expert = env.expert()
+    if expert is None:
+        raise WarmstartError(f"The environment {env.name} has no expert for its task {task!r}.")
+    observation, admissible = start.observation, start.admissible_actions
+    turns: list[HistoryEntry] = []
+    choices: list[tuple[str, ...]] = []
+    while True:
+        action = rng.choice(admissible) if admissible and rng.random() < noise else expert()
+        turns.append(HistoryEntry(len(turns), observation, action))
+        choices.append(admissible)
+        result = env.step(action)
+        if result.terminated or result.truncated:
+            return DemoEpisode(start.task, tuple(turns), tuple(choices), result.success)
+        observation, admissible = result.observation, result.admissible_actions
+
+
+def texts(episodes: Sequence[DemoEpisode], builder: PromptBuilder) -> Iterator[str]:
+    """Every text the tokenizer must know: the rendered prompts and all admissible and taken actions."""
+    for episode in episodes:
+        for prompt, turn, admissible in zip(
+            episode.prompts(builder), episode.turns, episode.admissible_actions, strict=True
+        ):
+            yield prompt.text
+            yield turn.action
+            yield from admissible
+
+
+def encode(
+    episodes: Sequence[DemoEpisode], builder: PromptBuilder, tokenizer: PreTrainedTokenizerFast
+) -> list[Example]:
+    """One ``Example`` per turn, in playing order. Raises ``PromptTooLong`` for a prompt beyond the builder's limit."""
+    responses: dict[str, tuple[int, ...]] = {}
+    examples = []
+    for episode in episodes:
+        for prompt, turn in zip(episode.prompts(builder), episode.turns, strict=True):
+            if turn.action not in responses:
+                ids = tokenizer.encode(turn.action, add_special_tokens=False)
+                responses[turn.action] = (*ids, tokenizer.eos_token_id)
+            examples.append(Example(tuple(prompt.token_ids), responses[turn.action]))
+    return examples

@@ -1,0 +1,100 @@
+"""From an environment to a saved model folder: play, tokenize, clone, save."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import torch
+
+from agent_envs.base import TextEnv
+from openrlhf_gagpo.rollout.prompt import PromptBuilder, PromptTooLong
+from openrlhf_gagpo.warmstart.clone import build_model, clone
+from openrlhf_gagpo.warmstart.demonstrations import encode, play, texts
+from openrlhf_gagpo.warmstart.settings import WarmstartError, WarmstartSettings
+from openrlhf_gagpo.warmstart.tokenizer import build_tokenizer
+
+__all__ = ["SETTINGS_FILE", "WarmstartSummary", "warm_start"]
+
+SETTINGS_FILE = "warmstart.json"
+_ANSWER_TOKENS = 64
+"""Positions kept free for the answer."""
+
+
+@dataclass(frozen=True)
+class WarmstartSummary:
+    """What came out of a warm start."""
+
+    parameters: int
+    vocabulary: int
+    episodes: int
+    demonstrator_success: float
+    """Share of the noisy demonstrations that succeeded, in [0, 1]."""
+    examples: int
+    longest_prompt: int
+    """Tokens."""
+    loss: float
+    token_accuracy: float
+
+
+def warm_start(settings: WarmstartSettings, env: TextEnv, say: Callable[[str], None]) -> WarmstartSummary:
+    """Clone noisy-expert episodes of ``env`` and save model, tokenizer and ``warmstart.json`` to ``settings.out``.
+
+    Nothing is written before training has finished. ``say`` receives one line per stage. Raises ``WarmstartError``
+    for prompts that do not fit.
+    """
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise WarmstartError("--device cuda was asked for, but PyTorch sees no CUDA device; use --device cpu.")
+    torch.set_num_threads(settings.threads)
+    episodes = list(
+        play(env, split=settings.split, episodes=settings.episodes, noise=settings.noise, seed=settings.seed)
+    )
+
+    def prompts(tokenizer: object) -> PromptBuilder:
+        return PromptBuilder(
+            env.prompt,
+            tokenizer,
+            history_length=settings.history_length,
+            think=False,
+            action_tags=False,
+            list_actions=settings.list_actions,
+            chat_template="none",
+            max_prompt_tokens=settings.max_positions - _ANSWER_TOKENS,
+        )
+
+    try:
+        # A word-level tokenizer without words splits text where the final one does, so both fit the same history in.
+        tokenizer = build_tokenizer(texts(episodes, prompts(build_tokenizer([]))))
+        examples = encode(episodes, prompts(tokenizer), tokenizer)
+    except PromptTooLong as error:
+        raise WarmstartError(
+            f"A prompt does not fit ({error}); raise --max_positions or lower --rollout.history_length."
+        ) from error
+    success = sum(episode.success for episode in episodes) / len(episodes)
+    say(
+        f"{len(examples)} demonstrated steps from {len(episodes)} episodes ({success:.0%} of them successful), "
+        f"{len(tokenizer)} words"
+    )
+
+    model = build_model(settings, tokenizer)
+    say(f"{model.num_parameters()} parameters")
+    result = clone(model, examples, settings)
+    say(f"final loss {result.loss:.4f}, token accuracy {result.token_accuracy:.3f}")
+
+    summary = WarmstartSummary(
+        parameters=model.num_parameters(),
+        vocabulary=len(tokenizer),
+        episodes=len(episodes),
+        demonstrator_success=success,
+        examples=len(examples),
+        longest_prompt=max(len(example.prompt_ids) for example in examples),
+        loss=result.loss,
+        token_accuracy=result.token_accuracy,
+    )
+    model.save_pretrained(settings.out)
+    tokenizer.save_pretrained(settings.out)
+    record = {"settings": settings.to_dict(), "summary": asdict(summary)}
+    (settings.out / SETTINGS_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    say(f"saved to {settings.out}")
+    return summary

@@ -1,0 +1,82 @@
+"""What one warm start is made of, checked without importing anything heavy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+__all__ = ["WarmstartError", "WarmstartSettings"]
+
+VLLM_CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
+"""Head sizes that vLLM 0.29 runs on a CPU (its CPU attention backend); on a GPU it takes these too."""
+
+
+class WarmstartError(Exception):
+    """A setting or an environment that a warm start cannot use; the message is one sentence for the user."""
+
+
+@dataclass(frozen=True)
+class WarmstartSettings:
+    """Settings of one warm start. The defaults are for the ``vault`` environment on one CPU thread."""
+
+    env_name: str
+    out: Path
+    env_options: Mapping[str, Any] = field(default_factory=dict)
+    env_plugins: tuple[str, ...] = ()
+    split: str = "train"
+    episodes: int = 1500
+    noise: float = 0.25
+    """Probability in [0, 1] that a step takes a uniformly random admissible action instead of the expert's."""
+    history_length: int = 0
+    list_actions: bool = False
+    hidden: int = 64
+    layers: int = 2
+    heads: int = 2
+    ffn: int = 192
+    max_positions: int = 2048
+    """Tokens of the longest prompt and response together."""
+    epochs: float = 3.0
+    steps: int | None = None
+    """Optimizer steps; given, it overrides ``epochs``."""
+    batch_size: int = 64
+    lr: float = 2e-3
+    seed: int = 0
+    device: str = "auto"
+    threads: int = 1
+
+    def check(self) -> None:
+        """Raise ``WarmstartError`` for the first setting that cannot work."""
+        for name in (
+            "episodes",
+            "hidden",
+            "layers",
+            "heads",
+            "ffn",
+            "max_positions",
+            "epochs",
+            "batch_size",
+            "lr",
+            "threads",
+        ):
+            if not getattr(self, name) > 0:
+                raise WarmstartError(f"--{name} must be above 0, not {getattr(self, name)}.")
+        if self.steps is not None and self.steps <= 0:
+            raise WarmstartError(f"--steps must be above 0, not {self.steps}.")
+        if self.history_length < 0:
+            raise WarmstartError(f"--rollout.history_length must be 0 or more, not {self.history_length}.")
+        if not 0.0 <= self.noise <= 1.0:
+            raise WarmstartError(f"--noise is a probability between 0 and 1, not {self.noise}.")
+        if self.hidden % self.heads or self.hidden // self.heads not in VLLM_CPU_HEAD_SIZES:
+            raise WarmstartError(
+                f"--hidden {self.hidden} with --heads {self.heads} gives a head size of {self.hidden / self.heads:g}, "
+                f"which vLLM cannot run on a CPU; choose them so that hidden / heads is one of "
+                f"{', '.join(map(str, VLLM_CPU_HEAD_SIZES))}."
+            )
+        if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
+            raise WarmstartError(f"--out {self.out} exists and is not an empty folder; name a new folder.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings in JSON types."""
+        return asdict(self) | {"out": str(self.out), "env_options": dict(self.env_options)}
