@@ -1,0 +1,179 @@
+"""The names of all logged numbers and what they mean; ``docs/metrics.md`` is generated from this module.
+
+A name is ``group/name``. A name ending in ``<category>`` stands for one metric per task category of the environment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+__all__ = ["GROUPS", "METRICS", "ROW_KEYS", "Metric", "describe", "glossary_markdown", "is_documented", "undocumented"]
+
+_WILDCARD = "<category>"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One logged number."""
+
+    name: str
+    """``group/name``."""
+    description: str
+    unit: str
+    """"share" is a fraction in [0, 1]; "count" a whole number; "1" a plain number."""
+
+    @property
+    def group(self) -> str:
+        """The part before the first slash."""
+        return self.name.split("/", 1)[0]
+
+
+ROW_KEYS: dict[str, str] = {
+    "iteration": "Training iteration the row belongs to, from 1; 0 is the evaluation before training.",
+    "split": "Split of tasks that was evaluated (`eval.jsonl` only).",
+}
+"""Keys of a row that identify it and are not metrics."""
+
+GROUPS: dict[str, str] = {
+    "rollout": "Episodes played for training in this iteration, before anything is left out.",
+    "credit": "Advantages of the environment steps, and the groups they were computed in.",
+    "policy": "The policy update, over all optimizer steps of the iteration.",
+    "eval": "Evaluation on held-out tasks; rows of `eval.jsonl`.",
+    "time": "Where the time of the iteration went.",
+    "env": "Work of the environment processes in this iteration.",
+}
+
+_TABLE: tuple[tuple[str, str, str], ...] = (
+    ("rollout/success", "Share of episodes that solved their task, faulted ones left out.", "share"),
+    ("rollout/return", "Mean undiscounted sum of environment rewards of an episode.", "reward"),
+    (
+        "rollout/score",
+        "Mean task score of an episode; equals success where there is no partial credit.",
+        "score in [0, 1]",
+    ),
+    ("rollout/episode_length", "Mean number of environment steps of an episode.", "steps"),
+    ("rollout/episodes", "Episodes played, faulted ones included.", "count"),
+    ("rollout/steps", "Environment steps in all episodes.", "count"),
+    ("rollout/faulted_episodes", "Episodes ended by a failure of the environment; they leave their group.", "count"),
+    (
+        "rollout/skipped_groups",
+        "Groups left with fewer than two usable episodes and therefore not trained on.",
+        "count",
+    ),
+    ("rollout/truncated_share", "Share of episodes ended by the step limit.", "share"),
+    ("rollout/format_invalid_share", "Share of responses without the required form.", "share"),
+    ("rollout/inadmissible_share", "Share of actions the environment did not recognise as possible.", "share"),
+    ("rollout/prompt_tokens", "Mean length of a prompt.", "tokens"),
+    ("rollout/response_tokens", "Mean length of a sampled response.", "tokens"),
+    ("rollout/prompts_cut", "Prompts from which history was dropped to make them fit.", "count"),
+    ("rollout/prompts_too_long", "Episodes ended because a prompt did not fit even without history.", "count"),
+    ("rollout/length_capped_share", "Share of responses stopped by the token limit.", "share"),
+    ("credit/singleton_share", "Share of steps whose state no other step of the group visited.", "share"),
+    ("credit/state_group_size_mean", "Mean number of steps that share a state within a rollout group.", "steps"),
+    ("credit/advantage_iqr", "Distance between the 25th and the 75th percentile of the advantages.", "1"),
+    ("credit/advantage_abs_gt1_share", "Share of steps with an advantage beyond 1 in size.", "share"),
+    ("credit/advantage_min", "Smallest advantage.", "1"),
+    ("credit/advantage_max", "Largest advantage.", "1"),
+    ("credit/advantage_std", "Standard deviation of the advantages.", "1"),
+    ("credit/degenerate_group_share", "Share of groups whose advantages have no spread and so teach nothing.", "share"),
+    ("credit/reward_free_group_share", "Share of groups in which no episode earned any reward.", "share"),
+    ("credit/rows_dropped", "Steps kept out of the update by the estimator.", "count"),
+    ("policy/loss", "Mean over optimizer steps of the loss that was minimised, KL and entropy terms included.", "1"),
+    ("policy/clip_share", "Share of probability ratios in the clipped part of the objective.", "share"),
+    ("policy/kl_ref", "KL divergence from the reference model, by the configured estimator.", "nats per token"),
+    ("policy/entropy", "Entropy of the next-token distribution over response tokens.", "nats per token"),
+    (
+        "policy/approx_kl",
+        "Estimated KL divergence between the policy before the update and the one trained.",
+        "nats per token",
+    ),
+    ("policy/grad_norm", "Mean over optimizer steps of the gradient norm before clipping.", "1"),
+    ("policy/lr", "Learning rate at the last optimizer step.", "1"),
+    ("policy/ratio_mean", "Mean probability ratio between trained and old policy.", "1"),
+    (
+        "policy/sampling_logprob_diff_mean",
+        "Mean absolute difference between the log-probabilities of the sampler and of the training forward pass, "
+        "for the same tokens and weights.",
+        "nats",
+    ),
+    ("policy/sampling_logprob_diff_max", "Largest such difference of the iteration.", "nats"),
+    ("policy/optimizer_steps", "Optimizer steps taken.", "count"),
+    ("policy/rows_trained", "Environment steps that entered the update.", "count"),
+    ("policy/tokens_trained", "Response tokens that entered the update.", "tokens"),
+    ("eval/success", "Share of evaluated tasks that were solved.", "share"),
+    ("eval/success_low", "Lower end of the 95 % Wilson interval of the success rate.", "share"),
+    ("eval/success_high", "Upper end of the 95 % Wilson interval of the success rate.", "share"),
+    ("eval/return", "Mean undiscounted sum of environment rewards.", "reward"),
+    ("eval/score", "Mean task score.", "score in [0, 1]"),
+    ("eval/episode_length", "Mean number of environment steps.", "steps"),
+    ("eval/tasks", "Episodes that count in the averages: all but the faulted ones.", "count"),
+    ("eval/faulted", "Episodes ended by a failure of the environment and left out of the averages.", "count"),
+    (f"eval/success/{_WILDCARD}", "Success rate on the tasks of one category.", "share"),
+    (f"eval/tasks/{_WILDCARD}", "Episodes of one category that count in its success rate.", "count"),
+    ("time/rollout", "Playing the episodes, from first reset to last step.", "s"),
+    ("time/credit", "Computing advantages.", "s"),
+    ("time/forward", "Old and reference log-probabilities.", "s"),
+    ("time/update", "Optimizer steps.", "s"),
+    ("time/sync", "Handing the new weights to the sampler.", "s"),
+    ("time/checkpoint", "Writing checkpoints.", "s"),
+    ("time/eval", "Evaluation.", "s"),
+    ("time/iteration", "The whole iteration; the phases above are part of it.", "s"),
+    ("time/generation_s", "Waiting for the model, summed over episodes that run side by side.", "s"),
+    ("time/environment_s", "Waiting for environments, summed over episodes that run side by side.", "s"),
+    ("env/resets", "Episodes started in environment processes.", "count"),
+    ("env/steps", "Actions carried out by environment processes.", "count"),
+    ("env/faults", "Failures reported by environments.", "count"),
+    ("env/timeouts", "Calls given up because the environment did not answer in time.", "count"),
+    ("env/restarts", "Environment processes replaced.", "count"),
+)
+
+METRICS: dict[str, Metric] = {name: Metric(name, description, unit) for name, description, unit in _TABLE}
+"""All documented metrics by name, in the order of the glossary."""
+
+
+def describe(name: str) -> Metric | None:
+    """The glossary entry of a logged name (``eval/success/<category>`` for ``eval/success/heat``), or None."""
+    if name in METRICS:
+        return METRICS[name]
+    head, slash, category = name.rpartition("/")
+    return METRICS.get(f"{head}/{_WILDCARD}") if slash and category else None
+
+
+def is_documented(name: str) -> bool:
+    """Whether a key of a metrics row is in the glossary or identifies the row."""
+    return name in ROW_KEYS or describe(name) is not None
+
+
+def undocumented(rows: Iterable[Mapping[str, object]]) -> set[str]:
+    """Keys of ``rows`` that the glossary lacks; empty for every run this package writes."""
+    return {name for row in rows for name in row if not is_documented(name)}
+
+
+def glossary_markdown() -> str:
+    """The text of ``docs/metrics.md``. Write it with ``python -m openrlhf_gagpo.metrics docs/metrics.md``."""
+    lines = [
+        "# Metrics",
+        "",
+        "Generated from `openrlhf_gagpo/metrics.py`; write it anew with"
+        " `python -m openrlhf_gagpo.metrics docs/metrics.md`.",
+        "",
+        "A run appends one JSON object per iteration to `metrics.jsonl` and one per evaluation to `eval.jsonl`."
+        " A number that is not finite (a gradient that overflowed, a mean over nothing) is written as `null`."
+        " Not every run logs every metric.",
+        "",
+        "| key | meaning |",
+        "| --- | --- |",
+        *(f"| `{key}` | {text} |" for key, text in ROW_KEYS.items()),
+    ]
+    for group, text in GROUPS.items():
+        lines += ["", f"## {group}", "", text, "", "| metric | meaning | unit |", "| --- | --- | --- |"]
+        lines += [f"| `{m.name}` | {m.description} | {m.unit} |" for m in METRICS.values() if m.group == group]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    import sys
+    from pathlib import Path
+
+    Path(sys.argv[1]).write_text(glossary_markdown(), encoding="utf-8")

@@ -1,0 +1,178 @@
+"""``report.html``: one file without external resources that says what a run was and how it went."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from openrlhf_gagpo.report.data import Evaluation, Setting, config_table, evaluations, number
+from openrlhf_gagpo.report.episodes import PlayedEpisode, extremes, load_episodes
+from openrlhf_gagpo.report.figures import panels
+from openrlhf_gagpo.runfolder import RunFolder, RunFolderError
+
+__all__ = ["build_report"]
+
+_SHOWN_STEPS = 12
+_SHOWN_CHARS = 700
+
+
+@dataclass(frozen=True)
+class Headline:
+    """First and last evaluation of one split; equal when there was only one."""
+
+    split: str
+    before: Evaluation
+    after: Evaluation
+
+
+@dataclass(frozen=True)
+class CategoryRow:
+    """Success of one category at the first and the last evaluation, as text."""
+
+    name: str
+    episodes: str
+    before: str
+    after: str
+
+
+def build_report(run_dir: str | os.PathLike[str]) -> Path:
+    """Write ``report.html`` of a run in any state and return its path.
+
+    Whatever the run did not log is left out. Raises ``RunFolderError`` for a folder that is not a run.
+    """
+    run = RunFolder.open(run_dir)
+    rows, eval_rows = run.metrics(), run.evals()
+    by_split = evaluations(eval_rows)
+    settings = config_table(run)
+    headlines = [Headline(split, found[0], found[-1]) for split, found in by_split.items()]
+    samples, unread = _samples(run)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": _percent, "interval": _interval, "number": _number, "clip": _clip}
+    info = run.info()
+    html = environment.get_template("report.html.j2").render(
+        name=run.path.resolve().name,
+        state=info["state"],
+        error=info.get("error", ""),
+        facts=_facts(info, settings, rows),
+        headlines=headlines,
+        categories=[(h, table) for h in headlines if (table := _categories(h))],
+        panels=panels(rows, eval_rows, by_split),
+        samples=samples,
+        unread=unread,
+        settings=settings,
+        prompt=run.prompt(),
+        prompt_hash=info.get("prompt_sha256", ""),
+        packages=info.get("packages", {}),
+        shown_steps=_SHOWN_STEPS,
+    )
+    temporary = run.report_path.with_name(".report.html.tmp")
+    temporary.write_text(html, encoding="utf-8")
+    temporary.replace(run.report_path)
+    return run.report_path
+
+
+def _facts(info: Mapping[str, Any], settings: list[Setting], rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    values = {setting.name: setting.value for setting in settings}
+    seed = info.get("seed")
+    planned = values.get("train.num_iterations", "")
+    done = str(max((row["iteration"] for row in rows), default=0))
+    packages = info.get("packages", {})
+    facts = [
+        ("Environment", values.get("env.name", "")),
+        ("Model", values.get("actor.model_name_or_path", "")),
+        ("Estimator", values.get("algo.advantage.estimator", "")),
+        ("Backend", values.get("backend", "")),
+        ("Seed", values.get("train.seed", "") if seed is None else str(seed)),
+        ("Iterations", f"{done} of {planned}" if planned else done),
+        ("Episodes", _total(rows, "rollout/episodes")),
+        ("Environment steps", _total(rows, "rollout/steps")),
+        ("Time in iterations", _duration(sum(_finite(rows, "time/iteration")))),
+        ("Started", _moment(info.get("started", ""))),
+        ("Ended", _moment(info.get("ended", ""))),
+        ("Commit", str(info.get("git_commit") or "")),
+        (
+            "Versions",
+            ", ".join(f"{name} {packages[name]}" for name in ("openrlhf", "torch", "vllm") if name in packages),
+        ),
+        ("Command", " ".join(map(str, info.get("command", [])))),
+    ]
+    return [(label, text) for label, text in facts if text and text != "none"]
+
+
+def _finite(rows: list[dict[str, Any]], name: str) -> list[float]:
+    return [value for row in rows if math.isfinite(value := number(row.get(name)))]
+
+
+def _total(rows: list[dict[str, Any]], name: str) -> str:
+    found = _finite(rows, name)
+    return f"{sum(found):,.0f}" if found else ""
+
+
+def _duration(seconds: float) -> str:
+    if not seconds:
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
+
+
+def _moment(text: str) -> str:
+    return text.replace("T", " ").replace("+00:00", " UTC")
+
+
+def _categories(headline: Headline) -> list[CategoryRow]:
+    before, after = headline.before.categories, headline.after.categories
+    nothing = (math.nan, None)
+    rows = []
+    for name in sorted(before.keys() | after.keys()):
+        (old, _), (new, episodes) = before.get(name, nothing), after.get(name, nothing)
+        rows.append(CategoryRow(name, "" if episodes is None else str(episodes), _percent(old), _percent(new)))
+    return rows
+
+
+def _samples(run: RunFolder) -> tuple[list[tuple[int, str, PlayedEpisode]], str]:
+    """Best and worst episode of the first and the last recorded iteration, and what could not be read."""
+    recorded = run.rollout_iterations()
+    samples = []
+    unread = []
+    for iteration in sorted({*recorded[:1], *recorded[-1:]}):
+        try:
+            samples += [(iteration, label, played) for label, played in extremes(load_episodes(run, iteration))]
+        except RunFolderError as error:
+            unread.append(str(error))
+    return samples, " ".join(unread)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %" if math.isfinite(share) else "unknown"
+
+
+def _interval(evaluation: Evaluation) -> str:
+    parts = []
+    if math.isfinite(evaluation.low) and math.isfinite(evaluation.high):
+        parts.append(f"95 % interval {100 * evaluation.low:.1f} to {100 * evaluation.high:.1f} %")
+    if evaluation.tasks is not None:
+        parts.append(f"n = {evaluation.tasks}")
+    return ", ".join(parts)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
+
+
+def _clip(text: str) -> str:
+    return text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS].rstrip() + " [...]"

@@ -1,0 +1,127 @@
+"""What a report shows, read from a run folder; nothing of it is required to exist."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from openrlhf_gagpo.report.stats import wilson_interval
+from openrlhf_gagpo.runfolder import RunFolder
+
+__all__ = ["Evaluation", "Points", "Setting", "config_table", "evaluations", "points"]
+
+_CATEGORY = "eval/success/"
+
+
+@dataclass(frozen=True)
+class Points:
+    """One metric over iterations; NaN where it was not finite."""
+
+    x: np.ndarray
+    y: np.ndarray
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to draw."""
+        return not bool(np.isfinite(self.y).any())
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One configuration value with where it came from ("" when unknown)."""
+
+    name: str
+    value: str
+    origin: str
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation of one split."""
+
+    iteration: int
+    split: str
+    success: float
+    low: float
+    high: float
+    """95 % interval; NaN when the number of tasks is unknown."""
+    tasks: int | None
+    categories: dict[str, tuple[float, int | None]] = field(default_factory=dict)
+    """Category -> success rate, episodes."""
+    row: Mapping[str, Any] = field(default_factory=dict)
+
+
+def number(value: object) -> float:
+    """A logged value as float; NaN for ``null``, a missing value and anything that is no number."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+
+
+def points(rows: Iterable[Mapping[str, Any]], name: str) -> Points:
+    """One metric of the rows that have it, by iteration; the last row wins where an iteration occurs twice."""
+    by_iteration = {row["iteration"]: number(row[name]) for row in rows if name in row}
+    x = sorted(by_iteration)
+    y = np.array([by_iteration[i] for i in x], dtype=float)
+    return Points(np.array(x, dtype=float), np.where(np.isfinite(y), y, np.nan))
+
+
+def evaluations(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Evaluation]]:
+    """Evaluations by split, each in order of iterations; those without a success rate are left out."""
+    latest = {(str(row.get("split", "")), row["iteration"]): row for row in rows}
+    result: dict[str, list[Evaluation]] = {}
+    for (split, _), row in sorted(latest.items()):
+        if math.isfinite(number(row.get("eval/success"))):
+            result.setdefault(split, []).append(_evaluation(row, split))
+    return result
+
+
+def _evaluation(row: Mapping[str, Any], split: str) -> Evaluation:
+    success, tasks = number(row["eval/success"]), _count(row.get("eval/tasks"))
+    low, high = number(row.get("eval/success_low")), number(row.get("eval/success_high"))
+    if tasks is not None and not (math.isfinite(low) and math.isfinite(high)):
+        low, high = wilson_interval(min(tasks, round(success * tasks)), tasks)
+    categories = {
+        name.removeprefix(_CATEGORY): (number(value), _count(row.get(f"eval/tasks/{name.removeprefix(_CATEGORY)}")))
+        for name, value in row.items()
+        if name.startswith(_CATEGORY)
+    }
+    return Evaluation(row["iteration"], split, success, low, high, tasks, categories, row)
+
+
+def _count(value: object) -> int | None:
+    as_float = number(value)
+    return int(as_float) if math.isfinite(as_float) else None
+
+
+def config_table(run: RunFolder) -> list[Setting]:
+    """The configuration as dotted names, in file order."""
+    config = run.config()
+    values = config.get("values", config)
+    origins = config.get("origins", {})
+    origins = _flatten(origins) if isinstance(origins, Mapping) else {}
+    flat = _flatten({k: v for k, v in values.items() if values is not config or k != "origins"})
+    return [Setting(name, _text(value), str(origins.get(name, ""))) for name, value in flat.items()]
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            flat |= _flatten(value, f"{name}.")
+        else:
+            flat[name] = value
+    return flat
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_text, value))
+    return str(value)

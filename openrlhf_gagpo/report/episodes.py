@@ -1,0 +1,93 @@
+"""Recorded episodes with the credit of their steps, for the report and for ``gagpo show``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from openrlhf_gagpo.rollout.records import read_credit, read_episodes
+from openrlhf_gagpo.rollout.types import Episode, Step
+from openrlhf_gagpo.runfolder import RunFolder, RunFolderError
+
+__all__ = ["PlayedEpisode", "best", "extremes", "load_episodes", "worst"]
+
+
+@dataclass(frozen=True)
+class PlayedEpisode:
+    """One episode as recorded."""
+
+    number: int
+    """0-based place in the file of its iteration."""
+    episode: Episode
+    credit: list[dict[str, float]]
+    """Credit values of each step by name ("advantage", ...); empty for steps recorded without."""
+
+    @property
+    def rows(self) -> list[tuple[Step, float | None]]:
+        """The steps, each with its advantage."""
+        return [(s, credit.get("advantage")) for s, credit in zip(self.episode.steps, self.credit, strict=True)]
+
+    @property
+    def final_observation(self) -> str:
+        """What the environment answered to the last action, where it was recorded."""
+        return str(self.episode.extra.get("final_observation", ""))
+
+    @property
+    def outcome(self) -> str:
+        """How it ended, in words."""
+        if self.episode.faulted:
+            return f"environment failure: {self.episode.error}" if self.episode.error else "environment failure"
+        if self.episode.success:
+            return "solved"
+        endings = {"terminated": "failed", "truncated": "step limit", "prompt_too_long": "prompt too long"}
+        return endings[self.episode.end_reason]
+
+
+def load_episodes(run: RunFolder, iteration: int) -> list[PlayedEpisode]:
+    """The episodes of one iteration in file order. Raises ``RunFolderError`` when absent or unreadable."""
+    path = run.rollout_path(iteration)
+    if not path.is_file():
+        recorded = run.rollout_iterations()
+        if not recorded:
+            raise RunFolderError(f"{run.path} has no recorded episodes (the run was made with recording off).")
+        raise RunFolderError(
+            f"Iteration {iteration} has no recorded episodes; recorded are iterations {_ranges(recorded)}."
+        )
+    try:
+        episodes, credit = read_episodes(path), read_credit(path)
+    except (OSError, ValueError) as error:
+        raise RunFolderError(str(error)) from error
+    return [
+        PlayedEpisode(i, e, [credit.get((e.group, e.trajectory, step.index), {}) for step in e.steps])
+        for i, e in enumerate(episodes)
+    ]
+
+
+def best(played: list[PlayedEpisode]) -> PlayedEpisode:
+    """The first of the episodes with the highest return; faulted ones only when there is nothing else."""
+    return max(played, key=lambda p: (not p.episode.faulted, p.episode.success, p.episode.episode_return))
+
+
+def worst(played: list[PlayedEpisode]) -> PlayedEpisode:
+    """The first of the episodes with the lowest return; faulted ones only when there is nothing else."""
+    return min(played, key=lambda p: (p.episode.faulted, p.episode.success, p.episode.episode_return))
+
+
+def extremes(played: list[PlayedEpisode]) -> list[tuple[str, PlayedEpisode]]:
+    """Best and worst episode with their labels; one when all did equally well."""
+    if not played:
+        return []
+    top, bottom = best(played), worst(played)
+    if top.episode.episode_return == bottom.episode.episode_return and top.episode.success == bottom.episode.success:
+        return [("first episode", top)]
+    return [("highest return", top), ("lowest return", bottom)]
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Ascending whole numbers in short: "1 to 4, 7"."""
+    runs: list[list[int]] = []
+    for n in numbers:
+        if runs and runs[-1][-1] == n - 1:
+            runs[-1].append(n)
+        else:
+            runs.append([n])
+    return ", ".join(str(r[0]) if len(r) == 1 else f"{r[0]} to {r[-1]}" for r in runs)

@@ -1,0 +1,316 @@
+"""The folder of one training run: what is in it, and how it survives being killed at any moment.
+
+===========================  =====================================================================================
+``run.json``                 state, start time, command line, seed, package versions, git commit, prompt hash
+``config.yaml``              the resolved configuration with the origin of every value
+``prompt.txt``               the resolved prompt template
+``metrics.jsonl``            one JSON object per iteration
+``eval.jsonl``               one JSON object per evaluation
+``rollouts/``                ``iter_00001.jsonl.gz`` and so on: the episodes of an iteration
+``checkpoints/``, ``model/`` training state; the exported final model
+``report.html``              written at the end
+===========================  =====================================================================================
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+__all__ = ["RunFolder", "RunFolderError", "State"]
+
+State = Literal["running", "finished", "interrupted", "failed"]
+
+_PACKAGES = (
+    "openrlhf-gagpo",
+    "openrlhf",
+    "torch",
+    "transformers",
+    "vllm",
+    "deepspeed",
+    "ray",
+    "numpy",
+    "textworld",
+    "alfworld",
+)
+_ROLLOUT = re.compile(r"iter_(\d+)\.jsonl\.gz")
+
+
+class RunFolderError(Exception):
+    """The folder is not a usable run; the message is one sentence for the user."""
+
+
+class RunFolder:
+    """One run on disk. Made by ``create`` or ``open``."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.info_path = path / "run.json"
+        self.config_path = path / "config.yaml"
+        self.prompt_path = path / "prompt.txt"
+        self.metrics_path = path / "metrics.jsonl"
+        self.eval_path = path / "eval.jsonl"
+        self.rollouts_dir = path / "rollouts"
+        self.checkpoints_dir = path / "checkpoints"
+        self.model_dir = path / "model"
+        self.report_path = path / "report.html"
+
+    @classmethod
+    def create(
+        cls,
+        path: str | os.PathLike[str],
+        config: Mapping[str, Any],
+        prompt: str,
+        *,
+        seed: int | None = None,
+        command: Sequence[str] | None = None,
+    ) -> RunFolder:
+        """Start a run in ``path`` (made if absent).
+
+        ``config`` is written to ``config.yaml`` as given: plain YAML types, either the values alone or
+        ``{"values": ..., "origins": {dotted name: origin}}``. ``command`` defaults to this process's command line.
+        Raises ``RunFolderError`` when the folder already holds a run or parts of one.
+        """
+        run = cls(Path(path))
+        own = {
+            item.name for item in (run.info_path, run.config_path, run.metrics_path, run.eval_path, run.rollouts_dir)
+        }
+        if run.path.exists() and not run.path.is_dir():
+            raise RunFolderError(f"{run.path} is a file; give a folder for the run.")
+        if run.path.is_dir() and (found := own & {item.name for item in run.path.iterdir()}):
+            raise RunFolderError(
+                f"{run.path} already holds a run ({sorted(found)[0]} exists); choose another folder or resume that run."
+            )
+        run.path.mkdir(parents=True, exist_ok=True)
+        for folder in (run.rollouts_dir, run.checkpoints_dir):
+            folder.mkdir()
+        _write_atomic(run.config_path, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+        _write_atomic(run.prompt_path, prompt)
+        for file in (run.metrics_path, run.eval_path):
+            file.touch()
+        # Last, because its presence is what makes the folder a run.
+        run._write_info(
+            {
+                "state": "running",
+                "started": _now(),
+                "command": list(sys.argv if command is None else command),
+                "seed": seed,
+                "git_commit": _git_commit(),
+                "python": sys.version.split()[0],
+                "packages": _package_versions(),
+                "prompt_sha256": hashlib.sha256(prompt.encode()).hexdigest(),
+            }
+        )
+        return run
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> RunFolder:
+        """A run that exists. Raises ``RunFolderError`` for anything else. Changes nothing on disk."""
+        run = cls(Path(path))
+        if not run.path.exists():
+            raise RunFolderError(f"There is no run folder at {run.path}.")
+        if not run.info_path.is_file():
+            raise RunFolderError(f"{run.path} is not a run folder: it has no run.json.")
+        run.info()
+        return run
+
+    def info(self) -> dict[str, Any]:
+        """The contents of ``run.json``."""
+        try:
+            info = json.loads(self.info_path.read_text(encoding="utf-8"))
+        except ValueError:
+            info = None
+        if not isinstance(info, dict) or "state" not in info:
+            raise RunFolderError(f"{self.info_path} is damaged: it is not the JSON object a run writes.")
+        return info
+
+    def config(self) -> dict[str, Any]:
+        """The contents of ``config.yaml``; empty when the file is absent."""
+        try:
+            loaded = yaml.safe_load(self.config_path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except yaml.YAMLError:
+            raise RunFolderError(f"{self.config_path} is damaged: it is not valid YAML.") from None
+        return loaded if isinstance(loaded, dict) else {}
+
+    def prompt(self) -> str:
+        """The resolved prompt template; empty when the file is absent."""
+        return self.prompt_path.read_text(encoding="utf-8") if self.prompt_path.is_file() else ""
+
+    def set_state(self, state: State, error: str = "") -> None:
+        """Record how the run stands; ``error`` says why it failed."""
+        info = self.info() | {"state": state}
+        info.pop("ended", None)
+        info.pop("error", None)
+        if state != "running":
+            info["ended"] = _now()
+        if error:
+            info["error"] = error
+        self._write_info(info)
+
+    @contextmanager
+    def tracked(self) -> Iterator[RunFolder]:
+        """Keep the state in step with a block: running inside, then finished, interrupted (Ctrl-C) or failed."""
+        self.set_state("running")
+        try:
+            yield self
+        except KeyboardInterrupt:
+            self.set_state("interrupted")
+            raise
+        except BaseException as error:
+            self.set_state("failed", f"{type(error).__name__}: {error}")
+            raise
+        self.set_state("finished")
+
+    def append_metrics(self, iteration: int, values: Mapping[str, float | None]) -> None:
+        """Append the row of one training iteration and force it to disk."""
+        _append(self.metrics_path, {"iteration": iteration} | dict(values))
+
+    def append_eval(self, iteration: int, values: Mapping[str, float | None], *, split: str) -> None:
+        """Append the row of one evaluation after ``iteration`` iterations (0: before training)."""
+        _append(self.eval_path, {"iteration": iteration, "split": split} | dict(values))
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Rows of ``metrics.jsonl`` in order; a torn last line is left out, ``null`` stands for "not finite"."""
+        return _read(self.metrics_path)
+
+    def evals(self) -> list[dict[str, Any]]:
+        """Rows of ``eval.jsonl``, likewise."""
+        return _read(self.eval_path)
+
+    def rollout_path(self, iteration: int) -> Path:
+        """Where the episodes of an iteration are written."""
+        return self.rollouts_dir / f"iter_{iteration:05d}.jsonl.gz"
+
+    def rollout_iterations(self) -> list[int]:
+        """Iterations with recorded episodes, ascending."""
+        if not self.rollouts_dir.is_dir():
+            return []
+        matches = (_ROLLOUT.fullmatch(item.name) for item in self.rollouts_dir.iterdir())
+        return sorted(int(match[1]) for match in matches if match)
+
+    def resume(self, iteration: int) -> None:
+        """Go back to the end of ``iteration``, the one the loaded checkpoint was written after.
+
+        Rows and recorded episodes of later iterations are removed, since those iterations are played again, and a
+        line that was being written when the run died is dropped. Doing it twice removes nothing more.
+        """
+        for file in (self.metrics_path, self.eval_path):
+            kept = [row for row in _read(file) if row["iteration"] <= iteration]
+            _write_atomic(file, "".join(_line(row) for row in kept))
+        for later in self.rollout_iterations():
+            if later > iteration:
+                self.rollout_path(later).unlink()
+        info = self.info()
+        resumed = [*info.get("resumed", []), {"time": _now(), "iteration": iteration}]
+        self._write_info(info | {"resumed": resumed})
+        self.set_state("running")
+
+    def _write_info(self, info: Mapping[str, Any]) -> None:
+        _write_atomic(self.info_path, json.dumps(info, indent=2) + "\n")
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    # JSON has no NaN; null keeps the files readable by every other tool.
+    finite = {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()
+    }
+    return json.dumps(finite, allow_nan=False, default=_plain) + "\n"
+
+
+def _plain(value: Any) -> float | int | None:
+    """numpy and torch scalars as Python numbers."""
+    item = value.item()
+    return item if not isinstance(item, float) or math.isfinite(item) else None
+
+
+def _append(file: Path, row: Mapping[str, Any]) -> None:
+    _end_last_line(file)
+    with file.open("a", encoding="utf-8") as stream:
+        stream.write(_line(row))
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _end_last_line(file: Path) -> None:
+    """Make the file end with a whole line: finish a line that lacks only its end, drop one that lacks more."""
+    data = file.read_bytes() if file.exists() else b""
+    if not data or data.endswith(b"\n"):
+        return
+    kept, _, tail = data.rpartition(b"\n")
+    body = kept + b"\n" if kept else b""
+    with suppress(ValueError):
+        json.loads(tail)
+        body += tail + b"\n"
+    _write_atomic(file, body.decode("utf-8"))
+
+
+def _read(file: Path) -> list[dict[str, Any]]:
+    if not file.is_file():
+        return []
+    lines = file.read_bytes().split(b"\n")
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            if not isinstance(row, dict) or not isinstance(row.get("iteration"), int):
+                raise ValueError
+        except ValueError:
+            # Only what follows the last line end can be torn by a kill: rows are written in one piece.
+            if number == len(lines):
+                break
+            raise RunFolderError(f"{file} is damaged in line {number}: it is not a row that a run writes.") from None
+        rows.append(row)
+    return rows
+
+
+def _write_atomic(file: Path, text: str) -> None:
+    temporary = file.with_name(f".{file.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(file)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _package_versions() -> dict[str, str]:
+    versions = {}
+    for name in _PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
+
+
+def _git_commit() -> str | None:
+    """Commit of the checkout this package is imported from, "+changes" when edited; None outside a checkout."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        # An installed copy may lie inside some other project's checkout, whose commit would be the wrong one.
+        git("ls-files", "--error-unmatch", Path(__file__).name)
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--", "..") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
