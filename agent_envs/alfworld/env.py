@@ -1,0 +1,159 @@
+"""ALFWorld as a ``TextEnv``: reward only on success, as verl-agent and the GAGPO paper (arXiv 2605.13217) play it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from agent_envs.alfworld.layout import CATEGORIES, GAME_FILE, SPLITS, games_root, list_games, task_type_of
+from agent_envs.alfworld.prompt import ALFWORLD_PROMPT
+from agent_envs.base import EnvError, Expert, PromptTemplate, Reset, StepResult, TextEnv, UnknownTask
+
+if TYPE_CHECKING:
+    from agent_envs.alfworld.engine import Engine, View
+
+__all__ = ["AlfworldEnv"]
+
+_TASK_MARK = "Your task is to:"
+
+
+class AlfworldEnv(TextEnv):
+    """Household tasks in text.
+
+    Task ids are the games' folders relative to ``<data_dir>/json_2.1.1``. The state key is the observation text (for
+    the first observation the whole raw text): it tells neither the place nor what is held, so "Nothing happens." is
+    one state wherever it is read. An action counts as admissible when it is among the admissible actions of the state
+    it was taken in; ``help`` never is. Letter case and surrounding blanks of an action do not matter.
+
+    Args:
+        data_dir: folder that holds ``json_2.1.1``; default the variable ``ALFWORLD_DATA``, else ``~/.cache/alfworld``.
+        max_steps: steps after which an episode is truncated.
+        success_reward: reward of the step that completes the task; every other step has 0.
+
+    Raises:
+        EnvError: no games there, or an option out of range.
+    """
+
+    name: ClassVar[str] = "alfworld"
+    splits: ClassVar[tuple[str, ...]] = SPLITS
+    prompt: ClassVar[PromptTemplate] = ALFWORLD_PROMPT
+
+    def __init__(
+        self, data_dir: str | os.PathLike[str] | None = None, max_steps: int = 50, success_reward: float = 10.0
+    ) -> None:
+        if max_steps < 1:
+            raise EnvError(f"max_steps of the ALFWorld environment must be at least 1, not {max_steps}")
+        self.max_steps = max_steps
+        self._success_reward = success_reward
+        self._root = games_root(data_dir)
+        self._tasks: dict[str, tuple[str, ...]] = {}
+        self._engine: Engine | None = None
+        self._loaded: str | None = None
+        self._view: View | None = None
+        self._plan: list[str] = []
+        self._steps = 0
+        self._running = False
+
+    def tasks(self, split: str) -> Sequence[str]:
+        if split not in self._tasks:
+            self._tasks[split] = list_games(self._root, split)
+        return self._tasks[split]
+
+    def reset(self, task: str, seed: int) -> Reset:
+        """Start ``task``; nothing in an ALFWorld game is random, so ``seed`` has no effect."""
+        self._running = False
+        engine = self._ready_engine()
+        if task != self._loaded:
+            self._load(engine, task)
+        self._view = engine.reset()
+        self._plan = []
+        self._steps = 0
+        self._running = True
+        observation = self._view.observation
+        return Reset(
+            observation=observation,
+            state_key=observation,
+            task=observation.partition(_TASK_MARK)[2].strip().removesuffix("."),
+            admissible_actions=self._view.commands,
+            category=CATEGORIES[task_type_of(task)],
+        )
+
+    def step(self, action: str) -> StepResult:
+        if not self._running or self._engine is None or self._view is None:
+            raise EnvError("step needs a running ALFWorld episode; call reset first")
+        command = action.strip().lower()
+        admissible = command in self._view.commands
+        self._steps += 1
+        # Left False if the engine fails: its state is then unknown.
+        self._running = False
+        self._view = self._engine.step(command)
+        if self._plan and command == self._plan[0]:
+            del self._plan[0]
+        elif admissible:
+            self._plan = []
+        won = self._view.won
+        truncated = not won and self._steps >= self.max_steps
+        self._running = not won and not truncated
+        return StepResult(
+            observation=self._view.observation,
+            state_key=self._view.observation,
+            reward=self._success_reward if won else 0.0,
+            terminated=won,
+            truncated=truncated,
+            admissible=admissible,
+            success=won,
+            score=float(won),
+            admissible_actions=self._view.commands,
+        )
+
+    def expert(self) -> Expert:
+        """The engine's planner; it plans when first asked and again after an admissible action off its plan."""
+        return self._expert_action
+
+    def close(self) -> None:
+        self._running = False
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
+            self._loaded = None
+
+    def _expert_action(self) -> str:
+        if not self._running or self._engine is None:
+            raise EnvError("the ALFWorld expert needs a running episode; call reset first")
+        if not self._plan:
+            self._plan = self._engine.plan()
+        if not self._plan:
+            raise EnvError(f"the planner finds no way to finish {self._loaded} from here")
+        return self._plan[0]
+
+    def _ready_engine(self) -> Engine:
+        if self._engine is None:
+            try:
+                # Late: these packages take half a second to import, and listing tasks needs none of them.
+                from agent_envs.alfworld.engine import Engine
+            except ImportError as error:
+                raise EnvError(
+                    f"the ALFWorld environment needs the packages alfworld and textworld[pddl]; install them ({error})"
+                ) from error
+            self._engine = Engine()
+        return self._engine
+
+    def _load(self, engine: Engine, task: str) -> None:
+        parts = task.split("/")
+        path = self._root / task / GAME_FILE
+        known = task_type_of(task) in CATEGORIES and parts[0] in SPLITS and ".." not in parts
+        if not known or not path.is_file():
+            raise UnknownTask(f"ALFWorld has no game {task!r} under {self._root}; tasks() lists those it has")
+        self._loaded = None
+        try:
+            game = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise EnvError(
+                f"the ALFWorld game {path} is no valid JSON ({error}); generate or download it again"
+            ) from error
+        if not isinstance(game, dict):
+            raise EnvError(f"the ALFWorld game {path} is no JSON object; generate or download it again")
+        engine.load(game)
+        self._loaded = task

@@ -1,0 +1,81 @@
+"""Where ALFWorld keeps its games on disk, and what a game's folder name says.
+
+A game is a folder ``<data>/json_2.1.1/<split>/<task type>-<object>-<movable>-<receptacle>-<scene>/<trial>/`` with the
+files ``game.tw-pddl`` (JSON: domain, grammar, problem, walkthrough, solvable) and ``traj_data.json``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from types import MappingProxyType
+
+from agent_envs.base import EnvError, UnknownTask
+
+__all__ = ["CATEGORIES", "GAME_FILE", "GAMES_FOLDER", "SPLITS", "TRAJ_FILE", "games_root", "list_games", "task_type_of"]
+
+SPLITS = ("train", "valid_seen", "valid_unseen")
+GAMES_FOLDER = "json_2.1.1"
+GAME_FILE = "game.tw-pddl"
+TRAJ_FILE = "traj_data.json"
+
+CATEGORIES = MappingProxyType(
+    {
+        "pick_and_place_simple": "Pick",
+        "look_at_obj_in_light": "Look",
+        "pick_clean_then_place_in_recep": "Clean",
+        "pick_heat_then_place_in_recep": "Heat",
+        "pick_cool_then_place_in_recep": "Cool",
+        "pick_two_obj_and_place": "Pick2",
+    }
+)
+"""Task type -> the name papers report it under."""
+
+_SOLVABLE = re.compile(r'"solvable"\s*:\s*true')
+
+
+def games_root(data_dir: str | os.PathLike[str] | None) -> Path:
+    """Folder that holds the splits, for a data folder (default: ``ALFWORLD_DATA``, else ``~/.cache/alfworld``).
+
+    Raises:
+        EnvError: the folder does not exist.
+    """
+    data = Path(data_dir or os.environ.get("ALFWORLD_DATA") or "~/.cache/alfworld").expanduser()
+    root = data / GAMES_FOLDER
+    if not root.is_dir():
+        raise EnvError(
+            f"no ALFWorld games under {root}: make some with `gagpo env generate alfworld`, fetch the official ones "
+            "with `alfworld-download`, or point data_dir (or ALFWORLD_DATA) at a folder that has them"
+        )
+    return root
+
+
+def task_type_of(task: str) -> str:
+    """Task type of a task id ``<split>/<goal folder>/<trial>``; "" for an id of another form."""
+    parts = task.split("/")
+    return parts[1].split("-", 1)[0] if len(parts) == 3 else ""
+
+
+def list_games(root: Path, split: str) -> tuple[str, ...]:
+    """Sorted task ids of a split: its complete, solvable games, as the stock environment selects them.
+
+    Goals with a movable receptacle or a sliced object are left out (the text engine does not support them).
+
+    Raises:
+        UnknownTask: ``split`` is none of ``SPLITS``.
+        EnvError: the data folder has no such split.
+    """
+    if split not in SPLITS:
+        raise UnknownTask(f"ALFWorld has no split {split!r}; choose one of {', '.join(SPLITS)}")
+    if not (root / split).is_dir():
+        raise EnvError(f"no games of split {split!r} under {root}: make some with `gagpo env generate alfworld`")
+    tasks = []
+    for game in (root / split).glob(f"*/*/{GAME_FILE}"):
+        task = game.parent.relative_to(root).as_posix()
+        supported = task_type_of(task) in CATEGORIES and "movable" not in task and "Sliced" not in task
+        # The flag is searched, not parsed: inside the JSON strings a quote is always escaped, so this cannot misfire,
+        # and the official games are large.
+        if supported and game.with_name(TRAJ_FILE).is_file() and _SOLVABLE.search(game.read_text(encoding="utf-8")):
+            tasks.append(task)
+    return tuple(sorted(tasks))
