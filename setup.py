@@ -19,7 +19,7 @@ setup(
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.10",
+    python_requires=">=3.11",
     packages=find_packages(include=["openrlhf_gagpo*", "agent_envs*"]),
     package_data={"openrlhf_gagpo": ["report/templates/*"]},
     install_requires=[

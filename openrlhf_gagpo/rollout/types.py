@@ -1,4 +1,4 @@
-"""Records that flow from the rollout to credit and training, and the one interface the episode code has to its policy."""
+"""Records that flow from rollout to credit and training, and the one interface the episode code has to its policy."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Episode:
     success: bool = False
     score: float = 0.0
     error: str = ""
-    """What went wrong, for ``env_fault``."""
+    """What went wrong, for ``env_fault`` and ``prompt_too_long``."""
     generation_s: float = 0.0
     environment_s: float = 0.0
     extra: dict[str, object] = field(default_factory=dict)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, SamplingParams
@@ -35,14 +34,17 @@ class Backend(Protocol):
     def env_stats(self) -> dict[str, float]:
         """Counters of the environment workers since ``start`` (``env/*``)."""
 
-    def save_checkpoint(self, directory: Path, tag: str, state: dict[str, Any]) -> None:
-        """Save weights, optimizer and schedule under ``tag`` with the loop's own state."""
+    def track(self, iteration: int, metrics: Mapping[str, float], *, evaluation: bool) -> None:
+        """Send metrics to the trackers of the run (TensorBoard, W&B), where it has any."""
 
-    def load_checkpoint(self, directory: Path) -> dict[str, Any] | None:
-        """Restore the newest checkpoint; returns the loop's state, or None where there is none."""
+    def save_checkpoint(self, tag: str, state: dict[str, Any]) -> None:
+        """Save weights, optimizer and schedule under ``--ckpt.path`` with the loop's own state."""
 
-    def export(self, directory: Path) -> None:
-        """Write the model as a Hugging Face folder."""
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """Restore the newest checkpoint of ``--ckpt.path``; returns the loop's state, or None where there is none."""
+
+    def export(self) -> None:
+        """Write the model as a Hugging Face folder to ``--ckpt.output_dir``."""
 
     def close(self) -> None:
         """Stop what was started. Safe to call twice."""

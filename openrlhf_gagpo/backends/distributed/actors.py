@@ -20,13 +20,13 @@ from openrlhf.utils.distributed_util import torch_dist_barrier_and_cuda_sync
 from openrlhf_gagpo.backends.distributed import compat
 from openrlhf_gagpo.backends.distributed.weights import weight_file
 from openrlhf_gagpo.training.losses import (
-    LossOptions,
     LossScale,
     finish_metrics,
     merge_sums,
     step_loss,
     token_entropy,
 )
+from openrlhf_gagpo.training.settings import loss_options
 
 __all__ = ["PolicyActor", "ReferenceActor", "StepStrategy", "UpdateStep", "plain_class"]
 
@@ -158,21 +158,6 @@ class StepPolicyTrainer(ppo_actor.ActorPPOTrainer):
         if torch.distributed.get_rank() == 0:
             ray.get([engine.reset_prefix_cache.remote() for engine in self.vllm_engines])
         torch_dist_barrier_and_cuda_sync()
-
-
-def loss_options(args: Any) -> LossOptions:
-    """Loss options from OpenRLHF's flags."""
-    low, high = args.actor.eps_clip_low_high or (args.actor.eps_clip, args.actor.eps_clip)
-    return LossOptions(
-        ratio="action" if args.actor.policy_loss_type == "gspo" else "token",
-        aggregate=args.actor.loss_agg_mode,
-        clip_low=low,
-        clip_high=high,
-        dual_clip=args.actor.dual_clip,
-        kl_coef=args.algo.kl.init_coef,
-        kl_estimator=args.algo.kl.estimator,
-        entropy_coef=args.actor.entropy_coef or 0.0,
-    )
 
 
 class PolicyActorBase(plain_class(ppo_actor.PolicyModelActor)):

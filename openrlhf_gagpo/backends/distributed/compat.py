@@ -1,18 +1,18 @@
 """Lets the unmodified OpenRLHF package run in this process, also on a machine without a GPU.
 
-``install()`` is cheap and imports nothing; it must run before ``openrlhf`` is first imported. Every module of ours that
-imports OpenRLHF calls it first, so a Ray worker that unpickles one of our actors is prepared too. Each change is tied
-to the import of the module it concerns:
+``install()`` is cheap and imports nothing; it must run before ``openrlhf`` is first imported. The package above this
+module calls it, so a Ray worker that unpickles one of our actors is prepared too. Each change is tied to the import of
+the module it concerns:
 
-========================================  ==============================================================================
-module                                    change
-========================================  ==============================================================================
-``openrlhf``                              without CUDA: stand-ins for the three CUDA calls that OpenRLHF makes everywhere
-``openrlhf.models.ring_attn_utils``       without flash-attn: the five names it imports, visible only while it executes
-                                          (visible any longer, transformers and vLLM would take flash-attn for installed)
-``openrlhf.utils.utils``                  ``fp32`` as a parameter dtype (the right one for tiny models)
-``deepspeed.comm.torch``                  without CUDA: no C++ compilation of a shared-memory op (35 s)
-========================================  ==============================================================================
+=====================================  ============================================================================
+module                                 change
+=====================================  ============================================================================
+``openrlhf``                           without CUDA: stand-ins for the three CUDA calls OpenRLHF makes everywhere
+``openrlhf.models.ring_attn_utils``    without flash-attn: the five names it imports, visible only while it executes
+                                       (any longer, and transformers and vLLM would take flash-attn for installed)
+``openrlhf.utils.utils``               ``fp32`` as a parameter dtype (the right one for tiny models)
+``deepspeed.comm.torch``               without CUDA: no C++ compilation of a shared-memory op (35 s)
+=====================================  ============================================================================
 """
 
 from __future__ import annotations

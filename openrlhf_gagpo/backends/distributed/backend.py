@@ -1,0 +1,253 @@
+"""Policy, reference and rollout engines on one Ray placement group."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import ray
+from openrlhf.trainer.ppo_trainer import BasePPOTrainer
+from openrlhf.trainer.ray.launcher import RayActorGroup
+from openrlhf.trainer.ray.vllm_engine import batch_vllm_engine_call
+from openrlhf.utils import get_tokenizer
+from ray.util.placement_group import placement_group, remove_placement_group
+
+from openrlhf_gagpo.backends.distributed import compat
+from openrlhf_gagpo.backends.distributed.actors import PolicyActor, ReferenceActor, StepStrategy
+from openrlhf_gagpo.backends.distributed.engine import create_engines
+from openrlhf_gagpo.backends.distributed.experience import StepExperienceMaker
+from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, SamplingParams
+from openrlhf_gagpo.training.rows import TrainingRow, plan_updates
+from openrlhf_gagpo.training.settings import rollout_settings
+
+__all__ = ["DistributedBackend", "StepTrainer"]
+
+logger = logging.getLogger(__name__)
+
+
+class StepTrainer(BasePPOTrainer):
+    """OpenRLHF's single controller with step-level experience: it owns the actor groups and the trackers."""
+
+    def __init__(self, strategy: StepStrategy, policy: Any, reference: Any, engines: list[Any], tokenizer: Any) -> None:
+        super().__init__(strategy, policy, None, None, reference, engines, tokenizer)
+        self.experience_maker = StepExperienceMaker(policy, None, None, reference, self.kl_ctl, strategy, tokenizer)
+
+    def update(self, rows: Sequence[TrainingRow], seed: int) -> dict[str, float]:
+        """One iteration of optimizer steps on the rows."""
+        args, maker = self.args, self.experience_maker
+        ranks = args.actor.num_nodes * args.actor.num_gpus_per_node
+        ranks //= args.ds.ring_attn_size * args.ds.tensor_parallel_size
+        lengths = [row.length for row in rows]
+        responses = [len(row.response_ids) for row in rows]
+        started = time.perf_counter()
+        forward = plan_updates(
+            lengths,
+            responses,
+            mini_batch=len(rows),
+            micro_batch=args.rollout.micro_batch_size,
+            max_tokens=args.rollout.max_tokens_per_gpu,
+            ranks=ranks,
+        )
+        # Rank after rank, as OpenRLHF deals a list of batches out in contiguous chunks.
+        batches = [batch for step in forward for shard in step.shards for batch in shard]
+        old = maker.log_probs(rows, batches, self.actor_model_group)
+        reference = None
+        if self.reference_model_group is not None:
+            reference = maker.log_probs(rows, batches, self.reference_model_group)
+        forwarded = time.perf_counter()
+        plan = plan_updates(
+            lengths,
+            responses,
+            mini_batch=args.train.batch_size,
+            micro_batch=args.train.micro_batch_size,
+            max_tokens=args.train.max_tokens_per_gpu if args.train.dynamic_batch_enable else None,
+            ranks=ranks,
+            epochs=args.train.max_epochs,
+            seed=seed,
+        )
+        maker.hand_over(rows, plan, old, reference)
+        metrics = self.ppo_train(global_steps=1)
+        return {
+            **metrics,
+            "time/forward": forwarded - started,
+            "time/update": time.perf_counter() - forwarded,
+        }
+
+
+class DistributedBackend:
+    """``training.backend.Backend`` on OpenRLHF's actors. The calling process is the Ray driver."""
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+        self.args = config.openrlhf_args()
+        self.engines: list[Any] = []
+        self.trainer: StepTrainer | None = None
+        self._group: Any = None
+        self._owns_ray = False
+
+    def start(self) -> dict[str, str]:
+        args = self.args
+        self._connect()
+        if not compat.cuda_available() and args.ds.attn_implementation.startswith("flash"):
+            args.ds.attn_implementation = "sdpa"
+        strategy = StepStrategy(
+            seed=args.train.seed,
+            full_determinism=args.train.full_determinism_enable,
+            max_norm=args.actor.max_norm,
+            micro_train_batch_size=args.train.micro_batch_size,
+            train_batch_size=args.train.batch_size,
+            zero_stage=args.ds.zero_stage,
+            args=args,
+        )
+        gpus = args.actor.num_nodes * args.actor.num_gpus_per_node
+        self._group = placement_group([{"GPU": 1, "CPU": 1}] * gpus, strategy="PACK")
+        ray.get(self._group.ready())
+        colocated = args.train.colocate_all
+        # Everything starts at once: imports and model loading dominate, and they overlap.
+        self.engines = create_engines(args, self._group if colocated else None)
+        copies = args.ds.ring_attn_size * args.ds.tensor_parallel_size
+        policy = RayActorGroup(
+            args.actor.num_nodes,
+            args.actor.num_gpus_per_node,
+            PolicyActor,
+            pg=self._group,
+            num_gpus_per_actor=0.2,
+            duplicate_actors=copies,
+        )
+        reference = None
+        if args.algo.kl.init_coef > 0:
+            reference = RayActorGroup(
+                args.ref.num_nodes,
+                args.ref.num_gpus_per_node,
+                ReferenceActor,
+                pg=self._group,
+                num_gpus_per_actor=0.2,
+                duplicate_actors=copies,
+            )
+        model = args.actor.model_name_or_path
+        tokenizer = get_tokenizer(model, None, "left", strategy, use_fast=not args.data.disable_fast_tokenizer)
+        self.trainer = StepTrainer(strategy, policy, reference, self.engines, tokenizer)
+        refs = policy.async_init_model_from_pretrained(strategy, model, self.config.train.num_iterations, self.engines)
+        if reference is not None:
+            refs += reference.async_init_model_from_pretrained(strategy, model)
+        settings = rollout_settings(self.config)
+        refs += [
+            engine.prepare.remote(settings, model, not args.data.disable_fast_tokenizer) for engine in self.engines
+        ]
+        ray.get(refs)
+        return {"devices": f"{gpus} x {'GPU' if compat.cuda_available() else 'logical GPU (CPU)'}"}
+
+    def _connect(self) -> None:
+        if ray.is_initialized():
+            return
+        self._owns_ray = True
+        variables = {name: value for name, value in os.environ.items() if name.startswith(_FORWARDED)} | {
+            "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "1"
+        }
+        options: dict[str, Any] = {
+            "runtime_env": {"env_vars": variables},
+            "log_to_driver": bool(self.config.ray.log_to_driver),
+            "logging_level": logging.WARNING,
+        }
+        address = self.config.ray.address or os.environ.get("RAY_ADDRESS")
+        if address:
+            ray.init(address=address, **options)
+        else:
+            gpus = self.config.ray.num_gpus
+            logical = {} if gpus is None else {"num_gpus": gpus, "num_cpus": max(os.cpu_count() or 1, 2 * gpus)}
+            ray.init(include_dashboard=False, **logical, **options)
+
+    def rollout(
+        self, requests: Sequence[EpisodeRequest], sampling: SamplingParams, on_done: Callable[[Episode], None]
+    ) -> list[Episode]:
+        if self.args.vllm.enable_sleep:
+            batch_vllm_engine_call(self.engines, "wake_up")
+        # One call per rollout group: the members share prompts, so they belong on the same engine's prefix cache.
+        groups: dict[str, list[EpisodeRequest]] = {}
+        for request in requests:
+            groups.setdefault(request.group, []).append(request)
+        pending = {
+            self.engines[index % len(self.engines)].play.remote(members, sampling): name
+            for index, (name, members) in enumerate(groups.items())
+        }
+        played: dict[tuple[str, str], Episode] = {}
+        while pending:
+            done, _ = ray.wait(list(pending), num_returns=1)
+            for ref in done:
+                pending.pop(ref)
+                for episode in ray.get(ref):
+                    played[episode.group, episode.trajectory] = episode
+                    on_done(episode)
+        if self.args.vllm.enable_sleep:
+            batch_vllm_engine_call(self.engines, "sleep")
+        return [played[request.group, request.trajectory] for request in requests]
+
+    def update(self, rows: Sequence[TrainingRow], seed: int) -> dict[str, float]:
+        return self.trainer.update(rows, seed)
+
+    def sync(self) -> None:
+        self.trainer.broadcast_to_vllm()
+
+    def env_stats(self) -> dict[str, float]:
+        totals: dict[str, float] = {}
+        for stats in ray.get([engine.env_stats.remote() for engine in self.engines]):
+            for name, value in stats.items():
+                totals[name] = totals.get(name, 0.0) + value
+        return totals
+
+    def track(self, iteration: int, metrics: Mapping[str, float], *, evaluation: bool) -> None:
+        for tracker in (self.trainer.wandb_logger, self.trainer.tensorboard_logger):
+            if tracker is not None:
+                (tracker.log_eval if evaluation else tracker.log_train)(iteration, metrics)
+
+    def save_checkpoint(self, tag: str, state: dict[str, Any]) -> None:
+        ray.get(
+            self.trainer.actor_model_group.async_run_method(
+                method_name="save_checkpoint", tag=tag, client_states={"loop": json.dumps(state)}
+            )
+        )
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        states = ray.get(self.trainer.actor_model_group.async_run_method(method_name="get_checkpoint_states"))[0]
+        if not states:
+            return None
+        self.sync()
+        return json.loads(states["loop"])
+
+    def export(self) -> None:
+        ray.get(self.trainer.actor_model_group.async_save_model())
+
+    def close(self) -> None:
+        if self.trainer is not None:
+            for tracker in (self.trainer.wandb_logger, self.trainer.tensorboard_logger):
+                if tracker is not None:
+                    tracker.close()
+        if not ray.is_initialized():
+            return
+        if self.engines:
+            ray.wait([engine.shutdown.remote() for engine in self.engines], num_returns=len(self.engines), timeout=20)
+            for engine in self.engines:
+                ray.kill(engine)
+            self.engines = []
+        if self._group is not None:
+            remove_placement_group(self._group)
+            self._group = None
+        if self._owns_ray:
+            ray.shutdown()
+
+
+_FORWARDED = (
+    "VLLM_",
+    "HF_",
+    "TRANSFORMERS_",
+    "TOKENIZERS_",
+    "OMP_",
+    "NCCL_",
+    "RAY_ENABLE",
+    "DO_NOT_TRACK",
+    "CUDA_LAUNCH",
+)

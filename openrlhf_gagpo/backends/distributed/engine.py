@@ -1,0 +1,160 @@
+"""The agent rollout actor: OpenRLHF's vLLM actor that also plays the episodes.
+
+Generation, prompts and the environment workers' pipes share one actor process, so a turn costs no further hop.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+from openrlhf.trainer.ray import vllm_engine
+from vllm import SamplingParams as VllmSamplingParams
+from vllm.inputs import TokensPrompt
+from vllm.sampling_params import RequestOutputKind
+from vllm.utils import random_uuid
+
+from openrlhf_gagpo.backends.distributed import compat
+from openrlhf_gagpo.backends.distributed.actors import plain_class
+from openrlhf_gagpo.rollout.player import EpisodePlayer, RolloutSettings
+from openrlhf_gagpo.rollout.types import Completion, Episode, EpisodeRequest, SamplingParams
+
+__all__ = ["AgentRolloutActor", "create_engines"]
+
+_CPU_WORKER = "openrlhf_gagpo.backends.distributed.weights.WeightFileWorker"
+_CPU_CACHE_BYTES = 2**29
+_DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+
+
+class AgentRolloutActorBase(plain_class(vllm_engine.RolloutRayActor)):
+    """A vLLM engine that plays episodes. Implements ``rollout.types.Policy`` through ``sample``."""
+
+    async def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if not compat.cuda_available():
+            kwargs = _cpu_engine_arguments(kwargs)
+        await plain_class(vllm_engine.RolloutRayActor).__init__(self, *args, **kwargs)
+        self.player: EpisodePlayer | None = None
+
+    async def prepare(self, settings: RolloutSettings, model: str, use_fast_tokenizer: bool) -> None:
+        """Load the tokenizer and start the environment workers."""
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=True, use_fast=use_fast_tokenizer)
+        self.player = EpisodePlayer(settings, tokenizer)
+
+    async def play(self, requests: Sequence[EpisodeRequest], sampling: SamplingParams) -> list[Episode]:
+        """Play episodes with this engine's weights."""
+        return await self.player.play(requests, _EnginePolicy(self.llm), sampling)
+
+    async def env_stats(self) -> dict[str, float]:
+        """Counters of the environment workers."""
+        return self.player.stats()
+
+    async def load_weight_file(self, path: str) -> None:
+        """Take the policy's weights from an in-memory file (the route without CUDA)."""
+        await self.llm.collective_rpc("load_weight_file", args=(path,))
+
+    async def log_probs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Log-probabilities this engine gives to the tokens of each sequence from the second on (for checks)."""
+        params = VllmSamplingParams(
+            max_tokens=1, prompt_logprobs=0, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY
+        )
+        results = []
+        for ids in sequences:
+            output = await _final(self.llm, ids, params)
+            results.append(
+                [scores[token].logprob for token, scores in zip(ids[1:], output.prompt_logprobs[1:], strict=True)]
+            )
+        return results
+
+    async def shutdown(self) -> None:
+        """Stop the environment workers and the engine's own processes."""
+        if self.player is not None:
+            await self.player.aclose()
+        self.llm.shutdown()
+
+
+class _EnginePolicy:
+    """``rollout.types.Policy`` on an asynchronous vLLM engine."""
+
+    def __init__(self, llm: Any) -> None:
+        self.llm = llm
+
+    async def generate(self, prompt_ids: Sequence[int], params: SamplingParams) -> Completion:
+        # No minimum length: it would hide the end-of-sequence token from the first position's distribution, and the
+        # recorded log-probability of a one-token action would not be the policy's.
+        output = await _final(
+            self.llm,
+            prompt_ids,
+            VllmSamplingParams(
+                max_tokens=params.max_new_tokens,
+                temperature=params.temperature,
+                top_p=params.top_p,
+                seed=params.seed,
+                logprobs=0,
+                detokenize=False,
+                output_kind=RequestOutputKind.FINAL_ONLY,
+            ),
+        )
+        completion = output.outputs[0]
+        token_ids = list(completion.token_ids)
+        log_probs = [scores[token].logprob for token, scores in zip(token_ids, completion.logprobs, strict=True)]
+        return Completion(token_ids, log_probs, "length" if completion.finish_reason == "length" else "stop")
+
+
+async def _final(llm: Any, prompt_ids: Sequence[int], params: VllmSamplingParams) -> Any:
+    final = None
+    async for output in llm.generate(TokensPrompt(prompt_token_ids=list(prompt_ids)), params, request_id=random_uuid()):
+        final = output
+    return final
+
+
+def _cpu_engine_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Engine arguments that only mean something on a GPU, replaced for the CPU build of vLLM."""
+    arguments = {**kwargs, "worker_extension_cls": _CPU_WORKER, "enforce_eager": True, "enable_sleep_mode": False}
+    if "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
+        # By default vLLM would reserve a share of the machine's memory, as it does with a GPU's.
+        arguments["kv_cache_memory_bytes"] = _CPU_CACHE_BYTES
+    return arguments
+
+
+AgentRolloutActor = ray.remote(AgentRolloutActorBase)
+
+
+class _WithArguments:
+    """Stands where OpenRLHF looks up its rollout actor, and adds engine arguments it has no parameter for."""
+
+    def __init__(self, actor_class: Any, arguments: dict[str, Any]) -> None:
+        self.actor_class = actor_class
+        self.arguments = arguments
+
+    def options(self, **options: Any) -> _WithArguments:
+        return _WithArguments(self.actor_class.options(**options), self.arguments)
+
+    def remote(self, *args: Any, **kwargs: Any) -> Any:
+        return self.actor_class.remote(*args, **{**kwargs, **self.arguments})
+
+
+def create_engines(args: Any, placement_group: Any) -> list[Any]:
+    """OpenRLHF's ``create_vllm_engines`` with our actor class, the run's dtype and processed log-probabilities."""
+    original = vllm_engine.RolloutRayActor
+    vllm_engine.RolloutRayActor = _WithArguments(AgentRolloutActor, {"dtype": _DTYPES[args.ds.param_dtype]})
+    try:
+        return vllm_engine.create_vllm_engines(
+            args.vllm.num_engines,
+            args.vllm.tensor_parallel_size,
+            args.actor.model_name_or_path,
+            args.train.seed,
+            args.train.full_determinism_enable,
+            args.vllm.enable_prefix_caching,
+            args.vllm.enforce_eager,
+            args.data.max_len,
+            placement_group,
+            args.vllm.gpu_memory_utilization,
+            args.vllm.enable_sleep,
+            "processed_logprobs",
+        )
+    finally:
+        vllm_engine.RolloutRayActor = original

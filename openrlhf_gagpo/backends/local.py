@@ -1,0 +1,287 @@
+"""The local backend: the same episodes, credit and loss in one process, with transformers and torch alone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, get_scheduler, set_seed
+
+from openrlhf_gagpo.backends.sampler import BatchSampler
+from openrlhf_gagpo.rollout.player import EpisodePlayer
+from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, SamplingParams
+from openrlhf_gagpo.training.collate import TokenBatch, collate, per_row, scatter_rows
+from openrlhf_gagpo.training.losses import (
+    LossScale,
+    finish_metrics,
+    merge_sums,
+    step_loss,
+    token_entropy,
+    token_log_probs,
+)
+from openrlhf_gagpo.training.rows import MicroBatch, TrainingRow, plan_updates
+from openrlhf_gagpo.training.settings import loss_options, rollout_settings
+
+__all__ = ["LocalBackend"]
+
+# Parameters without weight decay, by name, as in OpenRLHF's optimizer groups.
+_NO_DECAY = ("bias", "layer_norm.weight", "layernorm.weight", "norm.weight", "ln_f.weight")
+
+
+class LocalBackend:
+    """``training.backend.Backend`` on one CPU or one CUDA device."""
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+        self.options = loss_options(config)
+        self._runner = asyncio.Runner()
+        self._player: EpisodePlayer | None = None
+
+    def start(self) -> dict[str, str]:
+        config = self.config
+        if config.train.threads:
+            torch.set_num_threads(config.train.threads)
+        set_seed(config.train.seed)
+        wanted = config.train.device
+        self.device = torch.device(wanted if wanted != "auto" else ("cuda" if torch.cuda.is_available() else "cpu"))
+        path = config.actor.model_name_or_path
+        self.tokenizer = AutoTokenizer.from_pretrained(
+            path, trust_remote_code=True, use_fast=not config.data.disable_fast_tokenizer
+        )
+        if self.tokenizer.pad_token is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        self.model = self._load_model(path)
+        self.reference = self._load_model(path).requires_grad_(False) if config.algo.kl.init_coef > 0 else None
+        if config.actor.gradient_checkpointing_enable:
+            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        self.optimizer, self.scheduler = _optimizer(self.model, config)
+        self.sampler = BatchSampler(self.model, _eos_ids(self.model, self.tokenizer), self.tokenizer.pad_token_id)
+        self._player = self._runner.run(_make_player(config, self.tokenizer))
+        return {"devices": str(self.device)}
+
+    def _load_model(self, path: str) -> Any:
+        model = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=torch.float32,
+            attn_implementation="sdpa",
+            trust_remote_code=True,
+        )
+        return model.to(self.device).eval()
+
+    def _autocast(self) -> torch.autocast:
+        """Weights stay in float32, as the optimizer needs them; ``--ds.param_dtype`` is what passes compute in."""
+        dtype = self.config.ds.param_dtype
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=dtype == "bf16")
+
+    def rollout(
+        self, requests: Sequence[EpisodeRequest], sampling: SamplingParams, on_done: Callable[[Episode], None]
+    ) -> list[Episode]:
+        self.model.eval()
+        self.sampler.begin(len(requests), self._player.settings.concurrency)
+
+        def done(episode: Episode) -> None:
+            self.sampler.episode_done()
+            on_done(episode)
+
+        with self._autocast():
+            return self._runner.run(self._player.play(requests, self.sampler, sampling, done))
+
+    def update(self, rows: Sequence[TrainingRow], seed: int) -> dict[str, float]:
+        config = self.config
+        lengths = [row.length for row in rows]
+        responses = [len(row.response_ids) for row in rows]
+        started = time.perf_counter()
+        forward = plan_updates(
+            lengths,
+            responses,
+            mini_batch=len(rows),
+            micro_batch=config.rollout.micro_batch_size,
+            max_tokens=config.rollout.max_tokens_per_gpu,
+        )
+        batches = [batch for step in forward for batch in step.shards[0]]
+        old = self._log_probs(self.model, rows, batches)
+        reference = None if self.reference is None else self._log_probs(self.reference, rows, batches)
+        forwarded = time.perf_counter()
+        plan = plan_updates(
+            lengths,
+            responses,
+            mini_batch=config.train.batch_size,
+            micro_batch=config.train.micro_batch_size,
+            max_tokens=config.train.max_tokens_per_gpu if config.train.dynamic_batch_enable else None,
+            epochs=config.train.max_epochs,
+            seed=seed,
+        )
+        self.model.train()
+        totals: dict[str, float] = {}
+        norms = []
+        learning_rate = self.scheduler.get_last_lr()[0]
+        for step in plan:
+            scale = LossScale(step.row_normalizer, step.token_normalizer)
+            for batch in step.shards[0]:
+                loss, sums = self._loss(rows, batch, old, reference, scale)
+                loss.backward()
+                merge_sums(totals, sums)
+            norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.actor.max_norm or float("inf"))
+            norms.append(float(norm))
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+        self.scheduler.step()
+        metrics = finish_metrics(totals, len(plan)) | {"policy/lr": learning_rate}
+        if norms:
+            metrics["policy/grad_norm"] = sum(norms) / len(norms)
+        return metrics | {"time/forward": forwarded - started, "time/update": time.perf_counter() - forwarded}
+
+    def _collate(self, rows: Sequence[TrainingRow], batch: MicroBatch) -> TokenBatch:
+        return collate([rows[row] for row in batch.rows], pad_id=self.tokenizer.pad_token_id)
+
+    def _forward(self, model: Any, tokens: TokenBatch) -> Tensor:
+        """Logits (B, T-1, V) that predict tokens 1 to T-1."""
+        mask = tokens.attention_mask.to(self.device)
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        with self._autocast():
+            output = model(
+                input_ids=tokens.sequences.to(self.device), attention_mask=mask, position_ids=positions, use_cache=False
+            )
+        return output.logits[:, :-1]
+
+    @torch.no_grad()
+    def _log_probs(self, model: Any, rows: Sequence[TrainingRow], batches: Sequence[MicroBatch]) -> list[Tensor]:
+        results: list[Tensor] = [torch.empty(0)] * len(rows)
+        for batch in batches:
+            tokens = self._collate(rows, batch)
+            logits = self._forward(model, tokens)
+            values = token_log_probs(logits, tokens.sequences[:, 1:].to(self.device), self.config.rollout.temperature)
+            for row, value in zip(batch.rows, per_row(values, tokens.action_mask), strict=True):
+                results[row] = value
+        return results
+
+    def _loss(
+        self,
+        rows: Sequence[TrainingRow],
+        batch: MicroBatch,
+        old: Sequence[Tensor],
+        reference: Sequence[Tensor] | None,
+        scale: LossScale,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        tokens = self._collate(rows, batch)
+        temperature = self.config.rollout.temperature
+        logits = self._forward(self.model, tokens)
+        log_probs = token_log_probs(logits, tokens.sequences[:, 1:].to(self.device), temperature)
+        with torch.set_grad_enabled(bool(self.options.entropy_coef)):
+            entropy = token_entropy(logits, temperature)
+
+        def spread(values: Sequence[Any]) -> Tensor:
+            return scatter_rows([values[row] for row in batch.rows], tokens.action_mask).to(self.device)
+
+        return step_loss(
+            log_probs,
+            spread(old),
+            None if reference is None else spread(reference),
+            spread([row.sampling_log_probs for row in rows]),
+            torch.tensor([rows[row].advantage for row in batch.rows], dtype=torch.float32, device=self.device),
+            tokens.action_mask.to(self.device),
+            entropy,
+            scale,
+            self.options,
+        )
+
+    def sync(self) -> None:
+        """Nothing to do: the sampler runs the policy itself."""
+
+    def env_stats(self) -> dict[str, float]:
+        return self._player.stats()
+
+    def track(self, iteration: int, metrics: Mapping[str, float], *, evaluation: bool) -> None:
+        """Nothing to do: trackers are OpenRLHF's, which this backend does not import."""
+
+    def save_checkpoint(self, tag: str, state: dict[str, Any]) -> None:
+        root = Path(self.config.ckpt.path)
+        partial = root / f".{tag}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        self.model.save_pretrained(partial)
+        torch.save(
+            {"optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict()}, partial / "state.pt"
+        )
+        (partial / "loop.json").write_text(json.dumps(state), encoding="utf-8")
+        shutil.rmtree(root / tag, ignore_errors=True)
+        os.replace(partial, root / tag)
+        # Named last: a checkpoint that is not complete is never the newest.
+        (root / ".latest").write_text(tag, encoding="utf-8")
+        os.replace(root / ".latest", root / "latest")
+        saved = sorted((path for path in root.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
+        for old in saved[: -self.config.ckpt.max_num]:
+            shutil.rmtree(old)
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        root = Path(self.config.ckpt.path)
+        if not (root / "latest").exists():
+            return None
+        folder = root / (root / "latest").read_text(encoding="utf-8").strip()
+        weights = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        self.model.load_state_dict(weights.state_dict())
+        states = torch.load(folder / "state.pt", map_location=self.device, weights_only=True)
+        self.optimizer.load_state_dict(states["optimizer"])
+        self.scheduler.load_state_dict(states["scheduler"])
+        return json.loads((folder / "loop.json").read_text(encoding="utf-8"))
+
+    def export(self) -> None:
+        self.model.save_pretrained(self.config.ckpt.output_dir)
+        self.tokenizer.save_pretrained(self.config.ckpt.output_dir)
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Copies of all parameters by name (for tests)."""
+        return {name: p.detach().float().cpu().clone() for name, p in self.model.named_parameters()}
+
+    def close(self) -> None:
+        if self._player is not None:
+            self._runner.run(self._player.aclose())
+            self._player = None
+        self._runner.close()
+
+
+async def _make_player(config: Any, tokenizer: Any) -> EpisodePlayer:
+    return EpisodePlayer(rollout_settings(config), tokenizer)
+
+
+def _eos_ids(model: Any, tokenizer: Any) -> list[int]:
+    """All end-of-sequence ids, as vLLM takes them: the generation config's and the tokenizer's."""
+    configured = model.generation_config.eos_token_id
+    configured = configured if isinstance(configured, list) else [configured]
+    return [token for token in {*configured, tokenizer.eos_token_id} if token is not None]
+
+
+def _optimizer(model: Any, config: Any) -> tuple[torch.optim.AdamW, Any]:
+    """AdamW and a schedule over iterations, with OpenRLHF's flags and parameter groups."""
+    adam = config.actor.adam
+
+    def parameters(decayed: bool) -> Iterator[Tensor]:
+        for name, parameter in model.named_parameters():
+            if any(part in name for part in _NO_DECAY) != decayed:
+                yield parameter
+
+    groups = [
+        {"params": list(parameters(True)), "weight_decay": adam.weight_decay},
+        {"params": list(parameters(False)), "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=adam.lr, betas=tuple(adam.betas), eps=adam.eps)
+    iterations = config.train.num_iterations
+    has_floor = config.actor.lr_scheduler in ("cosine_with_min_lr", "cosine_warmup_with_min_lr")
+    extra = {"min_lr_rate": config.actor.min_lr_ratio} if has_floor else {}
+    scheduler = get_scheduler(
+        config.actor.lr_scheduler,
+        optimizer,
+        num_warmup_steps=math.ceil(iterations * config.actor.lr_warmup_ratio),
+        num_training_steps=iterations,
+        scheduler_specific_kwargs=extra,
+    )
+    return optimizer, scheduler

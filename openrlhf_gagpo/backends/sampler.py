@@ -1,0 +1,137 @@
+"""In-process generation: batches the turns of concurrently played episodes through transformers with a KV cache."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from openrlhf_gagpo.rollout.types import Completion, SamplingParams
+
+__all__ = ["BatchSampler", "generate_batch"]
+
+
+@dataclass
+class _Turn:
+    prompt_ids: Sequence[int]
+    params: SamplingParams
+    result: asyncio.Future[Completion]
+
+
+class BatchSampler:
+    """``rollout.types.Policy`` on a model in this process.
+
+    A batch starts once every running episode waits for a turn, so batches are as large as they can be and the same in
+    every run. (One process computes either way: starting earlier would only make batches smaller.) Every generation
+    draws from its own random stream, the request's seed.
+    """
+
+    def __init__(self, model: Any, eos_ids: Sequence[int], pad_id: int, max_batch: int = 256) -> None:
+        self.model = model
+        self.eos_ids = eos_ids
+        self.pad_id = pad_id
+        self.max_batch = max_batch
+        self._waiting: list[_Turn] = []
+        self._unfinished = 0
+        self._concurrency = 1
+
+    def begin(self, episodes: int, concurrency: int) -> None:
+        """Announce how many episodes will be played, and how many of them at a time."""
+        self._waiting.clear()
+        self._unfinished = episodes
+        self._concurrency = concurrency
+
+    def episode_done(self) -> None:
+        """An episode has ended and will ask for no more turns."""
+        self._unfinished -= 1
+        self._run_when_ready()
+
+    async def generate(self, prompt_ids: Sequence[int], params: SamplingParams) -> Completion:
+        turn = _Turn(prompt_ids, params, asyncio.get_running_loop().create_future())
+        self._waiting.append(turn)
+        self._run_when_ready()
+        return await turn.result
+
+    def _run_when_ready(self) -> None:
+        if not self._waiting or len(self._waiting) < min(self._unfinished, self._concurrency):
+            return
+        turns, self._waiting = self._waiting, []
+        for start in range(0, len(turns), self.max_batch):
+            batch = turns[start : start + self.max_batch]
+            completions = generate_batch(self.model, batch, self.eos_ids, self.pad_id)
+            for turn, completion in zip(batch, completions, strict=True):
+                turn.result.set_result(completion)
+
+
+@torch.inference_mode()
+def generate_batch(model: Any, turns: Sequence[_Turn], eos_ids: Sequence[int], pad_id: int) -> list[Completion]:
+    """Sample one completion per turn; finished rows leave the batch."""
+    device = next(model.parameters()).device
+    width = max(len(turn.prompt_ids) for turn in turns)
+    input_ids = torch.full((len(turns), width), pad_id, dtype=torch.long)
+    mask = torch.zeros((len(turns), width), dtype=torch.long)
+    for row, turn in enumerate(turns):
+        input_ids[row, width - len(turn.prompt_ids) :] = torch.tensor(turn.prompt_ids)
+        mask[row, width - len(turn.prompt_ids) :] = 1
+    input_ids, mask = input_ids.to(device), mask.to(device)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    uniforms = [np.random.default_rng(turn.params.seed) for turn in turns]
+    tokens: list[list[int]] = [[] for _ in turns]
+    log_probs: list[list[float]] = [[] for _ in turns]
+    reasons = ["length"] * len(turns)
+    alive = list(range(len(turns)))
+    cache = DynamicCache(config=model.config)
+    while True:
+        output = model(
+            input_ids=input_ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        params = [turns[index].params for index in alive]
+        draws = [uniforms[index].random() for index in alive]
+        chosen, scores = _sample(output.logits[:, -1], params, draws)
+        keep = []
+        for row, index in enumerate(alive):
+            token = int(chosen[row])
+            tokens[index].append(token)
+            log_probs[index].append(float(scores[row]))
+            if token in eos_ids:
+                reasons[index] = "stop"
+            elif len(tokens[index]) < turns[index].params.max_new_tokens:
+                keep.append(row)
+        if not keep:
+            break
+        rows = torch.tensor(keep, device=device)
+        if len(keep) < len(alive):
+            cache.batch_select_indices(rows)
+        alive = [alive[row] for row in keep]
+        input_ids = chosen[rows].unsqueeze(-1)
+        mask = torch.cat([mask[rows], mask.new_ones((len(keep), 1))], dim=-1)
+        positions = positions[rows, -1:] + 1
+    return [Completion(ids, scores, reason) for ids, scores, reason in zip(tokens, log_probs, reasons, strict=True)]
+
+
+def _sample(logits: Tensor, params: Sequence[SamplingParams], draws: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """Inverse-CDF sampling, (R, V) -> chosen ids (R,) and their log-probs (R,) under the sampling distribution."""
+    temperature = torch.tensor([p.temperature for p in params], device=logits.device).clamp(min=1e-6)
+    log_probs = torch.log_softmax(logits.float() / temperature[:, None], dim=-1)
+    if any(p.top_p < 1 for p in params):
+        top_p = torch.tensor([p.top_p for p in params], device=logits.device)
+        ordered, order = log_probs.sort(dim=-1, descending=True)
+        # A token stays while the mass before it is below top_p: the most likely one always does.
+        before = ordered.exp().cumsum(-1) - ordered.exp()
+        dropped = torch.zeros_like(ordered, dtype=torch.bool).scatter(-1, order, before >= top_p[:, None])
+        log_probs = torch.log_softmax(log_probs.masked_fill(dropped, float("-inf")), dim=-1)
+    cumulative = log_probs.double().exp().cumsum(-1)
+    target = torch.tensor(draws, dtype=torch.float64, device=logits.device)[:, None] * cumulative[:, -1:]
+    chosen = torch.searchsorted(cumulative, target, right=True).clamp(max=logits.shape[-1] - 1)
+    return chosen.squeeze(-1), log_probs.gather(-1, chosen).squeeze(-1)

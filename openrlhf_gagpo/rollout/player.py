@@ -1,0 +1,106 @@
+"""Plays a backend's episodes: environment pool, prompts and episode code behind one object.
+
+Both backends own one: the distributed backend inside each rollout actor, the local backend in its process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from agent_envs import registry
+from agent_envs.workers import EnvPool
+from openrlhf_gagpo.rollout.episode import play_all
+from openrlhf_gagpo.rollout.prompt import PromptBuilder
+from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, Policy, SamplingParams
+
+__all__ = ["EpisodePlayer", "RolloutSettings", "prompt_builder"]
+
+
+@dataclass(frozen=True)
+class RolloutSettings:
+    """Everything about how episodes are played that does not change during a run."""
+
+    env_name: str
+    env_options: Mapping[str, Any] = field(default_factory=dict)
+    plugins: tuple[str, ...] = ()
+    workers: int = 1
+    reset_timeout: float = 60.0
+    step_timeout: float = 30.0
+    concurrency: int = 256
+    history_length: int = 2
+    think: bool = True
+    action_tags: bool = True
+    list_actions: bool = True
+    chat_template: str = "auto"
+    max_prompt_tokens: int = 2048
+
+
+def prompt_builder(settings: RolloutSettings, tokenizer: Any) -> PromptBuilder:
+    """The prompt builder of a run; needs the environment's class, not an instance of it."""
+    for plugin in settings.plugins:
+        registry.load_plugin(plugin)
+    return PromptBuilder(
+        registry.env_class(settings.env_name).prompt,
+        tokenizer,
+        history_length=settings.history_length,
+        think=settings.think,
+        action_tags=settings.action_tags,
+        list_actions=settings.list_actions,
+        chat_template=settings.chat_template,
+        max_prompt_tokens=settings.max_prompt_tokens,
+    )
+
+
+class EpisodePlayer:
+    """Owns the environment workers; plays episodes with whatever policy it is given."""
+
+    def __init__(self, settings: RolloutSettings, tokenizer: Any) -> None:
+        self.settings = settings
+        self._prompts = prompt_builder(settings, tokenizer)
+        self._decode = _decoder(tokenizer)
+        self._pool = EnvPool(
+            settings.env_name,
+            settings.env_options,
+            settings.workers,
+            plugins=settings.plugins,
+            reset_timeout=settings.reset_timeout,
+            step_timeout=settings.step_timeout,
+        )
+
+    async def play(
+        self,
+        requests: Sequence[EpisodeRequest],
+        policy: Policy,
+        sampling: SamplingParams,
+        on_done: Callable[[Episode], None] | None = None,
+    ) -> list[Episode]:
+        """Play all requests concurrently; results in request order."""
+        return await play_all(
+            requests,
+            self._pool.open,
+            policy,
+            self._prompts,
+            sampling=sampling,
+            decode=self._decode,
+            think=self.settings.think,
+            action_tags=self.settings.action_tags,
+            concurrency=self.settings.concurrency,
+            on_done=on_done,
+        )
+
+    def stats(self) -> dict[str, float]:
+        """Counters of the environment workers, as ``env/*`` metrics."""
+        return {f"env/{name}": float(value) for name, value in self._pool.stats().items()}
+
+    async def aclose(self) -> None:
+        """Stop the environment workers."""
+        await self._pool.aclose()
+
+
+def _decoder(tokenizer: Any) -> Callable[[Sequence[int]], str]:
+    def decode(token_ids: Sequence[int]) -> str:
+        return tokenizer.decode(token_ids, skip_special_tokens=True)
+
+    return decode

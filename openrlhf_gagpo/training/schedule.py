@@ -1,0 +1,61 @@
+"""Which tasks an iteration plays, and with which seeds: pure functions of the run's seed, so resuming needs no state."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from openrlhf_gagpo.rollout.types import EpisodeRequest
+
+__all__ = ["evaluation_requests", "iteration_tasks", "stable_seed", "training_requests"]
+
+
+def stable_seed(*parts: object) -> int:
+    """A 31-bit seed that depends on all parts and nothing else."""
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 33
+
+
+def iteration_tasks(tasks: Sequence[str], per_iteration: int, iteration: int, seed: int) -> list[str]:
+    """Tasks of one iteration (counted from 1): the next piece of endless passes over all tasks, each shuffled anew."""
+    start = (iteration - 1) * per_iteration
+    orders: dict[int, np.ndarray] = {}
+    chosen = []
+    for position in range(start, start + per_iteration):
+        epoch, offset = divmod(position, len(tasks))
+        if epoch not in orders:
+            orders[epoch] = np.random.default_rng([seed, epoch]).permutation(len(tasks))
+        chosen.append(tasks[orders[epoch][offset]])
+    return chosen
+
+
+def training_requests(tasks: Sequence[str], members: int, iteration: int, seed: int) -> list[EpisodeRequest]:
+    """Requests of one iteration: for each task a rollout group of ``members`` episodes with one environment seed."""
+    return [
+        EpisodeRequest(
+            task=task,
+            group=f"i{iteration}g{index}",
+            trajectory=f"i{iteration}g{index}t{member}",
+            env_seed=stable_seed(seed, "env", iteration, index),
+            sampling_seed=stable_seed(seed, "sampling", iteration, index, member),
+        )
+        for index, task in enumerate(tasks)
+        for member in range(members)
+    ]
+
+
+def evaluation_requests(tasks: Sequence[str], samples: int, iteration: int, seed: int) -> list[EpisodeRequest]:
+    """Requests that play every task ``samples`` times, in order, from starts that do not depend on the run's seed."""
+    return [
+        EpisodeRequest(
+            task=task,
+            group=f"eval{iteration}g{index}",
+            trajectory=f"eval{iteration}g{index}t{sample}",
+            env_seed=stable_seed("eval", task, sample),
+            sampling_seed=stable_seed(seed, "eval", iteration, index, sample),
+        )
+        for index, task in enumerate(tasks)
+        for sample in range(samples)
+    ]
