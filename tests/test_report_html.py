@@ -141,9 +141,13 @@ def test_unreadable_episodes_are_named_and_the_rest_is_shown(bare: RunFolder) ->
     assert "Iteration 2, first episode: solved" in html
 
 
-def test_plain_config_without_origins(tmp_path: Path) -> None:
+def test_config_shapes(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "run", {"env": {"name": "vault"}, "origins": {"env.name": "default"}}, "")
     assert '<td class="name">env.name</td><td class="value">vault</td><td>default</td>' in read(build_report(run.path))
+    options = {"values": {"env.options": {"size": 3}}, "origins": {"env.options": "command line"}}
+    run = RunFolder.create(tmp_path / "options", options, "")
+    row = '<td class="name">env.options.size</td><td class="value">3</td><td>command line</td>'
+    assert row in read(build_report(run.path))
     run = RunFolder.create(tmp_path / "plain", {"env.name": "vault"}, "")
     assert '<td class="name">env.name</td><td class="value">vault</td><td></td>' in read(build_report(run.path))
 

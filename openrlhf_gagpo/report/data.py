@@ -103,7 +103,14 @@ def config_table(run: RunFolder) -> list[Setting]:
     origins = config.get("origins", {})
     origins = _flatten(origins) if isinstance(origins, Mapping) else {}
     flat = _flatten({k: v for k, v in values.items() if values is not config or k != "origins"})
-    return [Setting(name, _text(value), str(origins.get(name, ""))) for name, value in flat.items()]
+    return [Setting(name, _text(value), _origin(name, origins)) for name, value in flat.items()]
+
+
+def _origin(name: str, origins: Mapping[str, Any]) -> str:
+    """Origin of a value, or of the mapping it is an entry of (``env.options`` for ``env.options.size``)."""
+    while name not in origins and "." in name:
+        name = name.rpartition(".")[0]
+    return str(origins.get(name, ""))
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
