@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from openrlhf_gagpo.report.stats import wilson_interval
+from openrlhf_gagpo.stats import wilson_interval
 from openrlhf_gagpo.runfolder import RunFolder
 
 __all__ = ["Evaluation", "Points", "Setting", "config_table", "evaluations", "points"]

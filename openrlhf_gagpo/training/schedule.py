@@ -1,4 +1,4 @@
-"""Which tasks an iteration plays, and with which seeds: pure functions of the run's seed, so resuming needs no state."""
+"""Which tasks an iteration plays, and with which seeds: pure functions of the run's seed, so resuming needs none."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from openrlhf_gagpo.report.stats import success_by_category, wilson_interval
+from openrlhf_gagpo.stats import success_by_category, wilson_interval
 from openrlhf_gagpo.rollout.grouping import GroupReport
 from openrlhf_gagpo.rollout.types import Episode
 

@@ -83,7 +83,7 @@ class DistributedBackend:
 
     def __init__(self, config: Any) -> None:
         self.config = config
-        self.args = config.openrlhf_args()
+        self.args = config.namespace()
         self.engines: list[Any] = []
         self.trainer: StepTrainer | None = None
         self._group: Any = None
@@ -150,7 +150,7 @@ class DistributedBackend:
         }
         options: dict[str, Any] = {
             "runtime_env": {"env_vars": variables},
-            "log_to_driver": bool(self.config.ray.log_to_driver),
+            "log_to_driver": False,
             "logging_level": logging.WARNING,
         }
         address = self.config.ray.address or os.environ.get("RAY_ADDRESS")

@@ -1,0 +1,119 @@
+"""One run from a checked configuration to its report."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from openrlhf_gagpo.config.errors import ConfigError
+from openrlhf_gagpo.progress import ProgressDisplay, summary_table
+from openrlhf_gagpo.runfolder import RunFolder
+
+__all__ = ["run"]
+
+
+def run(config: Any) -> int:
+    """Train or evaluate as configured; returns the exit status (0, or 130 when interrupted).
+
+    Raises:
+        ConfigError: the environment has no such split or tasks, the tokenizer cannot be read, the folder is taken.
+    """
+    train_tasks, eval_tasks = _tasks(config)
+    folder = _open_folder(config)
+    # Imports torch and the rest of the stack; everything that can be refused cheaply has been.
+    from openrlhf_gagpo import backends
+    from openrlhf_gagpo.training.loop import Trainer
+
+    try:
+        with folder.tracked(), _terminate_as_interrupt(), ProgressDisplay(config.train.num_iterations) as display:
+            backend = backends.create(config)
+            try:
+                facts = backend.start()
+                display.note(f"run {folder.path}, {config.backend} backend on {facts['devices']}")
+                trainer = Trainer(config, backend, folder, train_tasks, eval_tasks, display)
+                if config.eval_only:
+                    trainer.evaluate(0)
+                else:
+                    trainer.fit(_resume(config, backend, folder, display))
+                    backend.export()
+            finally:
+                backend.close()
+    except KeyboardInterrupt:
+        done = len(folder.metrics())
+        display.note(
+            f"interrupted after iteration {done}; continue from the last checkpoint with the same command and "
+            "--ckpt.load_enable"
+        )
+        return 130
+    display.console.print(summary_table(folder.evals(), folder.metrics()))
+    if config.report:
+        from openrlhf_gagpo.report import build_report
+
+        display.note(f"report: {build_report(folder.path)}")
+    return 0
+
+
+def _tasks(config: Any) -> tuple[list[str], list[str]]:
+    from agent_envs import EnvError, registry
+    from openrlhf_gagpo.training.settings import env_options
+
+    try:
+        for plugin in config.env.plugin:
+            registry.load_plugin(plugin)
+        env = registry.make(config.env.name, **env_options(config))
+        try:
+            train = [] if config.eval_only else list(env.tasks(config.env.split))
+            evaluation = list(env.tasks(config.env.eval_split)) if config.env.eval_split else []
+        finally:
+            env.close()
+    except (EnvError, ValueError) as error:
+        raise ConfigError(str(error)) from error
+    if not train and not config.eval_only:
+        raise ConfigError(f"the split {config.env.split!r} of {config.env.name} has no tasks; name another --env.split")
+    return train, evaluation[: config.eval.tasks]
+
+
+def _open_folder(config: Any) -> RunFolder:
+    if config.ckpt.load_enable and (Path(config.run_dir) / "run.json").exists():
+        return RunFolder.open(config.run_dir)
+    from transformers import AutoTokenizer
+
+    from openrlhf_gagpo.rollout.player import prompt_builder
+    from openrlhf_gagpo.training.settings import rollout_settings
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(config.actor.model_name_or_path, trust_remote_code=True)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"no tokenizer can be loaded from {config.actor.model_name_or_path!r}: {str(error).splitlines()[0]}"
+        ) from error
+    prompt = prompt_builder(rollout_settings(config), tokenizer).resolved().text
+    return RunFolder.create(config.run_dir, config.to_dict(), prompt, seed=config.train.seed)
+
+
+def _resume(config: Any, backend: Any, folder: RunFolder, display: ProgressDisplay) -> int:
+    """The iteration to continue after: 0, or the newest checkpoint's."""
+    if not config.ckpt.load_enable:
+        return 0
+    state = backend.load_checkpoint()
+    iteration = state["iteration"] if state else 0
+    folder.resume(iteration)
+    display.note(f"continuing after iteration {iteration}" if state else "no checkpoint yet: starting anew")
+    return iteration
+
+
+@contextmanager
+def _terminate_as_interrupt() -> Iterator[None]:
+    """Treat SIGTERM, which a job scheduler sends, like Ctrl-C, so that everything is closed in order."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
