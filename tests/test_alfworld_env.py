@@ -12,6 +12,7 @@ pytest.importorskip("alfworld")
 
 import textworld.gym
 from alfworld.agents.environment.alfred_tw_env import AlfredDemangler, AlfredInfos
+from env_contract import check_env
 
 from agent_envs.alfworld import AlfworldEnv
 from agent_envs.alfworld.generator import generate
@@ -55,6 +56,11 @@ def random_actions(env, task, seed, length) -> list[str]:
         if result.terminated or result.truncated:
             break
     return actions
+
+
+@pytest.mark.parametrize("split", AlfworldEnv.splits)
+def test_it_keeps_the_contract_of_environments(data, split):
+    check_env(lambda: AlfworldEnv(data_dir=data, max_steps=12), split, sample=2)
 
 
 def test_tasks_are_game_folders_unique_across_splits(env, data):

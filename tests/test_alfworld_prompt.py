@@ -53,6 +53,7 @@ def test_the_compact_form_is_labelled_lines():
 
 def test_hidden_actions_are_replaced_by_the_command_forms():
     text = turn(think=False, action_tags=True, actions=())
+    assert f"You now see: {FIRST}" in text
     assert "take X from Y" in text
     assert "copied from the list" not in text
-    assert turn(think=False, action_tags=False, actions=()).endswith("seen : You see a shelf 1.\ndo :")
+    assert turn(think=False, action_tags=False, actions=()).endswith("put a mug in shelf.\ndo :")

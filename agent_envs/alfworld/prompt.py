@@ -9,7 +9,7 @@ from agent_envs.base import PromptTemplate
 
 __all__ = ["ALFWORLD_PROMPT"]
 
-# The opening observation repeats the title and the task, which the prompt already gives.
+# The opening observation holds a title and the task; in the history these would only cost room.
 _MACRO = """\
 {%- macro seen(text) -%}
 {{ text.split("Your task is to:")[0].replace("-= Welcome to TextWorld, ALFRED! =-", "").strip() }}
@@ -22,7 +22,7 @@ task : {{ task }}
 seen : {{ seen(turn.observation) }}
 did : {{ turn.action }}
 {% endfor %}
-seen : {{ seen(observation) }}
+seen : {{ observation }}
 {% if admissible_actions %}
 can : {{ admissible_actions | join(" ; ") }}
 {% endif %}
@@ -39,7 +39,7 @@ You have taken {{ step }} step{{ "" if step == 1 else "s" }} so far. The latest:
 {% endfor %}
 
 {% endif %}
-Step {{ step + 1 }}. You now see: {{ seen(observation) }}
+Step {{ step + 1 }}. You now see: {{ observation }}
 
 {% if admissible_actions %}
 Possible actions:
