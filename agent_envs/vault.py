@@ -1,0 +1,308 @@
+"""Vault: a small grid of rooms where a gem has to be fetched from a locked chest and put on an altar.
+
+The whole state is in the text, as fixed slots with directions relative to the agent, so that a tiny model can learn it
+without history. The only reward is 1 at success, which leaves credit assignment something to do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import pairwise, permutations
+from math import perm
+from typing import ClassVar
+
+from agent_envs.base import EnvError, Expert, PromptTemplate, Reset, StepResult, TextEnv, UnknownTask
+
+__all__ = ["VaultEnv"]
+
+Cell = tuple[int, int]
+"""Row (grows to the south), column (grows to the east)."""
+
+COLOURS = ("red", "green", "blue", "yellow")
+MOVES: dict[str, Cell] = {"north": (-1, 0), "south": (1, 0), "west": (0, -1), "east": (0, 1)}
+SPLIT_TENTHS = {"train": range(8), "valid": range(8, 9), "test": range(9, 10)}
+MAX_ACTION_CHARS = 64
+
+PROMPT = PromptTemplate(
+    # The first branch is for a model that has to be told the task, the second for one trained on the bare state.
+    turn="""\
+{% if think or action_tags or history %}
+You walk through a square grid of rooms. Collect every key, open the chest in its room once you have them all, \
+take the gem out of it and put the gem on the altar. You can only use what is in your own room. The situation gives \
+your row and column and, for each thing, how far away it is to the north or south and to the west or east; "level 0" \
+means no distance in that direction and "held 0" that you carry the thing.
+
+{% if history %}
+What you did so far:
+{% for turn in history %}
+{{ turn.step + 1 }}. {{ turn.observation }} You chose: {{ turn.action }}
+{% endfor %}
+
+{% endif %}
+Situation: {{ observation }}
+{% if admissible_actions %}
+Possible actions: {{ admissible_actions | join(", ") }}
+{% else %}
+Actions: go north, go south, go west, go east, take <colour> key, open chest, take gem, put gem
+{% endif %}
+{% if think %}
+Reason briefly between <think> and </think> first.
+{% endif %}
+{% if action_tags %}
+Give exactly one action between <action> and </action>.
+{% else %}
+Answer with exactly one action and nothing else.
+{% endif %}
+{% else %}
+{{ observation }} action :
+{% endif %}
+""",
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where everything starts; all cells differ."""
+
+    keys: tuple[Cell, ...]
+    chest: Cell
+    altar: Cell
+    start: Cell
+
+    def split(self) -> str:
+        """Split that this layout belongs to.
+
+        The start is left out of the hash, so that no start of one split can be walked to in another.
+        """
+        digest = hashlib.sha256(repr((self.keys, self.chest, self.altar)).encode()).digest()
+        tenth = int.from_bytes(digest[:8], "big") % 10
+        return next(split for split, tenths in SPLIT_TENTHS.items() if tenth in tenths)
+
+
+@dataclass
+class State:
+    """A layout in play."""
+
+    layout: Layout
+    agent: Cell
+    held_keys: set[int] = field(default_factory=set)
+    chest_open: bool = False
+    gem_held: bool = False
+    gem_placed: bool = False
+
+
+class VaultEnv(TextEnv):
+    """The vault on a ``size`` x ``size`` grid with ``keys`` keys.
+
+    ``max_steps`` limits the episode; only layouts that an optimal player solves within it become tasks.
+    ``train_tasks``, ``valid_tasks`` and ``test_tasks`` are the split sizes; no layout occurs in two tasks, and a
+    larger split begins with the tasks of a smaller one. ``seed`` of ``reset`` changes nothing: the task is the layout.
+    """
+
+    name: ClassVar[str] = "vault"
+    splits: ClassVar[tuple[str, ...]] = tuple(SPLIT_TENTHS)
+    prompt: ClassVar[PromptTemplate] = PROMPT
+
+    def __init__(
+        self,
+        size: int = 3,
+        keys: int = 2,
+        max_steps: int = 14,
+        train_tasks: int = 1024,
+        valid_tasks: int = 128,
+        test_tasks: int = 512,
+    ) -> None:
+        if not 2 <= size <= 9:
+            raise ValueError(f"vault: size is {size}; it must be between 2 and 9.")
+        if not 1 <= keys <= len(COLOURS):
+            raise ValueError(f"vault: keys is {keys}; it must be between 1 and {len(COLOURS)}.")
+        if keys + 3 > size**2:
+            raise ValueError(f"vault: {keys} keys need {keys + 3} rooms, but size {size} has {size**2}; raise size.")
+        if max_steps < 1:
+            raise ValueError(f"vault: max_steps is {max_steps}; it must be at least 1.")
+        if min(train_tasks, valid_tasks, test_tasks) < 0:
+            raise ValueError("vault: a split size is negative; use 0 for a split without tasks.")
+        self.max_steps = max_steps
+        self._size = size
+        self._key_count = keys
+        self._task_counts = {"train": train_tasks, "valid": valid_tasks, "test": test_tasks}
+        self._state: State | None = None
+        self._steps = 0
+
+    def tasks(self, split: str) -> Sequence[str]:
+        return [f"vault-{split}-{index}" for index in range(len(self._layouts(split)))]
+
+    def reset(self, task: str, seed: int) -> Reset:
+        layout = self._layout(task)
+        self._state = State(layout, layout.start)
+        self._steps = 0
+        observation = self._observe(self._state)
+        return Reset(observation, observation, admissible_actions=self._admissible(self._state))
+
+    def step(self, action: str) -> StepResult:
+        state = self._state
+        if state is None:
+            raise EnvError("vault: no episode is running; call reset before step.")
+        read = " ".join(action.split()).lower() if len(action) <= MAX_ACTION_CHARS else ""
+        admissible = read in self._admissible(state)
+        if admissible:
+            _apply(state, read)
+        self._steps += 1
+        success = state.gem_placed
+        truncated = not success and self._steps >= self.max_steps
+        if success or truncated:
+            self._state = None
+        observation = self._observe(state)
+        return StepResult(
+            observation=observation,
+            state_key=observation,
+            reward=float(success),
+            terminated=success,
+            truncated=truncated,
+            admissible=admissible,
+            success=success,
+            score=float(success),
+            admissible_actions=() if success else self._admissible(state),
+        )
+
+    def expert(self) -> Expert | None:
+        """Follows a shortest plan from the current state."""
+        return self._expert_action
+
+    def _expert_action(self) -> str:
+        state = self._state
+        if state is None:
+            raise EnvError("vault: no episode is running; call reset before asking for the expert's action.")
+        target, action = _plan(state)[0]
+        return action if target == state.agent else f"go {_direction(state.agent, target)}"
+
+    def _layouts(self, split: str) -> tuple[Layout, ...]:
+        if split not in self._task_counts:
+            raise UnknownTask(f"vault has no split {split!r}; it has: {', '.join(self.splits)}.")
+        return _generate(self._size, self._key_count, self.max_steps, split, self._task_counts[split])
+
+    def _layout(self, task: str) -> Layout:
+        prefix, _, number = task.rpartition("-")
+        split = prefix.removeprefix("vault-")
+        if split in self._task_counts and prefix != split and number.isdecimal() and len(number) < 10:
+            layouts = self._layouts(split)
+            # Compared as text: "07" would be a second name of one task.
+            if int(number) < len(layouts) and str(int(number)) == number:
+                return layouts[int(number)]
+        raise UnknownTask(f"vault has no task {task!r}; its ids look like 'vault-train-0' up to the split's size.")
+
+    def _observe(self, state: State) -> str:
+        layout, agent = state.layout, state.agent
+        slots = [f"you row {agent[0]} column {agent[1]}"]
+        for index, cell in enumerate(layout.keys):
+            slots.append(f"{COLOURS[index]} key {_where(agent, cell, index in state.held_keys)}")
+        slots.append(f"chest {'open' if state.chest_open else 'locked'} {_where(agent, layout.chest)}")
+        slots.append(f"gem {'placed' if state.gem_placed else 'held' if state.gem_held else 'inside'}")
+        slots.append(f"altar {_where(agent, layout.altar)}")
+        return " . ".join(slots) + " ."
+
+    def _admissible(self, state: State) -> tuple[str, ...]:
+        layout, (row, column) = state.layout, state.agent
+        actions = []
+        for direction, (down, right) in MOVES.items():
+            if 0 <= row + down < self._size and 0 <= column + right < self._size:
+                actions.append(f"go {direction}")
+        for index, cell in enumerate(layout.keys):
+            if cell == state.agent and index not in state.held_keys:
+                actions.append(f"take {COLOURS[index]} key")
+        if layout.chest == state.agent:
+            if not state.chest_open and len(state.held_keys) == len(layout.keys):
+                actions.append("open chest")
+            elif state.chest_open and not state.gem_held:
+                actions.append("take gem")
+        if layout.altar == state.agent and state.gem_held:
+            actions.append("put gem")
+        return tuple(actions)
+
+
+def _apply(state: State, action: str) -> None:
+    """Carry out an action that is known to be admissible."""
+    verb, thing = action.split()[:2]
+    if verb == "go":
+        down, right = MOVES[thing]
+        state.agent = (state.agent[0] + down, state.agent[1] + right)
+    elif verb == "open":
+        state.chest_open = True
+    elif verb == "put":
+        state.gem_placed = True
+    elif thing == "gem":
+        state.gem_held = True
+    else:
+        state.held_keys.add(COLOURS.index(thing))
+
+
+def _where(agent: Cell, cell: Cell, held: bool = False) -> str:
+    """Always four words, so that every slot stays at its place in the text."""
+    if held:
+        return "held 0 held 0"
+    down, right = cell[0] - agent[0], cell[1] - agent[1]
+    vertical = "south" if down > 0 else "north" if down < 0 else "level"
+    horizontal = "east" if right > 0 else "west" if right < 0 else "level"
+    return f"{vertical} {abs(down)} {horizontal} {abs(right)}"
+
+
+def _direction(start: Cell, goal: Cell) -> str:
+    if goal[0] != start[0]:
+        return "south" if goal[0] > start[0] else "north"
+    return "east" if goal[1] > start[1] else "west"
+
+
+def _distance(start: Cell, goal: Cell) -> int:
+    return abs(start[0] - goal[0]) + abs(start[1] - goal[1])
+
+
+def _walk_length(cells: Sequence[Cell]) -> int:
+    return sum(_distance(start, goal) for start, goal in pairwise(cells))
+
+
+def _plan(state: State) -> list[tuple[Cell, str]]:
+    """Rooms to visit and what to do in each, in an order of least walking (there are no walls, so that is optimal)."""
+    layout = state.layout
+    after_keys = []
+    if not state.chest_open:
+        after_keys.append((layout.chest, "open chest"))
+    if not state.gem_held:
+        after_keys.append((layout.chest, "take gem"))
+    after_keys.append((layout.altar, "put gem"))
+    missing = [
+        (cell, f"take {COLOURS[index]} key") for index, cell in enumerate(layout.keys) if index not in state.held_keys
+    ]
+    orders = ([*order, *after_keys] for order in permutations(missing))
+    return min(orders, key=lambda order: _walk_length([state.agent, *(cell for cell, _ in order)]))
+
+
+def _plan_length(layout: Layout) -> int:
+    """Number of actions of a shortest solution."""
+    plan = _plan(State(layout, layout.start))
+    return len(plan) + _walk_length([layout.start, *(cell for cell, _ in plan)])
+
+
+@lru_cache(maxsize=32)
+def _generate(size: int, keys: int, max_steps: int, split: str, count: int) -> tuple[Layout, ...]:
+    """The first ``count`` different layouts of a split, drawn from one fixed random stream per split."""
+    rng = random.Random(f"vault {split} {size} {keys}")
+    cells = [(row, column) for row in range(size) for column in range(size)]
+    found: dict[Layout, None] = {}
+    # Enough draws to see nearly every layout of a small grid; a large one never comes near the limit.
+    draws_left = 100 * count + 20 * min(perm(size**2, keys + 3), 20_000)
+    while len(found) < count:
+        if not draws_left:
+            raise ValueError(
+                f"vault: split {split!r} should have {count} tasks, but size {size} with {keys} keys and max_steps "
+                f"{max_steps} offers about {len(found)}; ask for fewer tasks, a larger size or more steps."
+            )
+        draws_left -= 1
+        *key_cells, chest, altar, start = rng.sample(cells, keys + 3)
+        layout = Layout(tuple(key_cells), chest, altar, start)
+        if layout.split() == split and _plan_length(layout) <= max_steps:
+            found[layout] = None
+    return tuple(found)

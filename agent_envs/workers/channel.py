@@ -1,0 +1,160 @@
+"""The pool's end of one worker's socket: requests out in batches, replies matched to them, and the clock on both."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from agent_envs.base import UnknownTask
+from agent_envs.workers.wire import FAULT, OK, READ_SIZE, EnvFault, FrameReader, frame
+
+if TYPE_CHECKING:
+    from agent_envs.workers.pool import Session
+
+__all__ = ["Call", "Channel"]
+
+
+class Call(NamedTuple):
+    """A request that the worker has not answered."""
+
+    operation: str
+    timeout: float
+    """Seconds it may take once the worker has come to it."""
+    future: asyncio.Future[Any]
+
+
+class Channel:
+    """One worker as the pool sees it.
+
+    A worker takes its requests in order, so only the oldest unanswered one is running and only it can be late:
+    ``on_late(channel, call)`` is called then, once.
+    """
+
+    def __init__(self, number: int, connection: socket.socket, on_late: Callable[[Channel, Call], None]) -> None:
+        self.number = number
+        self.sessions: set[Session] = set()
+        self.idle: list[int] = []
+        """Instances without a session."""
+        self._connection = connection
+        self._on_late = on_late
+        self._loop = asyncio.get_running_loop()
+        self._reader = FrameReader()
+        self._calls: dict[int, Call] = {}
+        self._call_count = 0
+        self._running_since = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._outbox = bytearray()
+        self._sending = False
+        """Whether a call of ``_send`` is on its way."""
+        self._blocked = False
+        """Whether that call waits for room in the socket."""
+        self._loop.add_reader(connection, self._receive)
+
+    def call(self, operation: str, instance: int, arguments: tuple[Any, ...], timeout: float) -> asyncio.Future[Any]:
+        """Send a request. The future raises ``EnvFault`` (the instance is lost) or ``UnknownTask`` (it is not)."""
+        future = self._loop.create_future()
+        now = self._loop.time()
+        if not self._calls:
+            self._running_since = now
+        self._call_count += 1
+        self._calls[self._call_count] = Call(operation, timeout, future)
+        request = pickle.dumps((operation, instance, *arguments), pickle.HIGHEST_PROTOCOL)
+        self._outbox += frame(self._call_count, OK, request)
+        if not self._sending:
+            # Once per turn of the event loop: what its tasks ask of this worker goes out in one write.
+            self._sending = True
+            self._loop.call_soon(self._send)
+        if self._timer is not None and self._timer.when() > now + timeout:
+            # Set for a request that may take longer than this one.
+            self._timer.cancel()
+            self._timer = None
+        if self._timer is None:
+            self._watch()
+        return future
+
+    def close(self, message: str) -> None:
+        """Take what the worker has still said, then fail everything that waits for it with ``message``."""
+        self._receive()
+        self._hang_up()
+        self._connection.close()
+        if self._timer is not None:
+            self._timer.cancel()
+        calls, self._calls = self._calls, {}
+        for call in calls.values():
+            if not call.future.done():
+                call.future.set_exception(EnvFault(message))
+
+    def _send(self) -> None:
+        if self._connection.fileno() < 0:
+            return
+        try:
+            sent = self._connection.send(self._outbox)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            # The worker died; the fork server reports it, and that ends the calls.
+            sent = len(self._outbox)
+        del self._outbox[:sent]
+        self._sending = bool(self._outbox)
+        if self._sending and not self._blocked:
+            self._loop.add_writer(self._connection, self._send)
+        elif self._blocked and not self._sending:
+            self._loop.remove_writer(self._connection)
+        self._blocked = self._sending
+
+    def _receive(self) -> None:
+        while True:
+            try:
+                data = self._connection.recv(READ_SIZE)
+            except BlockingIOError:
+                return
+            except ConnectionResetError:
+                data = b""
+            if not data:
+                self._hang_up()
+                return
+            for number, kind, payload in self._reader.feed(data):
+                self._settle(self._calls.pop(number).future, kind, payload)
+                self._running_since = self._loop.time()
+            if len(data) < READ_SIZE:
+                return
+
+    def _hang_up(self) -> None:
+        self._loop.remove_reader(self._connection)
+        self._loop.remove_writer(self._connection)
+
+    def _settle(self, future: asyncio.Future[Any], kind: int, payload: bytes) -> None:
+        if future.done():
+            return  # Whoever asked was cancelled.
+        try:
+            content = pickle.loads(payload)
+        except Exception as error:
+            future.set_exception(EnvFault(f"an environment's result cannot be read outside its worker: {error!r}"))
+            return
+        if kind == OK:
+            future.set_result(content)
+        elif kind == FAULT:
+            future.set_exception(EnvFault(*content))
+        else:
+            future.set_exception(UnknownTask(content))
+
+    def _watch(self) -> None:
+        """Look at the clock again when the running request is due, or sooner where a queued one has less time."""
+        due = self._running_since + next(iter(self._calls.values())).timeout
+        shortest = self._loop.time() + min(call.timeout for call in self._calls.values())
+        self._timer = self._loop.call_at(min(due, shortest), self._check_clock)
+
+    def _check_clock(self) -> None:
+        self._timer = None
+        # An event loop that was busy elsewhere must not be taken for a worker that hangs: first read what is there.
+        self._receive()
+        if not self._calls:
+            return
+        running = next(iter(self._calls.values()))
+        if self._loop.time() < self._running_since + running.timeout:
+            self._watch()
+        else:
+            self._on_late(self, running)

@@ -1,0 +1,294 @@
+"""Many environment instances in a few worker processes, for one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from agent_envs.base import EnvError, Reset, StepResult
+from agent_envs.workers.channel import Call, Channel
+from agent_envs.workers.launcher import Launcher
+from agent_envs.workers.wire import EnvFault, EnvSpec
+
+__all__ = ["EnvPool", "PoolStats", "Session"]
+
+CLOSE_GRACE_S = 5.0
+"""How long workers may take to close their environments before they are killed."""
+
+
+@dataclass
+class PoolStats:
+    """Counters since the pool was made."""
+
+    resets: int = 0
+    steps: int = 0
+    faults: int = 0
+    """Sessions that lost their environment, for whatever reason."""
+    timeouts: int = 0
+    restarts: int = 0
+    """Workers that died or were killed; each is replaced when it is next needed."""
+
+
+class EnvPool:
+    """Instances of environment ``name`` in ``size`` worker processes.
+
+    A session has one instance to itself; a worker runs the sessions it holds in turns, on one thread. Instances are
+    made on demand and reused. Everything happens in the event loop (and its thread) of the first call.
+
+    Args:
+        name, options: what ``agent_envs.make`` takes.
+        size: number of worker processes.
+        plugins: loaded in the workers before ``name`` is looked up.
+        reset_timeout: seconds for a reset, for making an instance, listing tasks or asking the expert.
+        step_timeout: seconds for a step. A worker that exceeds either is killed, with all sessions it holds.
+        start_timeout: seconds to import the environment and run its ``preload(**options)`` class method, if it has
+            one; what that loads is shared by all workers.
+
+    Raises:
+        ValueError: ``size`` or a timeout is out of range.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        options: Mapping[str, Any] | None = None,
+        size: int = 1,
+        plugins: Sequence[str] = (),
+        reset_timeout: float = 60.0,
+        step_timeout: float = 30.0,
+        start_timeout: float = 600.0,
+    ) -> None:
+        if size < 1:
+            raise ValueError(f"An environment pool of {size} workers cannot run anything; use at least 1.")
+        if min(reset_timeout, step_timeout, start_timeout) <= 0:
+            raise ValueError("The reset, step and start timeouts of an environment pool must be above 0 seconds.")
+        self._spec = EnvSpec(name, dict(options or {}), tuple(plugins))
+        self._size = size
+        self._slow_timeout = reset_timeout
+        self._step_timeout = step_timeout
+        self._start_timeout = start_timeout
+        self._stats = PoolStats()
+        self._launcher = Launcher(self._worker_exited, self._server_lost)
+        self._channels: dict[int, Channel] = {}
+        self._numbers = itertools.count()
+        self._tasks: dict[str, tuple[str, ...]] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._starting: asyncio.Task[None] | None = None
+        self._closed = False
+        self._all_exited: asyncio.Event | None = None
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    @property
+    def pids(self) -> list[int]:
+        """Ids of the pool's processes: the fork server, then its workers."""
+        return self._launcher.pids
+
+    def stats(self) -> dict[str, int]:
+        """The counters of ``PoolStats`` by name."""
+        return asdict(self._stats)
+
+    async def start(self) -> None:
+        """Load the environment; the other calls do this where it was not done. Raises ``EnvError`` if that fails."""
+        loop = asyncio.get_running_loop()
+        if self._closed:
+            raise EnvError("This environment pool is closed; make another one.")
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise EnvError("An environment pool belongs to the event loop that used it first; make one per loop.")
+        if self._starting is None:
+            self._starting = loop.create_task(self._launcher.start(self._spec, self._start_timeout))
+        starting = self._starting
+        try:
+            # Shielded: the start is everyone's, the wait is the caller's alone.
+            await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            if not self._closed:
+                raise
+        except Exception:
+            if self._starting is starting:
+                self._starting = None
+            raise
+        if self._closed:
+            raise EnvError("The environment pool was closed while it started.")
+
+    async def open(self) -> Session:
+        """A session with an instance of its own. Raises ``EnvFault`` if the instance cannot be made."""
+        await self.start()
+        if len(self._channels) < self._size:
+            number = next(self._numbers)
+            channel = self._channels[number] = Channel(number, self._launcher.spawn(number), self._worker_late)
+        else:
+            channel = min(self._channels.values(), key=lambda channel: len(channel.sessions))
+        reused = bool(channel.idle)
+        session = Session(self, channel, channel.idle.pop() if reused else next(self._numbers))
+        channel.sessions.add(session)
+        if not reused:
+            try:
+                await session._call("make", self._slow_timeout)
+            except asyncio.CancelledError:
+                await session.close()
+                raise
+        return session
+
+    async def tasks(self, split: str) -> tuple[str, ...]:
+        """Task ids of a split. Raises ``UnknownTask`` for a split the environment does not have."""
+        if split not in self._tasks:
+            session = await self.open()
+            try:
+                self._tasks[split] = await session._call("tasks", self._slow_timeout, split)
+            finally:
+                await session.close()
+        return self._tasks[split]
+
+    async def aclose(self) -> None:
+        """Let the workers close their environments, then end all processes. Open sessions are lost."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._starting is not None and not self._starting.done():
+            self._starting.cancel()
+            await asyncio.wait([self._starting])
+        self._all_exited = asyncio.Event()
+        for channel in self._channels.values():
+            self._lose_sessions(channel, "the environment pool was closed during the episode")
+        try:
+            if self._channels:
+                await asyncio.wait_for(self._all_exited.wait(), CLOSE_GRACE_S)
+        except TimeoutError:
+            pass  # A worker hangs; the kill below does not ask it.
+        finally:
+            self._launcher.kill()
+            self._channels.clear()
+
+    def kill(self) -> None:
+        """End all processes at once, hung ones included; to be called in the pool's event loop."""
+        self._closed = True
+        if self._starting is not None and not self._starting.done():
+            self._starting.cancel()
+        self._launcher.kill()
+        for number in list(self._channels):
+            self._lose_sessions(self._channels.pop(number), "the environment pool was killed during the episode")
+
+    def _worker_late(self, channel: Channel, call: Call) -> None:
+        self._stats.timeouts += 1
+        message = f"environment {self._spec.name!r} did not finish {call.operation} within {call.timeout:g} s"
+        if not call.future.done():
+            call.future.set_exception(EnvFault(message + "; its worker process was killed"))
+        self._launcher.kill_worker(channel.number)
+        self._replace(channel, f"another session of the same worker process was stuck ({message})")
+
+    def _worker_exited(self, number: int, code: int) -> None:
+        channel = self._channels.get(number)
+        if channel is None:
+            return
+        if self._closed:
+            del self._channels[number]
+            if not self._channels:
+                self._all_exited.set()
+            return
+        how = f"was killed by signal {-code}" if code < 0 else f"exited with status {code}"
+        self._replace(channel, f"the worker process of environment {self._spec.name!r} {how}")
+
+    def _server_lost(self) -> None:
+        self._starting = None
+        if self._closed:
+            self._all_exited.set()
+            return
+        for channel in list(self._channels.values()):
+            self._replace(channel, f"the fork server of environment {self._spec.name!r} died and its workers with it")
+
+    def _replace(self, channel: Channel, message: str) -> None:
+        """Forget a worker; ``open`` starts another in its place."""
+        del self._channels[channel.number]
+        self._stats.restarts += 1
+        self._lose_sessions(channel, message)
+
+    def _lose_sessions(self, channel: Channel, message: str) -> None:
+        channel.close(message)
+        for session in list(channel.sessions):
+            session._lose(EnvFault(message))
+
+
+class Session:
+    """One environment instance, lent out by ``EnvPool.open``; for any number of episodes, one at a time.
+
+    Every method raises ``EnvFault`` when the instance is lost: it raised, its worker died or was too slow. The session
+    is of no use then; open another.
+    """
+
+    def __init__(self, pool: EnvPool, channel: Channel, instance: int) -> None:
+        self._pool = pool
+        self._channel = channel
+        self._instance = instance
+        self._fault: EnvFault | None = None
+        self._closed = False
+        self._abandoned = False
+        """A call was cancelled, so the instance may still be at it."""
+
+    async def reset(self, task: str, seed: int) -> Reset:
+        """Start ``task``. Raises ``UnknownTask``, which leaves the session usable."""
+        result = await self._call("reset", self._pool._slow_timeout, task, seed)
+        self._pool._stats.resets += 1
+        return result
+
+    async def step(self, action: str) -> StepResult:
+        """Take one action given as text."""
+        result = await self._call("step", self._pool._step_timeout, action)
+        self._pool._stats.steps += 1
+        return result
+
+    async def expert_action(self) -> str:
+        """The expert's action for the current state. Raises ``EnvError`` if the environment has no expert."""
+        action = await self._call("expert", self._pool._slow_timeout)
+        if action is None:
+            raise EnvError(f"Environment {self._pool._spec.name!r} has no expert.")
+        return action
+
+    async def close(self) -> None:
+        """Hand the instance back for reuse. Closing twice, or after a fault, does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        self._channel.sessions.discard(self)
+        if self._fault is not None:
+            return
+        if self._abandoned:
+            drop = self._channel.call("drop", self._instance, (), self._pool._slow_timeout)
+            # Nobody waits for it; a worker that dies meanwhile has dropped it too.
+            drop.add_done_callback(lambda future: future.cancelled() or future.exception())
+        else:
+            self._channel.idle.append(self._instance)
+
+    async def _call(self, operation: str, timeout: float, *arguments: Any) -> Any:
+        if self._fault is not None:
+            raise EnvFault(str(self._fault), self._fault.details)
+        if self._closed:
+            raise EnvError("This environment session is closed; open another.")
+        try:
+            return await self._channel.call(operation, self._instance, arguments, timeout)
+        except EnvFault as fault:
+            self._lose(fault)
+            raise
+        except asyncio.CancelledError:
+            self._abandoned = True
+            raise
+
+    def _lose(self, fault: EnvFault) -> None:
+        if self._fault is None:
+            self._fault = fault
+            self._channel.sessions.discard(self)
+            if not self._closed:
+                self._pool._stats.faults += 1

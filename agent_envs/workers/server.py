@@ -1,0 +1,139 @@
+"""The fork server of one pool: a small process that loads the environment once and forks a worker per request.
+
+Its own interpreter, started clean, so neither it nor its workers hold the trainer's modules, threads or locks, and the
+trainer's ``__main__`` never runs again. ``multiprocessing``'s fork server is one for the whole process, imports
+``__main__``, and stays alive as long as a single worker hangs; that is why it is not used here. Linux only.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import pickle
+import selectors
+import signal
+import socket
+import traceback
+
+from agent_envs import registry
+from agent_envs.base import EnvError
+from agent_envs.workers import worker
+from agent_envs.workers.wire import CONTROL_LIMIT, EnvSpec
+
+__all__ = ["main"]
+
+PR_SET_PDEATHSIG = 1
+
+
+def main(control_fd: int, parent: int) -> None:
+    """Serve the pool in process ``parent`` over a socket of whole messages until that socket closes.
+
+    In: an ``EnvSpec``, then ``("spawn", number)`` with the worker's socket attached, or ``("kill", number)``.
+    Out: ``("ready",)`` or ``("failed", why)``; then ``("spawned", number, pid)``, ``("exited", number, exit code)``.
+    """
+    _die_with(parent)
+    # Ctrl-C is the trainer's to handle; children inherit this.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Engines that print must not end up in the output of a command.
+    os.dup2(2, 1)
+    control = socket.socket(fileno=control_fd)
+    spec: EnvSpec = pickle.loads(control.recv(CONTROL_LIMIT))
+    try:
+        _prepare(spec)
+    except Exception as error:
+        reason = str(error) if isinstance(error, ValueError | EnvError) else traceback.format_exc()
+        control.send(pickle.dumps(("failed", reason[-CONTROL_LIMIT // 8 :])))
+        return
+    # Collector marks would copy the pages that workers share with this process.
+    gc.collect()
+    gc.freeze()
+    control.send(pickle.dumps(("ready",)))
+    _Server(control, spec).run()
+
+
+def _prepare(spec: EnvSpec) -> None:
+    """Load the environment's class, check its options and give it the chance to load data that workers share."""
+    for plugin in spec.plugins:
+        registry.load_plugin(plugin)
+    registry.check_options(spec.name, spec.options)
+    preload = getattr(registry.get(spec.name), "preload", None)
+    if preload is not None:
+        preload(**spec.options)
+
+
+class _Server:
+    def __init__(self, control: socket.socket, spec: EnvSpec) -> None:
+        self._control = control
+        self._spec = spec
+        self._pid = os.getpid()
+        self._selector = selectors.DefaultSelector()
+        self._pidfds: dict[int, int] = {}
+        """Worker number -> descriptor of its process: readable at its end, and free of reused process ids."""
+
+    def run(self) -> None:
+        self._selector.register(self._control, selectors.EVENT_READ)
+        try:
+            while True:
+                for key, _ in self._selector.select():
+                    if key.fileobj is self._control:
+                        if not self._obey():
+                            return
+                    else:
+                        self._report(number=key.data)
+        except (BrokenPipeError, ConnectionResetError):
+            return  # The pool is gone, and the workers go with this process.
+
+    def _obey(self) -> bool:
+        message, descriptors, _, _ = socket.recv_fds(self._control, CONTROL_LIMIT, 1)
+        if not message:
+            return False
+        command, number = pickle.loads(message)
+        if command == "spawn":
+            self._spawn(number, socket.socket(fileno=descriptors[0]))
+        elif number in self._pidfds:
+            signal.pidfd_send_signal(self._pidfds[number], signal.SIGKILL)
+        return True
+
+    def _spawn(self, number: int, connection: socket.socket) -> None:
+        pid = os.fork()
+        if pid == 0:
+            self._become_worker(connection)
+        connection.close()
+        pidfd = os.pidfd_open(pid)
+        self._pidfds[number] = pidfd
+        self._selector.register(pidfd, selectors.EVENT_READ, data=number)
+        self._control.send(pickle.dumps(("spawned", number, pid)))
+
+    def _become_worker(self, connection: socket.socket) -> None:
+        status = 1
+        try:
+            _die_with(self._pid)
+            self._control.close()
+            self._selector.close()
+            for pidfd in self._pidfds.values():
+                os.close(pidfd)
+            worker.serve(connection, self._spec)
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            # Never back into the server's loop, whatever happened.
+            os._exit(status)
+
+    def _report(self, number: int) -> None:
+        pidfd = self._pidfds.pop(number)
+        self._selector.unregister(pidfd)
+        result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+        os.close(pidfd)
+        code = result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
+        self._control.send(pickle.dumps(("exited", number, code)))
+
+
+def _die_with(parent: int) -> None:
+    """Have the kernel kill this process when ``parent`` ends, however it ends and whatever this process is doing."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+    if os.getppid() != parent:
+        os._exit(1)  # It ended before the call above.

@@ -1,0 +1,76 @@
+"""What the pool and its processes say to each other: framed, pickled messages over Unix sockets."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from agent_envs.base import EnvError
+
+__all__ = [
+    "CONTROL_LIMIT",
+    "FAULT",
+    "OK",
+    "READ_SIZE",
+    "UNKNOWN_TASK",
+    "EnvFault",
+    "EnvSpec",
+    "FrameReader",
+    "frame",
+]
+
+OK, FAULT, UNKNOWN_TASK = range(3)
+"""Kinds of a worker's reply; a request is sent as ``OK``."""
+
+READ_SIZE = 1 << 18
+"""Bytes asked of a worker's socket at a time."""
+CONTROL_LIMIT = 1 << 16
+"""Largest message, in bytes, between the pool and its fork server; kept whole by the socket type."""
+
+_HEADER = struct.Struct("!IQB")
+
+
+class EnvFault(EnvError):
+    """An environment was lost in the middle of its episode; ``details`` holds the worker's traceback, if any."""
+
+    def __init__(self, message: str, details: str = "") -> None:
+        super().__init__(message)
+        self.details = details
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """Which environment a pool's processes run."""
+
+    name: str
+    options: Mapping[str, Any]
+    plugins: tuple[str, ...]
+
+
+def frame(number: int, kind: int, payload: bytes) -> bytes:
+    """One message: ``number`` ties a reply to its request."""
+    return _HEADER.pack(len(payload), number, kind) + payload
+
+
+class FrameReader:
+    """Cuts a byte stream back into messages."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[tuple[int, int, bytes]]:
+        """Number, kind and payload of every message complete after ``data``."""
+        self._buffer += data
+        messages = []
+        start = 0
+        while len(self._buffer) - start >= _HEADER.size:
+            length, number, kind = _HEADER.unpack_from(self._buffer, start)
+            end = start + _HEADER.size + length
+            if len(self._buffer) < end:
+                break
+            messages.append((number, kind, bytes(self._buffer[start + _HEADER.size : end])))
+            start = end
+        del self._buffer[:start]
+        return iter(messages)

@@ -1,0 +1,95 @@
+"""The loop of one worker process: takes requests for its environment instances in order, one thread, no waiting."""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import socket
+import time
+import traceback
+from typing import Any
+
+from agent_envs import registry
+from agent_envs.base import EnvError, Expert, TextEnv, UnknownTask
+from agent_envs.workers.wire import FAULT, OK, READ_SIZE, UNKNOWN_TASK, EnvSpec, FrameReader, frame
+
+__all__ = ["serve"]
+
+FLUSH_S = 0.001
+"""Replies of fast environments travel together, those of slow ones at once."""
+
+
+def serve(connection: socket.socket, spec: EnvSpec) -> None:
+    """Answer requests until the pool closes its end of ``connection``."""
+    worker = _Worker(spec)
+    reader = FrameReader()
+    replies = bytearray()
+    try:
+        while data := connection.recv(READ_SIZE):
+            flushed = time.monotonic()
+            for number, _, payload in reader.feed(data):
+                kind, answer = worker.answer(payload)
+                replies += frame(number, kind, answer)
+                if time.monotonic() - flushed > FLUSH_S:
+                    connection.sendall(replies)
+                    replies.clear()
+                    flushed = time.monotonic()
+            connection.sendall(replies)
+            replies.clear()
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # The pool let go of this worker while a reply was under way.
+    worker.close()
+
+
+class _Worker:
+    """The instances of this process by number."""
+
+    def __init__(self, spec: EnvSpec) -> None:
+        self._spec = spec
+        self._envs: dict[int, TextEnv] = {}
+        self._experts: dict[int, Expert | None] = {}
+
+    def answer(self, request: bytes) -> tuple[int, bytes]:
+        """Kind and payload of the reply to one request. An instance that raised is not used again."""
+        operation, instance, *arguments = pickle.loads(request)
+        try:
+            return OK, pickle.dumps(self._perform(operation, instance, arguments), pickle.HIGHEST_PROTOCOL)
+        except UnknownTask as error:
+            return UNKNOWN_TASK, pickle.dumps(str(error))
+        # SystemExit too: engines written as programs call sys.exit, which ends their episode, not this process.
+        except BaseException as error:
+            self._drop(instance)
+            reason = str(error) if isinstance(error, EnvError) else f"{type(error).__name__}: {error}"
+            message = f"environment {self._spec.name!r} failed in {operation}: {reason}"
+            return FAULT, pickle.dumps((message, traceback.format_exc()))
+
+    def close(self) -> None:
+        for instance in list(self._envs):
+            self._drop(instance)
+
+    def _perform(self, operation: str, instance: int, arguments: list[Any]) -> Any:
+        if operation == "make":
+            self._envs[instance] = registry.make(self._spec.name, **self._spec.options)
+            return None
+        if operation == "drop":
+            return self._drop(instance)
+        env = self._envs[instance]
+        if operation == "step":
+            return env.step(*arguments)
+        if operation == "reset":
+            self._experts.pop(instance, None)
+            return env.reset(*arguments)
+        if operation == "tasks":
+            return tuple(env.tasks(*arguments))
+        if instance not in self._experts:
+            self._experts[instance] = env.expert()
+        expert = self._experts[instance]
+        return expert and expert()
+
+    def _drop(self, instance: int) -> None:
+        self._experts.pop(instance, None)
+        env = self._envs.pop(instance, None)
+        if env is not None:
+            # Nobody uses the instance any more, and what it raised before is the news.
+            with contextlib.suppress(Exception):
+                env.close()

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import agent_envs
+from agent_envs import RegistryError, registry
+from agent_envs.vault import VaultEnv
+
+PLUGIN = """
+from agent_envs import register
+from agent_envs.vault import VaultEnv
+
+@register("{name}")
+class Mine(VaultEnv):
+    pass
+"""
+
+
+@pytest.fixture(autouse=True)
+def _own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+
+
+def test_make_passes_options() -> None:
+    assert agent_envs.make("vault", max_steps=20).max_steps == 20
+    assert agent_envs.get("vault") is VaultEnv
+    assert {"alfworld", "vault"} <= set(agent_envs.names())
+
+
+def test_unknown_names_and_options_say_what_there_is() -> None:
+    with pytest.raises(RegistryError, match=r"no environment 'volt'; registered are: .*vault"):
+        agent_envs.make("volt")
+    with pytest.raises(RegistryError, match=r"no option 'sise'; its options are: size, keys, "):
+        agent_envs.make("vault", sise=3)
+
+
+def test_required_options_are_asked_for() -> None:
+    @agent_envs.register("demanding")
+    class Demanding(VaultEnv):
+        def __init__(self, folder: str) -> None:
+            super().__init__()
+
+    with pytest.raises(RegistryError, match="needs the option 'folder'"):
+        agent_envs.make("demanding")
+    assert Demanding.name == "demanding"
+
+
+def test_duplicates_and_strangers_are_refused() -> None:
+    with pytest.raises(RegistryError, match="'vault' is registered already"):
+        agent_envs.register("vault")(VaultEnv)
+    with pytest.raises(RegistryError, match="'alfworld' is registered already"):
+        registry.register_lazy("alfworld", "somewhere:Else")
+    with pytest.raises(RegistryError, match="not a subclass of TextEnv"):
+        agent_envs.register("number")(int)
+
+
+def test_lazy_targets() -> None:
+    registry.register_lazy("later", "agent_envs.vault:VaultEnv")
+    assert isinstance(agent_envs.make("later"), VaultEnv)
+    registry.register_lazy("gone", "agent_envs.vault:Nothing")
+    with pytest.raises(RegistryError, match="'gone' could not be loaded"):
+        agent_envs.make("gone")
+    with pytest.raises(RegistryError, match="'module:Class'"):
+        registry.register_lazy("odd", "agent_envs.vault")
+
+
+def test_listing_imports_no_environment() -> None:
+    code = "import sys, agent_envs; agent_envs.names(); sys.exit('agent_envs.vault' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_plugin_files(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(PLUGIN.format(name="mine"))
+    agent_envs.load_plugin(str(path))
+    agent_envs.load_plugin(str(path))
+    assert agent_envs.make("mine").reset("vault-train-0", 0).observation
+
+
+def test_plugin_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "plugin_module_of_test.py").write_text(PLUGIN.format(name="other"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    agent_envs.load_plugin("plugin_module_of_test")
+    assert "other" in agent_envs.names()
+
+
+def test_plugin_errors(tmp_path: Path) -> None:
+    with pytest.raises(RegistryError, match="no plugin file"):
+        agent_envs.load_plugin(str(tmp_path / "absent.py"))
+    with pytest.raises(RegistryError, match="failed on import: ModuleNotFoundError"):
+        agent_envs.load_plugin("no_such_module_anywhere")
+    empty = tmp_path / "empty.py"
+    empty.write_text("")
+    with pytest.raises(RegistryError, match="registers no environment"):
+        agent_envs.load_plugin(str(empty))
+    broken = tmp_path / "broken.py"
+    broken.write_text(PLUGIN.format(name="half") + "\n1 / 0\n")
+    with pytest.raises(RegistryError, match="ZeroDivisionError"):
+        agent_envs.load_plugin(str(broken))
+    assert "half" not in agent_envs.names()
