@@ -59,7 +59,7 @@ Answer with exactly one action and nothing else.
 {% endif %}
 {% else %}
 {{ observation }} action :
-{% endif %}
+{%- endif %}
 """,
 )
 

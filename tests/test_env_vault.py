@@ -140,7 +140,7 @@ def test_prompt_is_the_bare_state_for_a_model_without_history_or_tags() -> None:
     engine = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     turn = engine.from_string(ENV.prompt.turn)
     seen = {"task": "", "observation": "you row 0", "history": [], "admissible_actions": [], "step": 0}
-    assert turn.render(**seen, think=False, action_tags=False).strip() == "you row 0 action :"
+    assert turn.render(**seen, think=False, action_tags=False) == "you row 0 action :"
     told = turn.render(**seen, think=True, action_tags=True)
     assert "Situation: you row 0\n" in told
     assert "<think>" in told
