@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,15 @@ from pathlib import Path
 import pytest
 
 from openrlhf_gagpo.cli.warmstart import main, parse
+from openrlhf_gagpo.hygiene import DEFAULTS
 from openrlhf_gagpo.warmstart.settings import WarmstartError, WarmstartSettings
+
+
+@pytest.fixture(autouse=True)
+def _restore_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The command sets variables of its process, which here is that of all tests.
+    for name in (*DEFAULTS, "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.setenv(name, os.environ.get(name, "0"))
 
 
 def test_flags_become_settings(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -115,10 +116,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = parse(sys.argv[1:] if argv is None else argv)
         settings.check()
         hygiene.apply()
+        _use_one_gpu()
         return _run(settings)
     except WarmstartError as error:
         sys.stderr.write(f"gagpo: error: {error}\n")
         return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("gagpo: interrupted; nothing was saved.\n")
+        return 130
+
+
+def _use_one_gpu() -> None:
+    """Show PyTorch one GPU at most: the Trainer would take all, and multiply the batch size by their number."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
 
 
 def _run(settings: WarmstartSettings) -> int:

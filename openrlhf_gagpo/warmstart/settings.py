@@ -27,8 +27,12 @@ class WarmstartSettings:
     env_plugins: tuple[str, ...] = ()
     split: str = "train"
     episodes: int = 1500
-    noise: float = 0.25
-    """Probability in [0, 1] that a step takes a uniformly random admissible action instead of the expert's."""
+    noise: float = 0.2
+    """Probability in [0, 1] that a step takes a uniformly random admissible action instead of the expert's.
+
+    The clone plays about as well as these demonstrations do, so this sets how often reinforcement learning will see a
+    reward at its start, and how much the policy explores.
+    """
     history_length: int = 0
     list_actions: bool = False
     hidden: int = 64
@@ -37,7 +41,7 @@ class WarmstartSettings:
     ffn: int = 192
     max_positions: int = 2048
     """Tokens of the longest prompt and response together."""
-    epochs: float = 3.0
+    epochs: float = 1.5
     steps: int | None = None
     """Optimizer steps; given, it overrides ``epochs``."""
     batch_size: int = 64
