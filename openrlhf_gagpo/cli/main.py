@@ -1,0 +1,72 @@
+"""``gagpo <command>``: finds the command's module, and turns expected errors into one line on stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from importlib import import_module
+
+from openrlhf_gagpo import hygiene
+from openrlhf_gagpo.config.errors import ConfigError
+
+__all__ = ["COMMANDS", "guarded", "main"]
+
+COMMANDS = {
+    "train": ("openrlhf_gagpo.cli.train", "train an agent, or evaluate one (--eval_only)"),
+    "warmstart": ("openrlhf_gagpo.cli.warmstart", "make a starting model from demonstrations"),
+    "show": ("openrlhf_gagpo.cli.show", "look at a run: its numbers, its episodes, its report"),
+    "env": ("openrlhf_gagpo.cli.env", "list, describe and play environments"),
+}
+"""Command -> module with ``main(argv)``, and what it does. Modules are imported only when their command runs."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line ``argv`` (the process's own by default) and return the exit status."""
+    hygiene.apply()
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    return guarded(_dispatch, arguments)
+
+
+def guarded(command: Callable[[list[str]], int | None], argv: list[str]) -> int:
+    """Exit status of ``command``: 2 after a configuration error, 130 after Ctrl-C; neither shows a traceback."""
+    try:
+        return command(argv) or 0
+    except ConfigError as error:
+        sys.stderr.write(f"gagpo: error: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("gagpo: interrupted\n")
+        return 130
+
+
+def _dispatch(argv: list[str]) -> int | None:
+    if not argv or argv[0] in ("-h", "--help"):
+        sys.stdout.write(_usage())
+        return 0 if argv else 2
+    name = argv[0]
+    if name not in COMMANDS:
+        near = get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(COMMANDS)}"
+        raise ConfigError(f"{name!r} is not a command; {hint}")
+    return import_module(COMMANDS[name][0]).main(argv[1:])
+
+
+def _usage() -> str:
+    lines = [f"  {name:<11}{text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: gagpo COMMAND [ARGUMENT ...]",
+            "",
+            "Reinforcement learning of language-model agents with credit per environment step.",
+            "",
+            *lines,
+            "",
+            "gagpo COMMAND --help says more.",
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,34 @@
+"""``gagpo train``: resolve the configuration, check it, then show it or run it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from openrlhf_gagpo import hygiene
+from openrlhf_gagpo.cli.main import guarded
+from openrlhf_gagpo.config.checks import check
+from openrlhf_gagpo.config.resolve import resolve
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Exit status of the run. Raises ``ConfigError`` for a configuration that cannot run."""
+    config = resolve(argv)
+    plan = check(config)
+    if config.dry_run:
+        from rich.console import Console
+
+        from openrlhf_gagpo.config.render import show
+
+        show(config, plan, Console())
+        return 0
+    from openrlhf_gagpo.run import run
+
+    return run(config)
+
+
+if __name__ == "__main__":
+    hygiene.apply()
+    sys.exit(guarded(main, sys.argv[1:]))

@@ -1,0 +1,7 @@
+"""Flags, recipes, their precedence, and what can be checked before a run starts."""
+
+from __future__ import annotations
+
+from openrlhf_gagpo.config.errors import ConfigError
+
+__all__ = ["ConfigError"]

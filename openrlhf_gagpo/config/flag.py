@@ -1,0 +1,156 @@
+"""One configuration value: its name, type, default, and how a raw value becomes a checked one."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from openrlhf_gagpo.config.errors import ConfigError
+
+__all__ = ["Disposition", "Flag", "negation"]
+
+
+class Disposition(Enum):
+    """Who acts on a flag."""
+
+    BOTH = "both backends"
+    DISTRIBUTED = "the distributed backend"
+    LOCAL = "the local backend"
+    REFUSED = "nobody"
+
+    def honoured_by(self, backend: str) -> bool:
+        """Whether ``backend`` ("local" or "distributed") acts on such a flag."""
+        return self is Disposition.BOTH or self.name.lower() == backend
+
+
+_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A flag ``--<name>``; ``kind`` ``dict`` stands for a mapping given as JSON or as key=value pairs."""
+
+    name: str
+    kind: type
+    default: Any
+    disposition: Disposition
+    help: str
+    choices: tuple[Any, ...] | None = None
+    nargs: int | str | None = None
+    """As in argparse: an exact count, "+" or "*"; None for one value."""
+    repeatable: bool = False
+    """Each use on the command line adds to a list."""
+    command_line_only: bool = False
+    secret: bool = False
+    """Never shown and never written to a run folder."""
+    clock_default: bool = False
+    """OpenRLHF fills the default, a strftime pattern here, with the time of the call."""
+
+    @property
+    def is_list(self) -> bool:
+        """Whether the value is a list."""
+        return self.nargs is not None or self.repeatable
+
+    def coerce(self, raw: Any, where: str) -> Any:
+        """Checked value of ``raw``, a command-line string or a recipe value.
+
+        Args:
+            raw: string(s) from the command line, or what YAML made of a recipe's entry.
+            where: how to name the place in an error, such as ``--train.seed``.
+
+        Raises:
+            ConfigError: wrong type, count or choice.
+        """
+        if raw is None:
+            if self.default is None:
+                return None
+            raise ConfigError(f"{where} needs a value; leave the line out to get the default {self.show(self.default)}")
+        if self.kind is dict:
+            return _mapping(raw, where)
+        if not self.is_list:
+            return self._one(raw, where)
+        items = list(raw) if isinstance(raw, (list, tuple)) else [raw]
+        if isinstance(self.nargs, int) and len(items) != self.nargs:
+            raise ConfigError(f"{where} wants {self.nargs} values, not {len(items)}")
+        if self.nargs == "+" and not items:
+            raise ConfigError(f"{where} wants at least one value")
+        return [self._one(item, where) for item in items]
+
+    def _one(self, raw: Any, where: str) -> Any:
+        value = _convert(raw, self.kind)
+        if value is None:
+            raise ConfigError(f"{where} wants {_WORDS[self.kind]}, not {raw!r}")
+        if self.choices is not None and value not in self.choices:
+            raise ConfigError(f"{where} must be one of {', '.join(map(str, self.choices))}, not {raw!r}")
+        return value
+
+    def show(self, value: Any) -> str:
+        """``value`` as it is written on the command line."""
+        if isinstance(value, bool):
+            return str(value).lower()
+        if isinstance(value, dict):
+            return json.dumps(value)
+        if isinstance(value, (list, tuple)):
+            return " ".join(map(str, value))
+        return str(value)
+
+
+def negation(name: str) -> str:
+    """Name of the flag that switches the boolean ``name`` off: ``a.b`` and ``a.no_b``, ``a.no_b`` and ``a.b``."""
+    section, dot, last = name.rpartition(".")
+    return section + dot + (last[3:] if last.startswith("no_") else f"no_{last}")
+
+
+def _convert(raw: Any, kind: type) -> Any:
+    """``raw`` as ``kind``, or None where it is not one."""
+    if kind is bool:
+        return raw if isinstance(raw, bool) else None
+    if isinstance(raw, bool):
+        return None
+    if kind is str:
+        # YAML reads an unquoted 1 as a number; a name may well be one.
+        return str(raw) if isinstance(raw, (str, int, float)) else None
+    if not isinstance(raw, (str, int, float)) or (kind is int and isinstance(raw, float)):
+        return None
+    try:
+        # Strings count: YAML 1.1 takes 1e-6 for text.
+        value = kind(raw)
+    except (ValueError, OverflowError):
+        return None
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _mapping(raw: Any, where: str) -> dict[str, Any]:
+    """A mapping from a mapping, or from strings that are JSON objects or ``key=value``."""
+    if isinstance(raw, dict):
+        return {str(key): value for key, value in raw.items()}
+    merged: dict[str, Any] = {}
+    for item in [raw] if isinstance(raw, str) else _strings(raw, where):
+        if item.lstrip().startswith("{"):
+            try:
+                merged.update(json.loads(item))
+            except json.JSONDecodeError as error:
+                raise ConfigError(f"{where} is not valid JSON ({error}): {item!r}") from None
+            continue
+        key, equals, text = item.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"{where} wants a JSON object or key=value, not {item!r}")
+        merged[key.strip()] = _json_or_text(text)
+    return merged
+
+
+def _strings(raw: Any, where: str) -> Sequence[str]:
+    if isinstance(raw, (list, tuple)) and all(isinstance(item, str) for item in raw):
+        return raw
+    raise ConfigError(f"{where} wants a mapping of option names to values, not {raw!r}")
+
+
+def _json_or_text(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text

@@ -1,0 +1,36 @@
+"""What this machine has, found out without importing torch."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+__all__ = ["cores", "gpus", "has_cuda", "has_flash_attention"]
+
+
+def gpus() -> int | None:
+    """NVIDIA devices that CUDA_VISIBLE_DEVICES leaves visible; None where their number cannot be told."""
+    # The driver's device files; WSL has /dev/dxg in their place, whatever the number of devices.
+    present = len(list(Path("/dev").glob("nvidia[0-9]*")))
+    unknown = present == 0 and Path("/dev/dxg").exists()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return None if unknown else present
+    chosen = len([item for item in visible.split(",") if item.strip() not in ("", "-1")])
+    return chosen if unknown else min(chosen, present)
+
+
+def has_cuda() -> bool:
+    """Whether an NVIDIA device is there and visible."""
+    return gpus() != 0
+
+
+def has_flash_attention() -> bool:
+    """Whether flash-attn can be used: installed, and a CUDA device to run it."""
+    return has_cuda() and find_spec("flash_attn") is not None
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

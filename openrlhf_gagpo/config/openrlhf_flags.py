@@ -1,0 +1,285 @@
+"""Every flag of OpenRLHF 0.11.2's PPO command line, and what this tool does with it.
+
+Names, types, defaults and choices are OpenRLHF's (a test compares them with its parser); the help is ours. Values that
+this tool adds or presets differently are in ``config.flags``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from openrlhf_gagpo.config.flag import Disposition, Flag
+
+__all__ = ["OPENRLHF_FLAGS"]
+
+_B = Disposition.BOTH
+_D = Disposition.DISTRIBUTED
+
+
+def _flag(name: str, kind: type, default: Any, who: Disposition, text: str, **more: Any) -> Flag:
+    return Flag(name, kind, default, who, text, **more)
+
+
+def _refused(reason: str, *rows: tuple[Any, ...]) -> list[Flag]:
+    """Flags that OpenRLHF has and this tool does not act on; ``reason`` completes "... is not supported: "."""
+    return [
+        _flag(row[0], row[1], row[2], Disposition.REFUSED, reason, **(row[3] if len(row) > 3 else {})) for row in rows
+    ]
+
+
+_PLACEMENT = [
+    _flag("actor.num_nodes", int, 1, _D, "nodes of the policy's training workers"),
+    _flag("actor.num_gpus_per_node", int, 8, _D, "GPUs (training workers) of the policy on each node"),
+    _flag("ref.num_nodes", int, 1, _D, "nodes of the reference model; the policy's when they share GPUs"),
+    _flag("ref.num_gpus_per_node", int, 8, _D, "GPUs of the reference model on each node"),
+    _flag("ref.offload", bool, False, _D, "keep the reference model's weights in main memory"),
+    _flag("train.colocate_actor_ref", bool, False, _D, "policy and reference model share GPUs"),
+    _flag("train.colocate_all", bool, False, _D, "policy, reference model and vLLM engines share GPUs"),
+]
+_VLLM = [
+    _flag("vllm.num_engines", int, None, _D, "number of vLLM engines"),
+    _flag("vllm.tensor_parallel_size", int, 1, _D, "GPUs of one engine"),
+    _flag("vllm.sync_backend", str, "nccl", _D, "collective library that carries new weights to the engines"),
+    _flag("vllm.sync_with_ray", bool, False, _D, "carry new weights with Ray's collectives"),
+    _flag("vllm.enable_prefix_caching", bool, False, _D, "reuse the computed prefix of earlier prompts"),
+    _flag("vllm.enforce_eager", bool, False, _D, "no CUDA graphs in the engines"),
+    _flag("vllm.enable_sleep", bool, False, _D, "engines free their GPU memory while the policy trains"),
+    _flag("vllm.gpu_memory_utilization", float, 0.95, _D, "share of a GPU's memory that an engine may take"),
+]
+_IS = "algo.advantage.is_correction_"
+_ALGORITHM = [
+    _flag(
+        f"{_IS}level",
+        str,
+        "off",
+        _D,
+        "correct for engine/trainer mismatch per: off, token or sequence",
+        choices=("off", "token", "seq"),
+    ),
+    _flag(f"{_IS}mode", str, "mask", _D, "what leaves the band is masked out or clipped", choices=("mask", "clip")),
+    _flag(f"{_IS}gating", str, "ratio", _D, "quantity that the band bounds", choices=("ratio", "binary_kl", "tv")),
+    _flag(f"{_IS}threshold", float, [0.5, 5.0], _D, "band: low and high, or high alone", nargs="+"),
+    _flag("algo.advantage.lambd", float, 1, _B, "lambda of generalised advantage estimation"),
+    _flag("algo.advantage.gamma", float, 1, _B, "discount per environment step"),
+    _flag(
+        "algo.advantage.estimator",
+        str,
+        "gae",
+        _B,
+        "how steps get their advantage",
+        choices=("gae", "reinforce", "rloo", "reinforce_baseline", "group_norm", "dr_grpo", "flash_reinforce"),
+    ),
+    _flag("algo.advantage.no_std_norm", bool, False, _B, "centre advantages without dividing by their deviation"),
+    _flag("algo.kl.use_loss", bool, False, _B, "KL to the reference model as a term of the loss"),
+    _flag("algo.kl.init_coef", float, 0.01, _B, "weight of the KL term; 0 loads no reference model"),
+    _flag("algo.kl.estimator", str, "k1", _B, "per-token KL estimate", choices=("k1", "k2", "k3")),
+    _flag("algo.kl.target", float, None, _B, "adapt the KL weight towards this KL"),
+    _flag("algo.kl.horizon", int, 10000, _B, "how slowly the adaptive KL weight moves"),
+    _flag("algo.kl.unbiased_gradient", bool, False, _B, "importance-weight the KL term's gradient"),
+]
+_POLICY = [
+    _flag("actor.model_name_or_path", str, None, _B, "model folder, or name on the Hugging Face hub"),
+    _flag(
+        "actor.policy_loss_type", str, "ppo", _B, "ratio per token (ppo) or per action (gspo)", choices=("ppo", "gspo")
+    ),
+    _flag(
+        "actor.loss_agg_mode",
+        str,
+        "token-mean",
+        _B,
+        "each token or each action weighs the same",
+        choices=("token-mean", "seq-mean-token-mean"),
+    ),
+    _flag("actor.eps_clip", float, 0.2, _B, "clip range of the ratio"),
+    _flag("actor.eps_clip_low_high", float, None, _B, "clip range below and above 1, separately", nargs=2),
+    _flag("actor.dual_clip", float, None, _B, "bound on the loss of negative advantages"),
+    _flag("actor.entropy_coef", float, None, _B, "weight of the entropy bonus; 0 only measures it"),
+    _flag("actor.aux_loss_coef", float, 0, _D, "weight of a mixture-of-experts balancing loss"),
+    _flag("actor.gradient_checkpointing_enable", bool, False, _D, "recompute activations in the backward pass"),
+    _flag("actor.gradient_checkpointing_reentrant", bool, False, _D, "use torch's reentrant checkpointing"),
+    _flag("actor.optim", str, "adam", _D, "optimizer", choices=("adam", "muon")),
+    _flag("actor.muon.lr", float, 0.02, _D, "Muon's learning rate"),
+    _flag("actor.muon.momentum", float, 0.95, _D, "Muon's momentum"),
+    _flag("actor.muon.ns_steps", int, 5, _D, "Newton-Schulz steps of Muon, where DeepSpeed reads them"),
+    _flag("actor.muon.nesterov", bool, True, _D, "Nesterov momentum in Muon, where DeepSpeed reads it"),
+    _flag("actor.adam.lr", float, 1e-06, _B, "AdamW's learning rate"),
+    _flag("actor.adam.betas", float, (0.9, 0.95), _B, "AdamW's decay rates", nargs=2),
+    _flag("actor.adam.eps", float, 1e-08, _B, "AdamW's epsilon"),
+    _flag("actor.adam.weight_decay", float, 0.0, _B, "AdamW's weight decay"),
+    _flag("actor.lr_scheduler", str, "cosine_with_min_lr", _B, "learning-rate schedule, as transformers names it"),
+    _flag("actor.lr_warmup_ratio", float, 0.03, _B, "share of the optimizer steps that warm up"),
+    _flag("actor.min_lr_ratio", float, 0.1, _B, "final learning rate as a share of the first"),
+    _flag("actor.max_norm", float, 1.0, _B, "gradient norm above which gradients are scaled down"),
+]
+_TRAIN = [
+    _flag("train.batch_size", int, 128, _B, "rows (environment steps) of one optimizer step, at most"),
+    _flag("train.micro_batch_size", int, 1, _B, "rows of one pass on one worker"),
+    _flag("train.max_epochs", int, 1, _B, "passes over the rows of an iteration"),
+    _flag("train.seed", int, 42, _B, "root of every random choice"),
+    _flag("train.full_determinism_enable", bool, False, _D, "deterministic kernels and engine sampling"),
+    _flag("train.enable_ema", bool, False, _D, "also keep a moving average of the policy"),
+    _flag("train.ema_beta", float, 0.992, _D, "decay of that moving average"),
+    _flag("train.dynamic_batch_enable", bool, False, _D, "cut micro-batches by tokens instead of rows"),
+    _flag("train.max_tokens_per_gpu", int, 16192, _D, "tokens of one training pass on one GPU"),
+]
+_ROLLOUT = [
+    _flag("rollout.batch_size", int, 1024, _B, "tasks (groups) of an iteration"),
+    _flag("rollout.n_samples_per_prompt", int, 1, _B, "episodes of one task (group size)"),
+    _flag("rollout.micro_batch_size", int, 1, _B, "rows of one log-probability pass on one worker"),
+    _flag("rollout.max_tokens_per_gpu", int, None, _D, "tokens of one log-probability pass on one GPU"),
+    _flag("rollout.max_new_tokens", int, None, _B, "tokens that one action may have"),
+    _flag("rollout.top_p", float, 1.0, _B, "nucleus sampling threshold in training episodes"),
+    _flag("rollout.temperature", float, 1.0, _B, "sampling temperature in training episodes"),
+    _flag("data.max_len", int, 2048, _B, "tokens of prompt and response together"),
+    _flag("data.disable_fast_tokenizer", bool, False, _D, "use the tokenizer's Python version"),
+    _flag("eval.steps", int, -1, _B, "evaluate every so many iterations; -1: never between"),
+    _flag("eval.temperature", float, 0.6, _B, "sampling temperature in evaluation"),
+    _flag("eval.n_samples_per_prompt", int, 4, _B, "evaluation episodes of one task"),
+]
+_CHECKPOINTS = [
+    _flag("ckpt.save_steps", int, -1, _B, "save a checkpoint every so many iterations; -1: never"),
+    _flag("ckpt.path", str, "./ckpt/checkpoints_ppo_ray", _B, "folder of the checkpoints to resume from"),
+    _flag("ckpt.output_dir", str, "./ckpt", _B, "folder of the trained model"),
+    _flag("ckpt.save_hf", bool, False, _B, "save a loadable model with every checkpoint"),
+    _flag("ckpt.disable_ds", bool, False, _D, "save no DeepSpeed state (such a checkpoint cannot be resumed)"),
+    _flag("ckpt.max_num", int, 3, _B, "checkpoints kept"),
+    _flag("ckpt.max_mem", float, float("inf"), _D, "gigabytes of checkpoints kept"),
+    _flag("ckpt.load_enable", bool, False, _B, "resume from ckpt.path where it holds a checkpoint"),
+    _flag("ckpt.best_metric_key", str, "", _B, "evaluation metric of the best checkpoint; empty: success; none: off"),
+    _flag("logger.logging_steps", int, 1, _B, "log every so many iterations"),
+    _flag("logger.tensorboard_dir", str, None, _B, "folder of TensorBoard logs"),
+    _flag("logger.wandb.key", str, None, _B, "Weights & Biases key; setting it switches that log on", secret=True),
+    _flag("logger.wandb.org", str, None, _B, "Weights & Biases entity"),
+    _flag("logger.wandb.group", str, None, _B, "Weights & Biases group"),
+    _flag("logger.wandb.project", str, "openrlhf_train_ppo", _B, "Weights & Biases project"),
+    _flag("logger.wandb.run_name", str, "ppo_%m%dT%H:%M", _B, "Weights & Biases run name", clock_default=True),
+]
+_DEEPSPEED = [
+    _flag("ds.zero_stage", int, 2, _D, "DeepSpeed ZeRO stage"),
+    _flag("ds.param_dtype", str, "bf16", _B, "number format of the weights", choices=("bf16", "fp16")),
+    _flag("ds.attn_implementation", str, "flash_attention_2", _B, "attention kernel, as transformers names it"),
+    _flag(
+        "ds.experts_implementation",
+        str,
+        None,
+        _D,
+        "mixture-of-experts kernel",
+        choices=("eager", "batched_mm", "grouped_mm", "deepgemm"),
+    ),
+    _flag("ds.use_universal_ckpt", bool, False, _D, "DeepSpeed's universal checkpoint format"),
+    _flag("ds.deepcompile", bool, False, _D, "DeepSpeed's compiler"),
+    _flag("ds.zpg", int, 1, _D, "ZeRO++ partition size"),
+    _flag("ds.adam_offload", bool, False, _D, "keep the optimizer's state in main memory"),
+    _flag("ds.use_liger_kernel", bool, False, _D, "Liger kernels"),
+    _flag("ds.grad_accum_dtype", str, None, _D, "number format in which gradients add up"),
+    _flag("ds.overlap_comm", bool, False, _D, "overlap gradient communication with the backward pass"),
+    _flag("ds.enable_sleep", bool, False, _D, "training state leaves the GPU during rollouts"),
+    _flag("ds.tensor_parallel_size", int, 1, _D, "GPUs that split one copy of the policy"),
+    _flag("ds.packing_samples", bool, False, _D, "pack rows without padding"),
+    _flag("ds.ring_attn_size", int, 1, _D, "GPUs that split one sequence"),
+    _flag("ds.ring_attn_head_stride", int, 1, _D, "heads per ring-attention round"),
+]
+_OPTIM = {"choices": ("adam", "muon")}
+_PAIR = {"nargs": 2}
+_REFUSED = [
+    *_refused(
+        "no estimator here trains a critic; remove it and choose one with --algo.advantage.estimator",
+        ("critic.num_nodes", int, 1),
+        ("critic.num_gpus_per_node", int, 8),
+        ("train.colocate_critic_reward", bool, False),
+        ("critic.model_name_or_path", str, None),
+        ("critic.value_clip", float, 0.5),
+        ("critic.freezing_steps", int, -1),
+        ("critic.save_value_network", bool, False),
+        ("critic.optim", str, "adam", _OPTIM),
+        ("critic.muon.lr", float, 0.02),
+        ("critic.muon.momentum", float, 0.95),
+        ("critic.muon.ns_steps", int, 5),
+        ("critic.muon.nesterov", bool, True),
+        ("critic.adam.lr", float, 9e-06),
+        ("critic.adam.betas", float, (0.9, 0.95), _PAIR),
+        ("critic.adam.eps", float, 1e-08),
+        ("critic.adam.weight_decay", float, 0.0),
+        ("critic.lr_scheduler", str, "cosine_with_min_lr"),
+        ("critic.lr_warmup_ratio", float, 0.03),
+        ("critic.min_lr_ratio", float, 0.1),
+        ("critic.max_norm", float, 1.0),
+        ("ds.value_head_prefix", str, "score"),
+    ),
+    *_refused(
+        "rewards come from the environment alone; remove it, or change them with --env.options or --env.plugin",
+        ("reward.num_nodes", int, 1),
+        ("reward.num_gpus_per_node", int, 8),
+        ("reward.model_name_or_path", str, None),
+        ("reward.remote_url", str, None),
+        ("reward.offload", bool, False),
+        ("reward.normalize_enable", bool, False),
+        ("reward.clip_range", float, (-10, 10), _PAIR),
+        ("reward.overlong_buffer_len", float, None),
+        ("reward.overlong_penalty_factor", float, 1),
+        ("reward.stop_properly_penalty_coef", float, None),
+    ),
+    *_refused(
+        "rollout and training alternate here; remove it",
+        ("train.async_enable", bool, False),
+        ("train.async_queue_size", int, 1),
+        ("train.partial_rollout_enable", bool, False),
+    ),
+    *_refused(
+        "tasks come from an environment, not a data set; use --env.name and --env.split",
+        ("data.prompt_dataset", str, None),
+        ("data.prompt_probs", str, None),
+        ("data.prompt_split", str, "train"),
+        ("data.input_key", str, "input"),
+        ("data.label_key", str, None),
+        ("data.max_samples", int, int(1e8)),
+    ),
+    *_refused(
+        "evaluation plays an environment split; use --env.eval_split and --eval.tasks",
+        ("eval.dataset", str, None),
+        ("eval.split", str, "train"),
+    ),
+    *_refused(
+        "prompts follow the environment's own template; use --rollout.chat_template to wrap them or not",
+        ("data.input_template", str, None),
+        ("data.apply_chat_template", bool, False),
+    ),
+    *_refused(
+        "the whole model is trained in one number format; remove it, and use --ds.zero_stage 3 to save memory",
+        ("ds.load_in_4bit", bool, False),
+        ("ds.lora.rank", int, 0),
+        ("ds.lora.alpha", int, 16),
+        ("ds.lora.target_modules", str, "all-linear", {"nargs": "*"}),
+        ("ds.lora.dropout", float, 0),
+    ),
+    *_refused(
+        "environments are text only; remove it",
+        ("data.image_key", str, "images"),
+        ("data.max_images_per_prompt", int, 0),
+        ("actor.freeze_visual_encoder", bool, False),
+    ),
+    *_refused(
+        "this tool brings its own agent loop; add an environment with --env.plugin",
+        ("train.agent_func_path", str, None),
+    ),
+    *_refused("a run is counted in iterations; use --train.num_iterations", ("train.num_episodes", int, 1)),
+    *_refused(
+        "episodes are not oversampled; bound those in flight with --rollout.concurrency",
+        ("rollout.vllm_generate_batch_size", int, None),
+    ),
+    *_refused("there is no prompt loader; use --env.workers", ("data.dataloader_num_workers", int, 0)),
+    *_refused(
+        "groups are not replaced; leave those without reward out with --algo.advantage.drop_reward_free_groups",
+        ("algo.dynamic_filtering_enable", bool, False),
+        ("algo.dynamic_filtering_range", float, (0, 1), _PAIR),
+    ),
+    *_refused("Ray numbers the workers itself; remove it", ("local_rank", int, -1)),
+    *_refused(
+        "models are not fetched from ModelScope; download it first and give its folder to --actor.model_name_or_path",
+        ("use_ms", bool, False),
+    ),
+]
+
+OPENRLHF_FLAGS: tuple[Flag, ...] = (
+    *_PLACEMENT, *_VLLM, *_ALGORITHM, *_POLICY, *_TRAIN, *_ROLLOUT, *_CHECKPOINTS, *_DEEPSPEED, *_REFUSED,
+)  # fmt: skip

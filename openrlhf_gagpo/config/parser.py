@@ -1,0 +1,140 @@
+"""The command line: dotted flags, ``--a.b`` and ``--a.no_b`` for booleans, and errors of one sentence."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any, NoReturn
+
+from openrlhf_gagpo.config.errors import ConfigError
+from openrlhf_gagpo.config.flag import Disposition, Flag, negation
+from openrlhf_gagpo.config.flags import all_flags, estimators
+
+__all__ = ["nearest", "parse"]
+
+_SECTIONS = {
+    "": "run",
+    "env": "environment",
+    "rollout": "rollout",
+    "data": "rollout",
+    "eval": "evaluation",
+    "algo": "algorithm",
+    "actor": "policy, loss and optimizer",
+    "train": "training",
+    "ckpt": "checkpoints",
+    "logger": "logs",
+    "ray": "Ray",
+    "vllm": "vLLM (distributed backend)",
+    "ds": "DeepSpeed (distributed backend)",
+    "ref": "reference model",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        name, _, rest = message.removeprefix("argument ").partition(": ")
+        name = name.split("/")[0]
+        if rest.startswith("ignored explicit argument"):
+            raise ConfigError(f"{name} takes no value; write {name}, or --{negation(name[2:])} to switch it off")
+        raise ConfigError(f"{name}: {rest}" if rest else message)
+
+
+class _Formatter(argparse.HelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=40, width=118)
+
+
+class _Switch(argparse.Action):
+    """True for the flag itself, false for its negation."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        setattr(namespace, self.dest, option_string == self.option_strings[0])
+
+
+def parse(argv: Sequence[str]) -> dict[str, Any]:
+    """Checked values of the flags that ``argv`` sets.
+
+    Raises:
+        ConfigError: an unknown flag, a wrong value. ``SystemExit`` follows ``--help``.
+    """
+    flags = all_flags()
+    namespace, rest = _build(flags).parse_known_args(list(argv))
+    if rest:
+        raise ConfigError(_unknown(rest, flags))
+    given = vars(namespace)
+    return {name: flags[name].coerce(_join(flags[name], raw), f"--{name}") for name, raw in given.items()}
+
+
+def nearest(name: str, known: Iterable[str]) -> list[str]:
+    """Up to three names like ``name``: same last part first, then by spelling."""
+    known = list(known)
+    last = name.replace("-", "_").rpartition(".")[2]
+    same = [other for other in known if other.rpartition(".")[2] == last]
+    close = get_close_matches(name.replace("-", "_"), known, n=3, cutoff=0.6)
+    return list(dict.fromkeys([*same, *close]))[:3]
+
+
+def _build(flags: Mapping[str, Flag]) -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="gagpo train",
+        usage="gagpo train [--config RECIPE] [--FLAG VALUE ...]",
+        description="Train an agent. The command line overrides the recipe, the recipe the estimator's defaults.",
+        epilog="A switch --a.b is turned off by --a.no_b. Flags of OpenRLHF that are missing here are refused with a "
+        "sentence that says what to use instead.",
+        formatter_class=_Formatter,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    owners = estimators().owners
+    groups: dict[str, Any] = {title: parser.add_argument_group(title) for title in _SECTIONS.values()}
+    for flag in flags.values():
+        title = _SECTIONS.get(flag.name.split(".")[0] if "." in flag.name else "", "run")
+        text = argparse.SUPPRESS
+        if flag.disposition is not Disposition.REFUSED:
+            text = _help(flag, owners.get(flag.name, ())).replace("%", "%%")
+        target = groups[title]
+        if flag.kind is bool:
+            target.add_argument(
+                f"--{flag.name}", f"--{negation(flag.name)}", dest=flag.name, action=_Switch, nargs=0, help=text
+            )
+        elif flag.kind is dict or flag.repeatable:
+            nargs = "+" if flag.kind is dict else None
+            target.add_argument(f"--{flag.name}", action="append", nargs=nargs, metavar=_metavar(flag), help=text)
+        else:
+            target.add_argument(f"--{flag.name}", nargs=flag.nargs, metavar=_metavar(flag), help=text)
+    return parser
+
+
+def _join(flag: Flag, raw: Any) -> Any:
+    """Uses of a mapping flag, each with its own values, as one list."""
+    return [item for use in raw for item in use] if flag.kind is dict else raw
+
+
+def _metavar(flag: Flag) -> str:
+    if flag.choices:
+        return "{" + ",".join(map(str, flag.choices)) + "}"
+    return {dict: "KEY=VALUE", int: "N", float: "X", str: "TEXT"}[flag.kind]
+
+
+def _help(flag: Flag, owners: tuple[str, ...]) -> str:
+    text = flag.help
+    if owners:
+        text += f" [{', '.join(owners)}]"
+    if flag.default not in (None, [], {}):
+        text += f" (default {flag.show(flag.default)})"
+    return text
+
+
+def _unknown(rest: Sequence[str], flags: Mapping[str, Flag]) -> str:
+    first = next((item for item in rest if item.startswith("-")), None)
+    if first is None:
+        return f"unexpected argument {rest[0]!r}; every setting is written --flag value"
+    name = first.lstrip("-").split("=")[0]
+    switches = [negation(flag.name) for flag in flags.values() if flag.kind is bool]
+    offered = [flag.name for flag in flags.values() if flag.disposition is not Disposition.REFUSED]
+    near = nearest(name, [*offered, *switches])
+    hint = (
+        f"did you mean {' or '.join(f'--{other}' for other in near)}" if near else "gagpo train --help lists them all"
+    )
+    return f"--{name} is not a flag; {hint}" + ("?" if near else "")

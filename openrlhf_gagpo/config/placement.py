@@ -1,0 +1,104 @@
+"""Which process of a run sits on which GPU, as OpenRLHF places them, and how much work an iteration is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from openrlhf_gagpo.config import machine
+from openrlhf_gagpo.config.resolve import Config
+
+__all__ = ["Bundles", "Plan", "Process", "place"]
+
+SHARE = 0.2
+"""Part of a GPU that OpenRLHF books for each of the processes that share it."""
+
+
+@dataclass(frozen=True)
+class Process:
+    """``count`` equal processes, each on ``gpus_each`` GPUs."""
+
+    name: str
+    count: int
+    gpus_each: float
+
+
+@dataclass(frozen=True)
+class Bundles:
+    """A placement group: ``count`` bundles of one GPU and one CPU core, and who lives in them."""
+
+    count: int
+    processes: tuple[Process, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Placement and amount of work."""
+
+    backend: str
+    device: str
+    """"cuda" or "cpu"."""
+    nodes: int
+    groups: tuple[Bundles, ...]
+    """Empty for the local backend, which is one process."""
+    environments: int
+    episodes: int
+    """Training episodes of an iteration."""
+    rows_per_update: int
+    epochs: int
+    iterations: int
+
+    @property
+    def gpus(self) -> int:
+        """GPUs in all: logical ones, which only Ray counts, where the device is the CPU."""
+        return sum(group.count for group in self.groups)
+
+    @property
+    def updates(self) -> str:
+        """Optimizer steps of an iteration as a formula; the number of rows is known after the rollout."""
+        return f"{self.epochs} x ceil(environment steps / {self.rows_per_update})"
+
+
+def place(config: Config) -> Plan:
+    """The plan of a run with ``config``; it need not have passed the checks."""
+    local = config.backend == "local"
+    if local:
+        wanted = config.train.device
+        device = wanted if wanted != "auto" else ("cuda" if machine.has_cuda() else "cpu")
+    else:
+        # A cluster that is already running has its own devices, whatever this machine lacks.
+        device = "cuda" if machine.has_cuda() or config.ray.address else "cpu"
+    return Plan(
+        backend=config.backend,
+        device=device,
+        nodes=1 if local else max(config.actor.num_nodes, 1),
+        groups=() if local else _groups(config),
+        environments=config.env.workers,
+        episodes=config.rollout.batch_size * config.rollout.n_samples_per_prompt,
+        rows_per_update=config.train.batch_size,
+        epochs=config.train.max_epochs,
+        iterations=0 if config.eval_only else config.train.num_iterations,
+    )
+
+
+def _groups(config: Config) -> tuple[Bundles, ...]:
+    workers = config.actor.num_nodes * config.actor.num_gpus_per_node
+    references = config.ref.num_nodes * config.ref.num_gpus_per_node if config.algo.kl.init_coef > 0 else 0
+    engines, per_engine = config.vllm.num_engines or 0, config.vllm.tensor_parallel_size
+    all_shared = config.train.colocate_all
+    models_shared = all_shared or config.train.colocate_actor_ref
+    share = SHARE if models_shared else 1
+    policy = Process("policy worker", workers, share)
+    reference = Process("reference worker", references, share)
+    engine = Process("vLLM engine", engines, per_engine * (SHARE if all_shared else 1))
+    if all_shared:
+        groups = [Bundles(workers, (policy, reference, engine))]
+    elif models_shared:
+        groups = [Bundles(workers, (policy, reference)), Bundles(engines * per_engine, (engine,))]
+    else:
+        groups = [
+            Bundles(workers, (policy,)),
+            Bundles(references, (reference,)),
+            Bundles(engines * per_engine, (engine,)),
+        ]
+    present = [Bundles(group.count, tuple(p for p in group.processes if p.count)) for group in groups]
+    return tuple(group for group in present if group.processes)

@@ -1,0 +1,116 @@
+"""Recipes: YAML files of flag values, nested or dotted, that may build on one another with ``base``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from openrlhf_gagpo.config.errors import ConfigError
+from openrlhf_gagpo.config.flag import Flag
+from openrlhf_gagpo.config.parser import nearest
+
+__all__ = ["DERIVED_ORIGINS", "Recipe", "load"]
+
+DERIVED_ORIGINS = ("derived", "machine")
+"""Origins whose values a saved configuration does not carry into a new run, because they follow from others."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One file's values, checked."""
+
+    origin: str
+    """The path as given."""
+    values: Mapping[str, Any]
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key given twice, which YAML would resolve silently."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise ConfigError(f"{node.start_mark.name} gives {key!r} twice; keep one of them")
+        return super().construct_mapping(node, deep)
+
+
+def load(path: str, flags: Mapping[str, Flag]) -> list[Recipe]:
+    """The recipe at ``path`` and those it builds on, the furthest base first.
+
+    A ``config.yaml`` saved by a run is a recipe too.
+
+    Raises:
+        ConfigError: unreadable, unknown keys, wrong values, bases in a circle.
+    """
+    chain: list[Recipe] = []
+    seen: set[Path] = set()
+    current: str | None = path
+    while current is not None:
+        resolved = Path(current).resolve()
+        if resolved in seen:
+            raise ConfigError(f"recipe {current} is its own base; remove one of the base: lines")
+        seen.add(resolved)
+        content = _read(current)
+        base = content.pop("base", None)
+        if base is not None and not isinstance(base, str):
+            raise ConfigError(f"base in {current} wants the path of a recipe, not {base!r}")
+        chain.append(Recipe(current, _check(_flatten(content, flags, current), flags, current)))
+        current = None if base is None else str(Path(current).parent / base)
+    return chain[::-1]
+
+
+def _read(path: str) -> dict[str, Any]:
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise ConfigError(f"cannot read the recipe {path}: {reason}") from None
+    loader = _Loader(text)
+    loader.name = path
+    try:
+        content = loader.get_single_data()
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{path}{place} is not valid YAML: {getattr(error, 'problem', None) or error}") from None
+    finally:
+        loader.dispose()
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} wants flag: value lines, not a {type(content).__name__}")
+    if set(content) == {"values", "origins"}:
+        origins = content["origins"]
+        return {name: value for name, value in content["values"].items() if origins.get(name) not in DERIVED_ORIGINS}
+    return content
+
+
+def _flatten(content: Mapping[Any, Any], flags: Mapping[str, Flag], path: str, prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        name = f"{prefix}{key}"
+        is_section = isinstance(value, dict) and name not in flags
+        for inner, item in (_flatten(value, flags, path, f"{name}.") if is_section else {name: value}).items():
+            if inner in flat:
+                raise ConfigError(f"{path} gives {inner} twice; keep one of them")
+            flat[inner] = item
+    return flat
+
+
+def _check(values: Mapping[str, Any], flags: Mapping[str, Flag], path: str) -> dict[str, Any]:
+    checked = {}
+    for name, value in values.items():
+        flag = flags.get(name)
+        if flag is None:
+            near = nearest(name, flags)
+            hint = f"; did you mean {' or '.join(near)}?" if near else "; gagpo train --help lists them all"
+            raise ConfigError(f"{name} in {path} is not a flag{hint}")
+        if flag.command_line_only:
+            raise ConfigError(f"{name} in {path} belongs on the command line; remove it")
+        checked[name] = flag.coerce(value, f"{name} in {path}")
+    return checked

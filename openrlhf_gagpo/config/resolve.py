@@ -1,0 +1,225 @@
+"""From an argument list to a configuration in which every value knows where it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import yaml
+
+from openrlhf_gagpo.config import machine, recipes
+from openrlhf_gagpo.config.errors import ConfigError
+from openrlhf_gagpo.config.flag import Disposition, Flag
+from openrlhf_gagpo.config.flags import ESTIMATOR, OPTION_PREFIX, all_flags, estimators
+from openrlhf_gagpo.config.parser import parse
+
+__all__ = ["COMMAND_LINE", "DEFAULT", "Config", "resolve"]
+
+DEFAULT = "default"
+COMMAND_LINE = "command line"
+DERIVED, MACHINE = recipes.DERIVED_ORIGINS
+
+
+class Config:
+    """A resolved configuration. ``cfg.algo.kl.init_coef`` and ``cfg.get("algo.kl.init_coef")`` are the same value."""
+
+    def __init__(self, values: Mapping[str, Any], origins: Mapping[str, str]) -> None:
+        self._values = dict(values)
+        self._origins = dict(origins)
+        self._root = _nest(self._values)
+
+    def __getattr__(self, name: str) -> Any:
+        # Underscored names are absent while pickle rebuilds the object.
+        if name.startswith("_") or not hasattr(self._root, name):
+            raise AttributeError(f"the configuration has no section {name!r}")
+        return getattr(self._root, name)
+
+    def get(self, name: str) -> Any:
+        """Value of the flag ``name`` (dotted, no dashes). Raises ``KeyError`` for a name that is no flag."""
+        return self._values[name]
+
+    def origin(self, name: str) -> str:
+        """Where the value came from: "default", "estimator <name>", a recipe's path, "command line", "derived" (from
+        other values) or "machine"."""
+        return self._origins[name]
+
+    def namespace(self) -> SimpleNamespace:
+        """A new nested namespace of all values, OpenRLHF's refused flags at their defaults included.
+
+        This is the shape of OpenRLHF's own parsed arguments; changing it does not change the configuration.
+        """
+        return _nest(self._values)
+
+    def names(self) -> list[str]:
+        """Flags that have a meaning in this configuration: none refused, no options of other estimators."""
+        owners = estimators().owners
+        return [
+            name
+            for name, flag in all_flags().items()
+            if flag.disposition is not Disposition.REFUSED
+            and self.get(ESTIMATOR) in owners.get(name, (self.get(ESTIMATOR),))
+        ]
+
+    def unused(self) -> list[str]:
+        """Flags set by a recipe that the chosen backend does not act on."""
+        flags, backend = all_flags(), self.get("backend")
+        return [
+            name
+            for name in self.names()
+            if self.origin(name) not in (DEFAULT, DERIVED, MACHINE) and not flags[name].disposition.honoured_by(backend)
+        ]
+
+    def estimator_options(self) -> Any:
+        """The chosen estimator's options dataclass, filled. Raises ``ConfigError`` for a value it refuses."""
+        cls = estimators().specs[self.get(ESTIMATOR)].options_cls
+        values = {field: self.get(OPTION_PREFIX + field) for field in cls.__dataclass_fields__}
+        try:
+            return cls(**values)
+        except ValueError as error:
+            raise ConfigError(f"{OPTION_PREFIX}{error}") from None
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """``{"values": ..., "origins": ...}`` by dotted name, in plain YAML types and without secrets."""
+        flags = all_flags()
+        names = [name for name in self.names() if not (flags[name].command_line_only or flags[name].secret)]
+        return {
+            "values": {name: _copy(self.get(name)) for name in names},
+            "origins": {name: self.origin(name) for name in names},
+        }
+
+    def save(self, path: str | Path) -> None:
+        """Write ``to_dict`` as YAML; the file is a recipe that gives the same configuration again."""
+        text = yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True, width=120)
+        Path(path).write_text(text, encoding="utf-8")
+
+
+def resolve(argv: Sequence[str]) -> Config:
+    """Configuration from defaults, the estimator's presets, recipes and the command line, later ones winning.
+
+    Raises:
+        ConfigError: an unknown or refused flag, a wrong value, an option of another estimator.
+    """
+    flags = all_flags()
+    given = parse(argv)
+    layers = [_Layer(DEFAULT, {name: _copy(flag.default) for name, flag in flags.items()})]
+    chain = recipes.load(given["config"], flags) if given.get("config") else []
+    layers += [_Layer(recipe.origin, recipe.values) for recipe in chain]
+    layers.append(_Layer(COMMAND_LINE, given))
+    for layer in layers[1:]:
+        _refuse(layer, flags)
+    layers = _with_estimator(layers, flags)
+    values, origins = _merge(layers)
+    _derive(values, origins)
+    config = Config(values, origins)
+    config.estimator_options()
+    return config
+
+
+@dataclass
+class _Layer:
+    origin: str
+    values: Mapping[str, Any]
+
+    def name(self, flag: str) -> str:
+        """How an error names ``flag`` of this layer."""
+        return f"--{flag}" if self.origin == COMMAND_LINE else f"{flag} in {self.origin}"
+
+
+def _refuse(layer: _Layer, flags: Mapping[str, Flag]) -> None:
+    for name, value in layer.values.items():
+        flag = flags[name]
+        # OpenRLHF's default of a list flag may be a single value.
+        if flag.disposition is Disposition.REFUSED and value not in (_copy(flag.default), [flag.default]):
+            raise ConfigError(f"{layer.name(name)} is not supported: {flag.help}")
+
+
+def _with_estimator(layers: list[_Layer], flags: Mapping[str, Flag]) -> list[_Layer]:
+    """``layers`` with the chosen estimator's presets above the defaults.
+
+    An option that the estimator does not have is an error where it was set along with the estimator or after it, and is
+    left out where the estimator was changed afterwards.
+    """
+    table = estimators()
+    chosen = max(index for index, layer in enumerate(layers) if ESTIMATOR in layer.values)
+    name = layers[chosen].values[ESTIMATOR]
+    foreign = {flag for flag, owners in table.owners.items() if name not in owners}
+    for layer in layers[chosen or 1 :]:
+        for flag in layer.values:
+            if flag in foreign:
+                owners = ", ".join(table.owners[flag])
+                raise ConfigError(f"{layer.name(flag)} is no option of the estimator {name}; it belongs to {owners}")
+    kept = [_Layer(layer.origin, {k: v for k, v in layer.values.items() if k not in foreign}) for layer in layers[1:]]
+    origin = f"estimator {name}"
+    preset = {
+        flag: flags[flag].coerce(value, f"{flag} preset by {origin}") for flag, value in table.preset(name).items()
+    }
+    return [layers[0], _Layer(origin, preset), *kept]
+
+
+def _merge(layers: Sequence[_Layer]) -> tuple[dict[str, Any], dict[str, str]]:
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for layer in layers:
+        # Options belong to one environment; they do not outlive a change of it.
+        if values.get("env.name") not in (None, layer.values.get("env.name", values.get("env.name"))):
+            values["env.options"], origins["env.options"] = {}, DEFAULT
+        for name, value in layer.values.items():
+            values[name] = {**values["env.options"], **value} if name == "env.options" and name in values else value
+            origins[name] = layer.origin
+    return values, origins
+
+
+def _derive(values: dict[str, Any], origins: dict[str, str]) -> None:
+    """Fill what follows from other values or from the machine, where nobody set it."""
+
+    def fill(name: str, value: Any, origin: str = DERIVED) -> None:
+        if origins[name] == DEFAULT and value is not None:
+            values[name], origins[name] = value, origin
+
+    episodes = values["rollout.batch_size"] * values["rollout.n_samples_per_prompt"]
+    fill("run_dir", f"runs/{values['env.name']}-{values[ESTIMATOR]}-seed{values['train.seed']}")
+    fill("ckpt.path", str(Path(values["run_dir"]) / "checkpoints"))
+    fill("ckpt.output_dir", str(Path(values["run_dir"]) / "model"))
+    fill("logger.wandb.run_name", Path(values["run_dir"]).name)
+    fill("actor.eps_clip_low_high", [values["actor.eps_clip"]] * 2)
+    fill("rollout.concurrency", episodes)
+    fill("env.workers", max(1, min(machine.cores(), values["rollout.concurrency"])), MACHINE)
+    if not machine.has_flash_attention():
+        fill("ds.attn_implementation", "sdpa", MACHINE)
+    if not machine.has_cuda() and not values["ray.address"]:
+        # vLLM on a CPU reads this as a share of main memory, of which the models need most.
+        fill("vllm.gpu_memory_utilization", 0.2, MACHINE)
+    if values["train.colocate_all"] or values["train.colocate_actor_ref"]:
+        fill("ref.num_nodes", values["actor.num_nodes"])
+        fill("ref.num_gpus_per_node", values["actor.num_gpus_per_node"])
+    if values["train.dynamic_batch_enable"]:
+        fill("rollout.max_tokens_per_gpu", values["train.max_tokens_per_gpu"])
+    if values["train.dynamic_batch_enable"] or values["ds.ring_attn_size"] > 1:
+        fill("ds.packing_samples", True)
+    threshold = values["algo.advantage.is_correction_threshold"]
+    if len(threshold) == 1:
+        values["algo.advantage.is_correction_threshold"] = [0.0, *threshold]
+
+
+def _nest(values: Mapping[str, Any]) -> SimpleNamespace:
+    """Dotted names as nested namespaces; a mapping that is a value stays one."""
+    root = SimpleNamespace()
+    for name, value in values.items():
+        node = root
+        *sections, last = name.split(".")
+        for section in sections:
+            if not hasattr(node, section):
+                setattr(node, section, SimpleNamespace())
+            node = getattr(node, section)
+        setattr(node, last, _copy(value))
+    return root
+
+
+def _copy(value: Any) -> Any:
+    """Own copy of a flag's value, sequences as lists."""
+    if isinstance(value, dict):
+        return dict(value)
+    return list(value) if isinstance(value, (list, tuple)) else value
