@@ -1,0 +1,32 @@
+"""Step-level credit: environment steps in, one advantage per step out. NumPy only, float64.
+
+Importing this package registers every estimator found in ``credit/estimators``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from openrlhf_gagpo.credit import estimators
+from openrlhf_gagpo.credit.batch import INVALID_RULES, StepBatch, StepBatchError
+from openrlhf_gagpo.credit.options import EstimatorOptions, option
+from openrlhf_gagpo.credit.registry import Estimator, EstimatorError, get, names, register
+from openrlhf_gagpo.credit.result import CreditResult
+
+__all__ = [
+    "INVALID_RULES",
+    "CreditResult",
+    "Estimator",
+    "EstimatorError",
+    "EstimatorOptions",
+    "StepBatch",
+    "StepBatchError",
+    "get",
+    "names",
+    "option",
+    "register",
+]
+
+for _module in pkgutil.iter_modules(estimators.__path__):
+    importlib.import_module(f"{estimators.__name__}.{_module.name}")

@@ -1,0 +1,275 @@
+"""The input of every advantage estimator: environment steps as columns, with explicit identity and checked order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from openrlhf_gagpo.credit.layout import Layout, build_layout, factorise
+from openrlhf_gagpo.credit.sets import Floats, Ints
+
+if TYPE_CHECKING:
+    from openrlhf_gagpo.rollout.types import Episode, Step
+
+__all__ = ["INVALID_RULES", "StepBatch", "StepBatchError"]
+
+Keys = NDArray[np.object_]
+Bools = NDArray[np.bool_]
+
+
+class StepBatchError(ValueError):
+    """The rows do not form complete, consistent trajectories; the message names the row."""
+
+
+INVALID_RULES: Mapping[str, Callable[[Step], bool]] = {
+    "format": lambda step: not step.format_valid,
+    "action": lambda step: not step.admissible,
+    "either": lambda step: not (step.format_valid and step.admissible),
+}
+"""What can make a step invalid: a malformed response, an action the environment did not recognise, or either."""
+
+
+@dataclass(frozen=True, eq=False)
+class StepBatch:
+    """N environment steps; build it with ``from_columns`` or ``from_episodes``, which check it.
+
+    Columns have length N and keep the order they were given in; any order will do.
+    """
+
+    group: Keys
+    """Rollout group: trajectories of one task that are compared with each other."""
+    traj: Keys
+    """Trajectory; the same id never appears in two groups."""
+    step: Ints
+    """0-based position in the trajectory."""
+    state: Keys
+    """Key of the state the action was taken in; equal keys inside a group are the same state."""
+    next_state: Keys
+    """Key of the state after the action, the final one included."""
+    reward: Floats
+    """Environment reward of the step, no penalty."""
+    terminated: Bools
+    truncated: Bools
+    invalid: Floats
+    """1 where the action counts as invalid, else 0."""
+    n_tokens: Ints
+    """Trained response tokens of the step."""
+    value: Floats | None
+    """Critic estimate for ``state``, where there is a critic."""
+    layout: Layout
+    sorted_reward: Floats
+    """``reward`` in the order of ``layout``; so is ``sorted_invalid``."""
+    sorted_invalid: Floats
+
+    def __len__(self) -> int:
+        return len(self.step)
+
+    @classmethod
+    def from_columns(
+        cls,
+        *,
+        group: Sequence[object] | NDArray,
+        traj: Sequence[object] | NDArray,
+        step: ArrayLike,
+        state: Sequence[object] | NDArray,
+        next_state: Sequence[object] | NDArray,
+        reward: ArrayLike,
+        terminated: ArrayLike,
+        truncated: ArrayLike,
+        invalid: ArrayLike | None = None,
+        n_tokens: ArrayLike | None = None,
+        value: ArrayLike | None = None,
+        allow_open: bool = False,
+    ) -> StepBatch:
+        """Check and index the columns of N steps.
+
+        ``invalid`` defaults to 0 and ``n_tokens`` to 1. With ``allow_open`` the last row of a trajectory may be neither
+        terminated nor truncated; estimators then treat it as terminated.
+
+        Raises ``StepBatchError`` naming the first offending row: a gap or repeat in the steps of a trajectory, a
+        trajectory in two groups, an end before the last step, both ends at once, no end, a next state that is not the
+        following row's state, a number that is not finite; or naming the column whose length or type is wrong.
+        """
+        step_column = np.asarray(step)
+        if step_column.ndim != 1 or len(step_column) == 0:
+            raise StepBatchError("a step batch needs at least one row and one-dimensional columns")
+        n = len(step_column)
+        names = {
+            "group": _key_column("group", group, n),
+            "traj": _key_column("traj", traj, n),
+            "state": _key_column("state", state, n),
+            "next_state": _key_column("next_state", next_state, n),
+        }
+        if step_column.dtype.kind not in "iu":
+            raise StepBatchError(f"column step must hold integers, not {step_column.dtype}")
+        steps = step_column.astype(np.int64)
+        identity = _Identity(names["group"], names["traj"], steps)
+        numbers = {
+            "reward": _float_column("reward", reward, identity),
+            "invalid": np.zeros(n) if invalid is None else _float_column("invalid", invalid, identity),
+        }
+        _refuse(
+            (numbers["invalid"] < 0) | (numbers["invalid"] > 1), "invalid must lie between 0 and 1", identity=identity
+        )
+        tokens = np.ones(n) if n_tokens is None else _float_column("n_tokens", n_tokens, identity)
+        _refuse((tokens < 0) | (tokens != np.floor(tokens)), "n_tokens must be a whole number, 0 or more", identity)
+        ends = {
+            "terminated": _bool_column("terminated", terminated, n),
+            "truncated": _bool_column("truncated", truncated, n),
+        }
+        layout = _check_and_index(names, steps, ends["terminated"], ends["truncated"], identity, allow_open)
+        return cls(
+            step=steps,
+            n_tokens=tokens.astype(np.int64),
+            value=None if value is None else _float_column("value", value, identity),
+            layout=layout,
+            sorted_reward=numbers["reward"][layout.order],
+            sorted_invalid=numbers["invalid"][layout.order],
+            **names,
+            **numbers,
+            **ends,
+        )
+
+    @classmethod
+    def from_episodes(
+        cls, episodes: Sequence[Episode], *, invalid: str | Callable[[Step], bool] = "format"
+    ) -> StepBatch:
+        """Rows of played episodes: episodes in the given order, each by rising step index.
+
+        ``invalid`` is a name in ``INVALID_RULES`` or a function of a step. An episode stopped because its next prompt
+        would not fit counts as truncated. Episodes without steps give no rows.
+
+        Raises ``StepBatchError`` for a faulted episode, which must leave its group first, and as ``from_columns``.
+        """
+        rule = invalid if callable(invalid) else INVALID_RULES.get(invalid)
+        if rule is None:
+            raise StepBatchError(
+                f"unknown rule {invalid!r} for invalid steps; choose one of {', '.join(INVALID_RULES)}"
+            )
+        faulted = next((episode for episode in episodes if episode.faulted), None)
+        if faulted is not None:
+            raise StepBatchError(
+                f"episode {faulted.trajectory!r} of group {faulted.group!r} ended by an environment fault; "
+                "remove faulted episodes before computing advantages"
+            )
+        pairs = [(episode, step) for episode in episodes for step in episode.steps]
+        cut = [
+            step is episode.steps[-1] and episode.end_reason == "prompt_too_long" and not step.terminated
+            for episode, step in pairs
+        ]
+        return cls.from_columns(
+            group=[episode.group for episode, _ in pairs],
+            traj=[episode.trajectory for episode, _ in pairs],
+            step=[step.index for _, step in pairs],
+            state=[step.state_key for _, step in pairs],
+            next_state=[step.next_state_key for _, step in pairs],
+            reward=[step.reward for _, step in pairs],
+            terminated=[step.terminated for _, step in pairs],
+            truncated=[step.truncated or ended for (_, step), ended in zip(pairs, cut, strict=True)],
+            invalid=[float(rule(step)) for _, step in pairs],
+            n_tokens=[len(step.response_ids) for _, step in pairs],
+        )
+
+
+@dataclass(frozen=True)
+class _Identity:
+    group: Keys
+    traj: Keys
+    step: Ints
+
+    def of(self, row: int) -> str:
+        return f"row {row} (group {self.group[row]!r}, trajectory {self.traj[row]!r}, step {self.step[row]})"
+
+
+def _key_column(name: str, column: Sequence[object] | NDArray, n: int) -> Keys:
+    """Keys as an object array: a fixed-width string array would pad every key to the longest observation."""
+    values = column.tolist() if isinstance(column, np.ndarray) else list(column)
+    if len(values) != n:
+        raise StepBatchError(f"column {name} has {len(values)} rows but step has {n}; give all columns equal lengths")
+    out = np.empty(n, dtype=object)
+    out[:] = values
+    return out
+
+
+def _float_column(name: str, column: ArrayLike, identity: _Identity) -> Floats:
+    n = len(identity.step)
+    try:
+        values = np.array(column, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise StepBatchError(f"column {name} must hold numbers: {error}") from None
+    if values.shape != (n,):
+        raise StepBatchError(f"column {name} has shape {values.shape} but step has {n} rows; give equal lengths")
+    _refuse(~np.isfinite(values), f"{name} is not a finite number", identity)
+    return values
+
+
+def _bool_column(name: str, column: ArrayLike, n: int) -> Bools:
+    values = np.asarray(column)
+    if values.shape != (n,):
+        raise StepBatchError(f"column {name} has shape {values.shape} but step has {n} rows; give equal lengths")
+    return values.astype(np.bool_)
+
+
+def _refuse(bad: Bools, what: str, identity: _Identity) -> None:
+    if bad.any():
+        raise StepBatchError(f"{identity.of(int(np.argmax(bad)))}: {what}")
+
+
+def _check_and_index(
+    names: Mapping[str, Keys],
+    step: Ints,
+    terminated: Bools,
+    truncated: Bools,
+    identity: _Identity,
+    allow_open: bool,
+) -> Layout:
+    try:
+        (group,) = factorise(names["group"])
+        (traj,) = factorise(names["traj"])
+        state, next_state = factorise(names["state"], names["next_state"])
+    except TypeError as error:
+        raise StepBatchError(f"group, traj, state and next_state need hashable keys: {error}") from None
+
+    home = np.empty(int(traj.max()) + 1, dtype=np.int64)
+    home[traj[::-1]] = group[::-1]
+    _refuse(
+        group != home[traj], "its trajectory already has rows in another group; make trajectory ids unique", identity
+    )
+
+    lengths = np.bincount(traj)
+    _refuse(step < 0, "steps count from 0", identity)
+    start = np.cumsum(lengths) - lengths
+    inside = step < lengths[traj]
+    slot = (start[traj] + step)[inside]
+    first_in_slot = np.full(len(step), -1, dtype=np.int64)
+    first_in_slot[slot[::-1]] = np.flatnonzero(inside)[::-1]
+    repeated = inside.copy()
+    repeated[inside] = first_in_slot[slot] != np.flatnonzero(inside)
+    _refuse(repeated, "this step of the trajectory appears twice; remove duplicated rows", identity)
+    _refuse(~inside, "steps before it are missing; a trajectory needs all steps from 0", identity)
+
+    is_last = step == lengths[traj] - 1
+    ended = terminated | truncated
+    _refuse(terminated & truncated, "both terminated and truncated; a step ends in one way", identity)
+    _refuse(ended & ~is_last, "it ends the episode but the trajectory has later steps", identity)
+    if not allow_open:
+        _refuse(
+            is_last & ~ended, "the last step is neither terminated nor truncated; the episode is incomplete", identity
+        )
+    following = first_in_slot[np.minimum(start[traj] + step + 1, len(step) - 1)]
+    _refuse(
+        ~is_last & (next_state != state[following]), "its next_state is not the state of the following step", identity
+    )
+    return build_layout(
+        group=group,
+        trajectory=traj,
+        step=step,
+        state=state,
+        next_state=next_state,
+        truncated=truncated,
+        trajectory_group=home,
+    )

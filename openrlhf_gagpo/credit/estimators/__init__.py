@@ -1,0 +1,1 @@
+"""One file per advantage estimator; every module in this package is imported with ``openrlhf_gagpo.credit``."""

@@ -1,0 +1,289 @@
+"""Advantage estimators: worked examples, properties, exact zeros, options and registry."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from openrlhf_gagpo import credit
+from openrlhf_gagpo.credit import registry
+
+Trajectory = tuple[str, str, str, list[float]]
+"""Group, name, one letter per visited state (the final one included), rewards."""
+
+
+def batch_of(trajectories: list[Trajectory], **extra: Any) -> credit.StepBatch:
+    columns: dict[str, list[Any]] = {
+        name: [] for name in ("group", "traj", "step", "state", "next_state", "reward", "terminated", "truncated")
+    }
+    for group, name, states, rewards in trajectories:
+        for step, reward in enumerate(rewards):
+            last = step == len(rewards) - 1
+            row = (group, name, step, states[step], states[step + 1], reward, last and reward > 0, last and reward <= 0)
+            for column, value in zip(columns.values(), row, strict=True):
+                column.append(value)
+    return credit.StepBatch.from_columns(**columns, **extra)
+
+
+def advantages(batch: credit.StepBatch, name: str, **options: Any) -> np.ndarray:
+    estimator = credit.get(name)
+    return estimator(batch, estimator.options_cls(**options)).advantage
+
+
+WORKED = [("g", "t1", "ABCz", [0, 0, 8]), ("g", "t2", "ABDz", [0, 0, 0]), ("g", "t3", "ACz", [0, 8])]
+ROWS = {"statistics": "rows"}
+SD = np.sqrt(14.5 / 7)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("gagpo", {"gamma": 0.5, "lambd": 0.5}, np.array([-0.5, 2, 0, -1.5, -2, 0, 2, 0]) / SD),
+        ("gagpo", {"gamma": 0.5, "lambd": 0.5, "normalize": "none"}, [-0.5, 2, 0, -1.5, -2, 0, 2, 0]),
+        ("gagpo", {"gamma": 0.5, "lambd": 0.0, "normalize": "none"}, [-1, 2, 0, -1, -2, 0, 2, 0]),
+        ("gagpo", {"gamma": 0.5, "lambd": 1.0, "normalize": "none"}, [0, 2, 0, -2, -2, 0, 2, 0]),
+        ("gagpo", {"gamma": 0.5, "monte_carlo": True, "normalize": "none"}, [0, 2, 0, -2, -2, 0, 2, 0]),
+        ("gigpo", {"gamma": 0.5, "gigpo_mode": "mean_norm", **ROWS}, [3, 5, 3, -7, -7, -5, 5, 3]),
+        ("grpo", ROWS, np.array([3, 3, 3, -5, -5, -5, 3, 3]) / np.sqrt(120 / 7)),
+        ("grpo", {"no_std_norm": True, **ROWS}, [3, 3, 3, -5, -5, -5, 3, 3]),
+        ("grpo", {"no_std_norm": True}, np.array([8, 8, 8, -16, -16, -16, 8, 8]) / 3),
+        ("rloo", ROWS, np.array([3, 3, 3, -5, -5, -5, 3, 3]) * 8 / 7),
+        ("rloo", {}, [4, 4, 4, -8, -8, -8, 4, 4]),
+        ("reinforce_baseline", ROWS, np.array([3, 3, 3, -5, -5, -5, 3, 3]) / np.sqrt(120 / 7)),
+    ],
+)
+def test_worked_example(name: str, options: dict[str, Any], expected: Any) -> None:
+    np.testing.assert_allclose(advantages(batch_of(WORKED), name, **options), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_worked_example_intermediates() -> None:
+    estimator = credit.get("gagpo")
+    result = estimator(batch_of(WORKED), estimator.options_cls(gamma=0.5))
+    np.testing.assert_allclose(result.return_, [2, 4, 8, 0, 0, 0, 4, 8])
+    np.testing.assert_allclose(result.value, [2, 2, 8, 2, 2, 0, 2, 8])
+    np.testing.assert_allclose(result.td_residual, [-1, 2, 0, -1, -2, 0, 2, 0])
+    assert result.state_group_size.tolist() == [3, 2, 2, 3, 2, 1, 3, 2]
+    assert result.keep.all()
+    assert result.diagnostics["state_groups/singleton_share"] == 1 / 8
+    assert result.diagnostics["state_groups/size_3_4_share"] == 3 / 8
+
+
+def test_a_winner_s_own_state_is_pushed_down_below_lambda_one() -> None:
+    batch = batch_of([("g", "w", "AXCz", [0, 0, 8]), ("g", "l", "AYCz", [0, 0, 0])])
+    raw = advantages(batch, "gagpo", gamma=1.0, lambd=0.8, normalize="none")
+    np.testing.assert_allclose(raw, [3.36, -0.8, 4, -3.36, 0.8, -4])
+    through = advantages(batch, "gagpo", gamma=1.0, lambd=0.8, normalize="none", singleton="passthrough")
+    assert through[1] > 0 > through[4]
+
+
+def test_bootstrap_gives_a_truncated_episode_the_value_of_its_final_state() -> None:
+    batch = batch_of([("g", "t", "AB", [0]), ("g", "w", "Bz", [8]), ("h", "u", "AB", [0])])
+    raw = advantages(batch, "gagpo", gamma=0.5, normalize="none", truncation="bootstrap")
+    np.testing.assert_allclose(raw, [4, 0, 0])
+    with pytest.raises(ValueError, match="monte_carlo"):
+        credit.get("gagpo").options_cls(monte_carlo=True, truncation="bootstrap")
+
+
+def test_penalty_reaches_earlier_steps_only_as_part_of_the_reward() -> None:
+    batch = batch_of([("g", "t", "ABz", [0, 1])], invalid=[0, 1])
+    estimator = credit.get("gagpo")
+    returns = {
+        mode: estimator(batch, estimator.options_cls(gamma=1.0, invalid_penalty=0.5, invalid_penalty_mode=mode)).return_
+        for mode in ("reward", "local", "none")
+    }
+    assert {mode: values.tolist() for mode, values in returns.items()} == {
+        "reward": [0.5, 0.5],
+        "local": [1.0, 0.5],
+        "none": [1.0, 1.0],
+    }
+
+
+@st.composite
+def trajectory_lists(draw: st.DrawFn, letters: str = "ABCDE") -> list[Trajectory]:
+    out = []
+    for number in range(draw(st.integers(1, 7))):
+        length = draw(st.integers(1, 6))
+        states = "".join(draw(st.lists(st.sampled_from(letters), min_size=length + 1, max_size=length + 1)))
+        rewards = draw(st.lists(st.sampled_from([0.0, 0.1, 1.0, -0.3, 10.0]), min_size=length, max_size=length))
+        out.append((f"g{draw(st.integers(0, 2))}", f"t{number}", states, rewards))
+    return out
+
+
+def columns_of(batch: credit.StepBatch) -> dict[str, np.ndarray]:
+    names = ("group", "traj", "step", "state", "next_state", "reward", "terminated", "truncated", "invalid", "n_tokens")
+    return {name: getattr(batch, name) for name in names}
+
+
+@settings(deadline=None, max_examples=40)
+@given(trajectory_lists(), st.randoms(use_true_random=False), st.sampled_from(credit.names()))
+def test_row_order_does_not_matter(trajectories: list[Trajectory], random: Any, name: str) -> None:
+    count = sum(len(rewards) for *_, rewards in trajectories)
+    batch = batch_of(
+        trajectories,
+        invalid=[random.randint(0, 1) for _ in range(count)],
+        n_tokens=[random.randint(0, 9) for _ in range(count)],
+    )
+    order = np.array(random.sample(range(count), count))
+    shuffled = credit.StepBatch.from_columns(**{key: column[order] for key, column in columns_of(batch).items()})
+    first, second = credit.get(name)(batch), credit.get(name)(shuffled)
+    for field in ("advantage", "return_", "value", "td_residual", "state_group_size", "keep"):
+        one, other = getattr(first, field), getattr(second, field)
+        assert one.shape == (count,)
+        assert np.isfinite(one).all()
+        np.testing.assert_allclose(one[order], other, rtol=1e-9, atol=1e-9)
+
+
+@settings(deadline=None, max_examples=40)
+@given(trajectory_lists(), st.floats(0, 1), st.sampled_from(["paper", "passthrough"]))
+def test_lambda_one_is_monte_carlo_and_lambda_zero_the_residual(
+    trajectories: list[Trajectory], gamma: float, singleton: str
+) -> None:
+    batch = batch_of(trajectories)
+    estimator = credit.get("gagpo")
+
+    def result(**options: Any) -> credit.CreditResult:
+        return estimator(batch, estimator.options_cls(gamma=gamma, normalize="none", singleton=singleton, **options))
+
+    one, monte_carlo, zero = result(lambd=1.0), result(monte_carlo=True), result(lambd=0.0)
+    np.testing.assert_allclose(one.advantage, monte_carlo.advantage, rtol=1e-9, atol=1e-9)
+    np.testing.assert_array_equal(zero.advantage, zero.td_residual)
+
+
+@settings(deadline=None, max_examples=40)
+@given(trajectory_lists(), st.floats(0, 1), st.floats(0, 1))
+def test_states_visited_once_give_no_residual_and_no_advantage(
+    trajectories: list[Trajectory], gamma: float, lambd: float
+) -> None:
+    states = iter(range(10_000))
+    unique = []
+    for group, name, _, rewards in trajectories:
+        unique.append((group, name, [str(next(states)) for _ in range(len(rewards) + 1)], rewards))
+    estimator = credit.get("gagpo")
+    result = estimator(batch_of(unique), estimator.options_cls(gamma=gamma, lambd=lambd))
+    assert not result.td_residual.any()
+    assert not result.advantage.any()
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.lists(st.integers(1, 6), min_size=2, max_size=12),
+    st.sampled_from([0.0, 0.1, 1 / 3, 10.0, 1e6 / 3]),
+    st.sampled_from(credit.names()),
+    st.sampled_from(["rows", "trajectories"]),
+)
+def test_equal_outcomes_give_exactly_zero(lengths: list[int], reward: float, name: str, statistics: str) -> None:
+    trajectories = [("g", f"t{n}", "A" * (k + 1), [0.0] * (k - 1) + [reward]) for n, k in enumerate(lengths)]
+    options: dict[str, Any] = {"statistics": statistics}
+    if name in ("gagpo", "gigpo"):
+        options["gamma"] = 1.0
+    batch = batch_of(trajectories)
+    if name == "gagpo":  # the residuals of one shared state differ; the Monte Carlo form does not
+        options["monte_carlo"] = True
+    assert not advantages(batch, name, **options).any()
+
+
+@settings(deadline=None, max_examples=40)
+@given(trajectory_lists(), st.sampled_from([name for name in credit.names() if name != "reinforce_baseline"]))
+def test_groups_do_not_see_each_other(trajectories: list[Trajectory], name: str) -> None:
+    together = batch_of(trajectories)
+    found = credit.get(name)(together).advantage
+    for group in {item[0] for item in trajectories}:
+        alone = credit.get(name)(batch_of([item for item in trajectories if item[0] == group])).advantage
+        np.testing.assert_allclose(found[together.group == group], alone, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", credit.names())
+def test_groups_without_reward_are_dropped_only_when_asked(name: str) -> None:
+    batch = batch_of([*WORKED, ("h", "u1", "ABz", [0, 0]), ("h", "u2", "Az", [0])], invalid=[0] * 8 + [1, 0, 0])
+    estimator = credit.get(name)
+    kept = estimator(batch)
+    assert kept.keep.all()
+    assert kept.diagnostics["groups/reward_free"] == 1
+    dropped = estimator(batch, estimator.options_cls(drop_reward_free_groups=True))
+    assert dropped.keep.tolist() == [True] * 8 + [False] * 3
+    assert not dropped.advantage[8:].any()
+    assert dropped.diagnostics["rows/dropped"] == 3
+    without = estimator(batch_of(WORKED), estimator.options_cls(drop_reward_free_groups=True))
+    np.testing.assert_allclose(dropped.advantage[:8], without.advantage)
+
+
+@pytest.mark.parametrize("normalize", ["batch", "group", "none"])
+def test_a_batch_without_any_reward_may_be_dropped_whole(normalize: str) -> None:
+    batch = batch_of([("h", "u1", "ABz", [0, 0]), ("h", "u2", "Az", [0])])
+    estimator = credit.get("gagpo")
+    result = estimator(batch, estimator.options_cls(drop_reward_free_groups=True, normalize=normalize))
+    assert not result.keep.any()
+    assert all(np.isfinite(value) for value in result.diagnostics.values())
+
+
+def test_dropped_rows_leave_the_batch_statistics() -> None:
+    free = [("h", "u1", "ABz", [0, 0]), ("h", "u2", "ACz", [0, 0])]
+    options = {"normalize": "batch", "drop_reward_free_groups": True}
+    with_free = advantages(batch_of([*WORKED, *free]), "gagpo", **options)
+    np.testing.assert_allclose(with_free[:8], advantages(batch_of(WORKED), "gagpo", **options))
+
+
+@pytest.mark.parametrize("name", credit.names())
+def test_one_trajectory_alone_in_its_group(name: str) -> None:
+    found = advantages(batch_of([("g", "t", "ABz", [0, 8])]), name, statistics="trajectories")
+    expected = {"grpo": 8.0, "rloo": 8.0, "gigpo": 8.0}.get(name, 0.0)
+    assert found.tolist() == [expected, expected]
+
+
+def test_a_penalised_row_is_not_blown_up_where_trajectories_do_not_differ() -> None:
+    batch = batch_of([("g", "t", "ABz", [0, 0]), ("g", "u", "ABz", [0, 0])], invalid=[0, 1, 0, 0])
+    np.testing.assert_allclose(advantages(batch, "grpo"), [0, -0.1, 0, 0])
+
+
+def test_overflow_is_refused() -> None:
+    with pytest.raises(ValueError, match="scale the rewards"), np.errstate(all="ignore"):
+        advantages(batch_of([("g", "t", "Az", [1e308]), ("g", "u", "Az", [-1e308])]), "rloo")
+
+
+def test_a_field_name_means_the_same_in_every_estimator() -> None:
+    seen: dict[str, Any] = {}
+    for name in credit.names():
+        for item in dataclasses.fields(credit.get(name).options_cls):
+            assert item.metadata["help"]
+            assert seen.setdefault(item.name, item.metadata) == item.metadata
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("gagpo", {"normalize": "row"}, "normalize is 'row'; choose one of group, batch, none"),
+        ("gagpo", {"gamma": 1.5}, "gamma is 1.5; it must lie between 0 and 1"),
+        ("gigpo", {"gigpo_mode": "std"}, "gigpo_mode"),
+        ("grpo", {"invalid_penalty": -1.0}, "invalid_penalty"),
+        ("gagpo", {"lambd": float("nan")}, "lambd"),
+    ],
+)
+def test_bad_options_are_refused(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        credit.get(name).options_cls(**options)
+
+
+def test_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert credit.names() == ("gagpo", "gigpo", "grpo", "reinforce_baseline", "rloo")
+    assert credit.get("gagpo").defaults["actor.policy_loss_type"] == "gspo"
+    assert credit.get("grpo").defaults["actor.policy_loss_type"] == "ppo"
+    json.dumps({name: dict(credit.get(name).defaults) for name in credit.names()})
+    monkeypatch.setattr(registry, "_ESTIMATORS", dict(registry._ESTIMATORS))
+    with pytest.raises(credit.EstimatorError, match="exists already"):
+        credit.register("gagpo", credit.EstimatorOptions)(lambda batch, options: None)
+    with pytest.raises(credit.EstimatorError, match="unknown advantage estimator 'ppo'; choose one of gagpo"):
+        credit.get("ppo")
+    with pytest.raises(credit.EstimatorError, match="takes GrpoOptions"):
+        credit.get("grpo")(batch_of(WORKED), credit.get("rloo").options_cls())
+
+    @credit.register("outcome", credit.EstimatorOptions)
+    def outcome(batch: credit.StepBatch, options: credit.EstimatorOptions) -> credit.CreditResult:
+        return credit.CreditResult.from_sorted(batch, advantage=batch.sorted_reward)
+
+    np.testing.assert_array_equal(credit.get("outcome")(batch_of(WORKED)).advantage, batch_of(WORKED).reward)
