@@ -70,8 +70,8 @@ def test_worked_example_intermediates() -> None:
     np.testing.assert_allclose(result.td_residual, [-1, 2, 0, -1, -2, 0, 2, 0])
     assert result.state_group_size.tolist() == [3, 2, 2, 3, 2, 1, 3, 2]
     assert result.keep.all()
-    assert result.diagnostics["state_groups/singleton_share"] == 1 / 8
-    assert result.diagnostics["state_groups/size_3_4_share"] == 3 / 8
+    assert result.diagnostics["singleton_share"] == 1 / 8
+    assert result.diagnostics["state_group_size_share/3_4"] == 3 / 8
 
 
 def test_a_winner_s_own_state_is_pushed_down_below_lambda_one() -> None:
@@ -204,11 +204,11 @@ def test_groups_without_reward_are_dropped_only_when_asked(name: str) -> None:
     estimator = credit.get(name)
     kept = estimator(batch)
     assert kept.keep.all()
-    assert kept.diagnostics["groups/reward_free"] == 1
+    assert kept.diagnostics["reward_free_group_share"] == 1 / 2
     dropped = estimator(batch, estimator.options_cls(drop_reward_free_groups=True))
     assert dropped.keep.tolist() == [True] * 8 + [False] * 3
     assert not dropped.advantage[8:].any()
-    assert dropped.diagnostics["rows/dropped"] == 3
+    assert dropped.diagnostics["rows_dropped"] == 3
     without = estimator(batch_of(WORKED), estimator.options_cls(drop_reward_free_groups=True))
     np.testing.assert_allclose(dropped.advantage[:8], without.advantage)
 

@@ -25,9 +25,10 @@ SIZE_BINS: tuple[tuple[str, int, float], ...] = (
 def diagnose(batch: StepBatch, advantage: Floats, keep: NDArray[np.bool_]) -> dict[str, float]:
     """Diagnostics of row-ordered advantages; spread is over kept rows, state sharing over all rows.
 
-    ``state_groups/*``: share of rows whose state was visited once in their group, mean number of visits per distinct
-    state, share of rows per size bin. ``advantage/*``: spread (dimensionless where the estimator normalises).
-    ``groups/*``: counts, share of groups whose advantages do not differ, and groups without reward.
+    ``singleton_share``: rows whose state was visited once in their group. ``state_group_size_mean``: visits per
+    distinct state of a group; ``state_group_size_share/<bin>``: rows per bin of that size. ``advantage_*``: location and
+    spread, dimensionless where the estimator normalises. ``degenerate_group_share``: groups whose advantages do not
+    differ. ``reward_free_group_share``: groups without any reward. ``rows_dropped``: rows not kept.
     """
     layout = batch.layout
     sizes = layout.cells.count
@@ -36,21 +37,19 @@ def diagnose(batch: StepBatch, advantage: Floats, keep: NDArray[np.bool_]) -> di
         kept = np.zeros(1)
     low, high = np.quantile(kept, [0.25, 0.75])
     degenerate = set_statistics(advantage[layout.order], layout.groups).flat
-    reward_free = reward_free_groups(batch)
     report = {
-        "state_groups/singleton_share": float(np.count_nonzero(sizes == 1) / layout.n),
-        "state_groups/mean_size": float(sizes.mean()),
-        "advantage/min": float(kept.min()),
-        "advantage/max": float(kept.max()),
-        "advantage/iqr": float(high - low),
-        "advantage/abs_above_1_share": float(np.mean(np.abs(kept) > 1.0)),
-        "groups/count": float(len(layout.groups.count)),
-        "groups/degenerate_share": float(degenerate.mean()),
-        "groups/reward_free": float(np.count_nonzero(reward_free)),
-        "groups/reward_free_share": float(reward_free.mean()),
-        "rows/dropped": float(np.count_nonzero(~keep)),
+        "singleton_share": float(np.count_nonzero(sizes == 1) / layout.n),
+        "state_group_size_mean": float(sizes.mean()),
+        "advantage_min": float(kept.min()),
+        "advantage_max": float(kept.max()),
+        "advantage_std": float(kept.std()),
+        "advantage_iqr": float(high - low),
+        "advantage_abs_gt1_share": float(np.mean(np.abs(kept) > 1.0)),
+        "degenerate_group_share": float(degenerate.mean()),
+        "reward_free_group_share": float(reward_free_groups(batch).mean()),
+        "rows_dropped": float(np.count_nonzero(~keep)),
     }
     for label, smallest, largest in SIZE_BINS:
         inside = (sizes >= smallest) & (sizes <= largest)
-        report[f"state_groups/size_{label}_share"] = float(sizes[inside].sum() / layout.n)
+        report[f"state_group_size_share/{label}"] = float(sizes[inside].sum() / layout.n)
     return report
