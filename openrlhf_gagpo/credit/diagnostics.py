@@ -26,7 +26,7 @@ def diagnose(batch: StepBatch, advantage: Floats, keep: NDArray[np.bool_]) -> di
     """Diagnostics of row-ordered advantages; spread is over kept rows, state sharing over all rows.
 
     ``singleton_share``: rows whose state was visited once in their group. ``state_group_size_mean``: visits per
-    distinct state of a group; ``state_group_size_share/<bin>``: rows per bin of that size. ``advantage_*``: location and
+    distinct state of a group; ``state_group_size_share/<bin>``: rows per bin of it. ``advantage_*``: location and
     spread, dimensionless where the estimator normalises. ``degenerate_group_share``: groups whose advantages do not
     differ. ``reward_free_group_share``: groups without any reward. ``rows_dropped``: rows not kept.
     """
