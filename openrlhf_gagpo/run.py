@@ -58,7 +58,7 @@ def run(config: Any) -> int:
 
 def _tasks(config: Any) -> tuple[list[str], list[str]]:
     from agent_envs import EnvError, registry
-    from openrlhf_gagpo.training.settings import env_options
+    from openrlhf_gagpo.config.checks import env_options
 
     try:
         for plugin in config.env.plugin:

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from importlib import import_module
 
 from openrlhf_gagpo import hygiene
-from openrlhf_gagpo.config.errors import ConfigError
+from openrlhf_gagpo.config.errors import ConfigError, RunError
 
 __all__ = ["COMMANDS", "guarded", "main"]
 
@@ -29,12 +29,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def guarded(command: Callable[[list[str]], int | None], argv: list[str]) -> int:
-    """Exit status of ``command``: 2 after a configuration error, 130 after Ctrl-C; neither shows a traceback."""
+    """Exit status of ``command``: 2 after a configuration error, 1 after a failed run, 130 after Ctrl-C; no traceback."""
     try:
         return command(argv) or 0
     except ConfigError as error:
         sys.stderr.write(f"gagpo: error: {error}\n")
         return 2
+    except RunError as error:
+        sys.stderr.write(f"gagpo: error: {error}\n")
+        return 1
     except KeyboardInterrupt:
         sys.stderr.write("gagpo: interrupted\n")
         return 130

@@ -42,7 +42,7 @@ def prompt_builder(settings: RolloutSettings, tokenizer: Any) -> PromptBuilder:
     for plugin in settings.plugins:
         registry.load_plugin(plugin)
     return PromptBuilder(
-        registry.env_class(settings.env_name).prompt,
+        registry.get(settings.env_name).prompt,
         tokenizer,
         history_length=settings.history_length,
         think=settings.think,

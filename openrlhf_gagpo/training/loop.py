@@ -128,7 +128,7 @@ class Trainer:
     def _credit(self, episodes: list[Episode]) -> CreditResult | None:
         if not episodes:
             return None
-        return self.estimator(StepBatch.from_episodes(episodes, invalid=self.config.algo.invalid), self.options)
+        return self.estimator(StepBatch.from_episodes(episodes, invalid=self.config.algo.advantage.invalid_rule), self.options)
 
     def _env_counters(self) -> dict[str, float]:
         """Environment counters since the last call."""

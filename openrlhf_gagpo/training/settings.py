@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
+from openrlhf_gagpo.config.checks import env_options
 from openrlhf_gagpo.rollout.player import RolloutSettings
 from openrlhf_gagpo.rollout.types import SamplingParams
 from openrlhf_gagpo.training.losses import LossOptions
 
-__all__ = ["env_options", "loss_options", "rollout_settings", "sampling"]
-
-
-def env_options(config: Any) -> dict[str, Any]:
-    """Keyword arguments of the environment."""
-    options = dict(config.env.options)
-    if config.env.max_steps is not None:
-        options["max_steps"] = config.env.max_steps
-    return options
+__all__ = ["loss_options", "rollout_settings", "sampling"]
 
 
 def rollout_settings(config: Any) -> RolloutSettings:
     """How episodes are played in this run."""
-    episodes = config.rollout.batch_size * config.rollout.n_samples_per_prompt
-    workers = config.env.workers or min(os.cpu_count() or 1, episodes)
     return RolloutSettings(
         env_name=config.env.name,
         env_options=env_options(config),
         plugins=tuple(config.env.plugin),
-        workers=workers,
+        workers=config.env.workers,
         reset_timeout=config.env.reset_timeout,
         step_timeout=config.env.step_timeout,
-        concurrency=config.rollout.concurrency or max(episodes, 256),
+        concurrency=config.rollout.concurrency,
         history_length=config.rollout.history_length,
         think=config.rollout.think,
         action_tags=config.rollout.action_tags,

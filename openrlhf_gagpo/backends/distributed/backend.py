@@ -20,13 +20,18 @@ from openrlhf_gagpo.backends.distributed import compat
 from openrlhf_gagpo.backends.distributed.actors import PolicyActor, ReferenceActor, StepStrategy
 from openrlhf_gagpo.backends.distributed.engine import create_engines
 from openrlhf_gagpo.backends.distributed.experience import StepExperienceMaker
+from openrlhf_gagpo.config.errors import RunError
+from openrlhf_gagpo.config.machine import cores
+from openrlhf_gagpo.config.placement import SHARE, place
 from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, SamplingParams
 from openrlhf_gagpo.training.rows import TrainingRow, plan_updates
 from openrlhf_gagpo.training.settings import rollout_settings
 
 __all__ = ["DistributedBackend", "StepTrainer"]
 
-logger = logging.getLogger(__name__)
+_PLACEMENT_TIMEOUT_S = 300
+# Settings of the libraries that the workers should share with the driver.
+_FORWARDED = ("VLLM_", "HF_", "TRANSFORMERS_", "TOKENIZERS_", "OMP_", "NCCL_", "RAY_ENABLE", "DO_NOT_TRACK")
 
 
 class StepTrainer(BasePPOTrainer):
@@ -103,31 +108,13 @@ class DistributedBackend:
             zero_stage=args.ds.zero_stage,
             args=args,
         )
-        gpus = args.actor.num_nodes * args.actor.num_gpus_per_node
-        self._group = placement_group([{"GPU": 1, "CPU": 1}] * gpus, strategy="PACK")
-        ray.get(self._group.ready())
-        colocated = args.train.colocate_all
         # Everything starts at once: imports and model loading dominate, and they overlap.
-        self.engines = create_engines(args, self._group if colocated else None)
-        copies = args.ds.ring_attn_size * args.ds.tensor_parallel_size
-        policy = RayActorGroup(
-            args.actor.num_nodes,
-            args.actor.num_gpus_per_node,
-            PolicyActor,
-            pg=self._group,
-            num_gpus_per_actor=0.2,
-            duplicate_actors=copies,
-        )
-        reference = None
-        if args.algo.kl.init_coef > 0:
-            reference = RayActorGroup(
-                args.ref.num_nodes,
-                args.ref.num_gpus_per_node,
-                ReferenceActor,
-                pg=self._group,
-                num_gpus_per_actor=0.2,
-                duplicate_actors=copies,
-            )
+        shared = args.train.colocate_all or args.train.colocate_actor_ref
+        if shared:
+            self._group = self._reserve(args.actor.num_nodes * args.actor.num_gpus_per_node)
+        self.engines = create_engines(args, self._group if args.train.colocate_all else None)
+        policy = self._actors(args.actor, PolicyActor, shared)
+        reference = self._actors(args.ref, ReferenceActor, shared) if args.algo.kl.init_coef > 0 else None
         model = args.actor.model_name_or_path
         tokenizer = get_tokenizer(model, None, "left", strategy, use_fast=not args.data.disable_fast_tokenizer)
         self.trainer = StepTrainer(strategy, policy, reference, self.engines, tokenizer)
@@ -139,7 +126,40 @@ class DistributedBackend:
             engine.prepare.remote(settings, model, not args.data.disable_fast_tokenizer) for engine in self.engines
         ]
         ray.get(refs)
-        return {"devices": f"{gpus} x {'GPU' if compat.cuda_available() else 'logical GPU (CPU)'}"}
+        gpus = place(self.config).gpus
+        return {"devices": f"{gpus} GPU" if compat.cuda_available() else f"{gpus} logical GPU on the CPU"}
+
+    def _reserve(self, gpus: int) -> Any:
+        """A placement group with one bundle per GPU, as OpenRLHF makes it for colocated models.
+
+        Raises:
+            RunError: the cluster does not have that many GPUs.
+        """
+        here = ray.cluster_resources().get("GPU", 0)
+        needed = place(self.config).gpus
+        if here < needed:
+            raise RunError(
+                f"the run needs {needed} GPUs and the Ray cluster has {here:g}: lower the --actor, --ref and --vllm "
+                "counts, or start more nodes"
+            )
+        group = placement_group([{"GPU": 1, "CPU": 1}] * gpus, strategy="PACK")
+        if not group.wait(timeout_seconds=_PLACEMENT_TIMEOUT_S):
+            remove_placement_group(group)
+            raise RunError(
+                f"Ray could not reserve {gpus} bundles of one GPU and one CPU within {_PLACEMENT_TIMEOUT_S} s: another "
+                "job holds them (see `ray status`)"
+            )
+        return group
+
+    def _actors(self, counts: Any, actor_class: Any, shared: bool) -> RayActorGroup:
+        return RayActorGroup(
+            counts.num_nodes,
+            counts.num_gpus_per_node,
+            actor_class,
+            pg=self._group if shared else None,
+            num_gpus_per_actor=SHARE if shared else 1,
+            duplicate_actors=self.args.ds.ring_attn_size * self.args.ds.tensor_parallel_size,
+        )
 
     def _connect(self) -> None:
         if ray.is_initialized():
@@ -156,10 +176,12 @@ class DistributedBackend:
         address = self.config.ray.address or os.environ.get("RAY_ADDRESS")
         if address:
             ray.init(address=address, **options)
-        else:
-            gpus = self.config.ray.num_gpus
-            logical = {} if gpus is None else {"num_gpus": gpus, "num_cpus": max(os.cpu_count() or 1, 2 * gpus)}
-            ray.init(include_dashboard=False, **logical, **options)
+            return
+        if not compat.cuda_available():
+            # Ray counts logical GPUs; every bundle also wants a core, whatever the machine has.
+            gpus = self.config.ray.num_gpus or place(self.config).gpus
+            options |= {"num_gpus": gpus, "num_cpus": max(cores(), gpus + 1)}
+        ray.init(include_dashboard=False, **options)
 
     def rollout(
         self, requests: Sequence[EpisodeRequest], sampling: SamplingParams, on_done: Callable[[Episode], None]
