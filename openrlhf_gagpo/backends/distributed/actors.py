@@ -75,11 +75,11 @@ class StepPolicyTrainer(ppo_actor.ActorPPOTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if compat.cuda_available():
-            ppo_actor.ActorPPOTrainer.__init__(self, *args, **kwargs)
+            super().__init__(*args, **kwargs)
         else:
             # OpenRLHF would open a NCCL group to the engines here.
             engines, kwargs["vllm_engines"] = kwargs.get("vllm_engines"), None
-            ppo_actor.ActorPPOTrainer.__init__(self, *args, **kwargs)
+            super().__init__(*args, **kwargs)
             self.vllm_engines = engines
         self.planned: list[UpdateStep] = []
         self.loss_options = loss_options(self.args)
@@ -151,7 +151,7 @@ class StepPolicyTrainer(ppo_actor.ActorPPOTrainer):
     def broadcast_to_vllm(self) -> None:
         """Send the weights to every engine, then forget the prefixes that were computed with the old ones."""
         if compat.cuda_available():
-            ppo_actor.ActorPPOTrainer.broadcast_to_vllm(self)
+            super().broadcast_to_vllm()
         elif torch.distributed.get_rank() == 0:
             with weight_file(self.actor.model.module.named_parameters()) as path:
                 ray.get([engine.load_weight_file.remote(path) for engine in self.vllm_engines])

@@ -34,6 +34,8 @@ class AgentRolloutActorBase(plain_class(vllm_engine.RolloutRayActor)):
     async def __init__(self, *args: Any, **kwargs: Any) -> None:
         if not compat.cuda_available():
             kwargs = _cpu_engine_arguments(kwargs)
+            # On a CPU, vLLM would put the model into a third process (actor, engine core, worker) to pin its threads.
+            os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         await plain_class(vllm_engine.RolloutRayActor).__init__(self, *args, **kwargs)
         self.player: EpisodePlayer | None = None
 
@@ -84,7 +86,9 @@ class _EnginePolicy:
 
     async def generate(self, prompt_ids: Sequence[int], params: SamplingParams) -> Completion:
         # No minimum length: it would hide the end-of-sequence token from the first position's distribution, and the
-        # recorded log-probability of a one-token action would not be the policy's.
+        # recorded log-probability of a one-token action would not be the policy's. No seed either: batches depend on
+        # timing, so it would not make runs repeatable, and vLLM's CPU build fails on a seeded request whose prompt it
+        # cuts in two (its generators cannot step back).
         output = await _final(
             self.llm,
             prompt_ids,
@@ -92,7 +96,6 @@ class _EnginePolicy:
                 max_tokens=params.max_new_tokens,
                 temperature=params.temperature,
                 top_p=params.top_p,
-                seed=params.seed,
                 logprobs=0,
                 detokenize=False,
                 output_kind=RequestOutputKind.FINAL_ONLY,
