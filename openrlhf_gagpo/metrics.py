@@ -1,6 +1,7 @@
 """The names of all logged numbers and what they mean; ``docs/metrics.md`` is generated from this module.
 
-A name is ``group/name``. A name ending in ``<category>`` stands for one metric per task category of the environment.
+A name is ``group/name``. One whose last part is in angle brackets stands for several: ``eval/success/<category>`` for
+one per task category of the environment, ``credit/state_group_size_share/<bin>`` for one per range of group sizes.
 """
 
 from __future__ import annotations
@@ -9,8 +10,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 __all__ = ["GROUPS", "METRICS", "ROW_KEYS", "Metric", "describe", "glossary_markdown", "is_documented", "undocumented"]
-
-_WILDCARD = "<category>"
 
 
 @dataclass(frozen=True)
@@ -71,6 +70,11 @@ _TABLE: tuple[tuple[str, str, str], ...] = (
     ("rollout/length_capped_share", "Share of responses stopped by the token limit.", "share"),
     ("credit/singleton_share", "Share of steps whose state no other step of the group visited.", "share"),
     ("credit/state_group_size_mean", "Mean number of steps that share a state within a rollout group.", "steps"),
+    (
+        "credit/state_group_size_share/<bin>",
+        "Share of steps whose state this many steps of the group share: 1, 2, 3 to 4, and so on.",
+        "share",
+    ),
     ("credit/advantage_iqr", "Distance between the 25th and the 75th percentile of the advantages.", "1"),
     ("credit/advantage_abs_gt1_share", "Share of steps with an advantage beyond 1 in size.", "share"),
     ("credit/advantage_min", "Smallest advantage.", "1"),
@@ -109,8 +113,8 @@ _TABLE: tuple[tuple[str, str, str], ...] = (
     ("eval/episode_length", "Mean number of environment steps.", "steps"),
     ("eval/tasks", "Episodes that count in the averages: all but the faulted ones.", "count"),
     ("eval/faulted", "Episodes ended by a failure of the environment and left out of the averages.", "count"),
-    (f"eval/success/{_WILDCARD}", "Success rate on the tasks of one category.", "share"),
-    (f"eval/tasks/{_WILDCARD}", "Episodes of one category that count in its success rate.", "count"),
+    ("eval/success/<category>", "Success rate on the tasks of one category.", "share"),
+    ("eval/tasks/<category>", "Episodes of one category that count in its success rate.", "count"),
     ("time/rollout", "Playing the episodes, from first reset to last step.", "s"),
     ("time/credit", "Computing advantages.", "s"),
     ("time/forward", "Old and reference log-probabilities.", "s"),
@@ -131,13 +135,15 @@ _TABLE: tuple[tuple[str, str, str], ...] = (
 METRICS: dict[str, Metric] = {name: Metric(name, description, unit) for name, description, unit in _TABLE}
 """All documented metrics by name, in the order of the glossary."""
 
+_FAMILIES = {name.rpartition("/")[0]: metric for name, metric in METRICS.items() if name.endswith(">")}
+
 
 def describe(name: str) -> Metric | None:
     """The glossary entry of a logged name (``eval/success/<category>`` for ``eval/success/heat``), or None."""
     if name in METRICS:
         return METRICS[name]
-    head, slash, category = name.rpartition("/")
-    return METRICS.get(f"{head}/{_WILDCARD}") if slash and category else None
+    head, _, member = name.rpartition("/")
+    return _FAMILIES.get(head) if member else None
 
 
 def is_documented(name: str) -> bool:

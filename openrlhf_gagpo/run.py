@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from openrlhf_gagpo.config.errors import ConfigError
@@ -23,29 +24,14 @@ def run(config: Any) -> int:
     """
     train_tasks, eval_tasks = _tasks(config)
     folder = _open_folder(config)
-    # Imports torch and the rest of the stack; everything that can be refused cheaply has been.
-    from openrlhf_gagpo import backends
-    from openrlhf_gagpo.training.loop import Trainer
-
+    display = ProgressDisplay(config.train.num_iterations)
     try:
-        with folder.tracked(), _terminate_as_interrupt(), ProgressDisplay(config.train.num_iterations) as display:
-            backend = backends.create(config)
-            try:
-                facts = backend.start()
-                display.note(f"run {folder.path}, {config.backend} backend on {facts['devices']}")
-                trainer = Trainer(config, backend, folder, train_tasks, eval_tasks, display)
-                if config.eval_only:
-                    trainer.evaluate(0)
-                else:
-                    trainer.fit(_resume(config, backend, folder, display))
-                    backend.export()
-            finally:
-                backend.close()
+        with folder.tracked(), _terminate_as_interrupt(), display:
+            _work(config, folder, display, train_tasks, eval_tasks)
     except KeyboardInterrupt:
-        done = len(folder.metrics())
         display.note(
-            f"interrupted after iteration {done}; continue from the last checkpoint with the same command and "
-            "--ckpt.load_enable"
+            f"interrupted after iteration {len(folder.metrics())}; continue from the last checkpoint with the same "
+            "command and --ckpt.load_enable"
         )
         return 130
     display.console.print(summary_table(folder.evals(), folder.metrics()))
@@ -54,6 +40,27 @@ def run(config: Any) -> int:
 
         display.note(f"report: {build_report(folder.path)}")
     return 0
+
+
+def _work(
+    config: Any, folder: RunFolder, display: ProgressDisplay, train_tasks: list[str], eval_tasks: list[str]
+) -> None:
+    # Imports torch and the rest of the stack; everything that can be refused cheaply has been.
+    from openrlhf_gagpo import backends
+    from openrlhf_gagpo.training.loop import Trainer
+
+    backend = backends.create(config)
+    try:
+        facts = backend.start()
+        display.note(f"run {folder.path}, {config.backend} backend on {facts['devices']}")
+        trainer = Trainer(config, backend, folder, train_tasks, eval_tasks, display)
+        if config.eval_only:
+            trainer.evaluate(0)
+        else:
+            trainer.fit(_resume(config, backend, folder, display))
+            backend.export()
+    finally:
+        backend.close()
 
 
 def _tasks(config: Any) -> tuple[list[str], list[str]]:
@@ -107,10 +114,17 @@ def _resume(config: Any, backend: Any, folder: RunFolder, display: ProgressDispl
 
 @contextmanager
 def _terminate_as_interrupt() -> Iterator[None]:
-    """Treat SIGTERM, which a job scheduler sends, like Ctrl-C, so that everything is closed in order."""
+    """Treat SIGTERM, which a job scheduler sends, like Ctrl-C, so that everything is closed in order.
 
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+    Whoever handles Ctrl-C at that moment gets it: asyncio cancels its tasks, where an exception raised here would leave
+    them pending.
+    """
+
+    def interrupt(_: int, frame: FrameType | None) -> None:
+        handler = signal.getsignal(signal.SIGINT)
+        if not callable(handler):  # Ctrl-C is ignored, as in a job that a shell started in the background.
+            handler = signal.default_int_handler
+        handler(signal.SIGINT, frame)
 
     previous = signal.signal(signal.SIGTERM, interrupt)
     try:

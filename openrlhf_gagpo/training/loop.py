@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from openrlhf_gagpo.config.errors import RunError
 from openrlhf_gagpo.credit import registry as credit
 from openrlhf_gagpo.credit.batch import StepBatch
 from openrlhf_gagpo.credit.result import CreditResult
@@ -61,21 +62,20 @@ class Trainer:
         self.options = config.estimator_options()
         self._seed = config.train.seed
         self._env_stats: dict[str, float] = {}
-        self._evaluated = -1
 
     def fit(self, start: int = 0) -> None:
         """Run the iterations after ``start`` (0: from the beginning), evaluations and checkpoints included."""
         config, last = self.config, self.config.train.num_iterations
         if start == 0 and config.eval.before_train:
-            self.evaluate(0)
+            self._evaluate_once(0)
         for iteration in range(start + 1, last + 1):
             self.iterate(iteration)
             if config.eval.steps > 0 and iteration % config.eval.steps == 0:
                 self.evaluate(iteration)
             if config.ckpt.save_steps > 0 and (iteration % config.ckpt.save_steps == 0 or iteration == last):
                 self.backend.save_checkpoint(f"global_step{iteration}", self._state(iteration))
-        if config.eval.after_train and self._evaluated != last:
-            self.evaluate(last)
+        if config.eval.after_train:
+            self._evaluate_once(last)
 
     def iterate(self, iteration: int) -> dict[str, float]:
         """One iteration: rollout, credit, update, sync. Returns and records its metrics."""
@@ -117,18 +117,31 @@ class Trainer:
         self.run.append_eval(iteration, metrics, split=self.config.env.eval_split)
         self.backend.track(iteration, metrics, evaluation=True)
         self.observer.evaluation(iteration, metrics)
-        self._evaluated = iteration
         return metrics
+
+    def _evaluate_once(self, iteration: int) -> None:
+        """Evaluate, unless the run did before it was interrupted."""
+        if all(row["iteration"] != iteration for row in self.run.evals()):
+            self.evaluate(iteration)
 
     def _play(self, requests: list[EpisodeRequest], iteration: int, phase: str) -> list[Episode]:
         self.observer.phase(iteration, phase, len(requests))
         parameters = sampling(self.config, evaluation=phase == "evaluation")
-        return self.backend.rollout(requests, parameters, self.observer.episode)
+        episodes = self.backend.rollout(requests, parameters, self.observer.episode)
+        if all(episode.faulted for episode in episodes):
+            when = f"after iteration {iteration}" if phase == "evaluation" else f"of iteration {iteration}"
+            cause = " ".join(episodes[0].error.split()).rstrip(".")
+            raise RunError(
+                f"no episode of the {phase} {when} could be played ({len(episodes)} failed, the first with: {cause}); "
+                f"mend the environment {self.config.env.name} or its options"
+            )
+        return episodes
 
     def _credit(self, episodes: list[Episode]) -> CreditResult | None:
-        if not episodes:
+        if not any(episode.steps for episode in episodes):
             return None
-        return self.estimator(StepBatch.from_episodes(episodes, invalid=self.config.algo.advantage.invalid_rule), self.options)
+        batch = StepBatch.from_episodes(episodes, invalid=self.config.algo.advantage.invalid_rule)
+        return self.estimator(batch, self.options)
 
     def _env_counters(self) -> dict[str, float]:
         """Environment counters since the last call."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from openrlhf_gagpo.stats import success_by_category, wilson_interval
 from openrlhf_gagpo.rollout.grouping import GroupReport
 from openrlhf_gagpo.rollout.types import Episode
+from openrlhf_gagpo.stats import success_by_category, wilson_interval
 
 __all__ = ["evaluation_metrics", "rollout_metrics"]
 
