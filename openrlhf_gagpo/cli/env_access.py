@@ -1,0 +1,58 @@
+"""What the ``gagpo env`` commands share: reaching an environment, or saying in one sentence why that fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from types import MappingProxyType
+from typing import Any
+
+from agent_envs import registry
+from agent_envs.base import EnvError, TextEnv
+from openrlhf_gagpo.config.errors import ConfigError
+
+__all__ = ["install_hint", "load_plugins", "made", "refusals"]
+
+_PACKAGES: Mapping[str, tuple[str, ...]] = MappingProxyType({"alfworld": ("alfworld", "textworld")})
+"""Environment -> packages it plays with, for those that the base install lacks; the extra has the same name."""
+
+
+def install_hint(name: str) -> str:
+    """How to install the packages that environment ``name`` needs; "" when they are there."""
+    missing = [package for package in _PACKAGES.get(name, ()) if find_spec(package) is None]
+    if not missing:
+        return ""
+    return f"needs {' and '.join(missing)}: pip install 'openrlhf-gagpo[{name}]'"
+
+
+def load_plugins(plugins: Sequence[str]) -> None:
+    """Load each plugin file or module. Raises ``ConfigError`` for one that cannot be used."""
+    with refusals():
+        for plugin in plugins:
+            registry.load_plugin(plugin)
+
+
+@contextmanager
+def made(name: str, options: Mapping[str, Any]) -> Iterator[TextEnv]:
+    """An instance, closed at the end. Raises ``ConfigError`` where it cannot be made."""
+    hint = install_hint(name)
+    if hint:
+        raise ConfigError(f"environment {name!r} {hint}")
+    with refusals():
+        env = registry.make(name, **options)
+    try:
+        yield env
+    finally:
+        env.close()
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Turn what registry, environments and generators raise for unusable input into ``ConfigError``."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"{error.filename} cannot be used: {error.strerror}; choose another path") from error
+    except (EnvError, ValueError, TypeError) as error:
+        raise ConfigError(str(error).rstrip(".")) from error
