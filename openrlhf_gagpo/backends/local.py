@@ -134,6 +134,9 @@ class LocalBackend:
             norms.append(float(norm))
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
+        if not plan:
+            # Moves nothing without gradients, but the schedule complains unless the optimizer has stepped before it.
+            self.optimizer.step()
         self.scheduler.step()
         metrics = finish_metrics(totals, len(plan)) | {"policy/lr": learning_rate}
         if norms:

@@ -61,7 +61,6 @@ class Trainer:
         self.estimator = credit.get(config.algo.advantage.estimator)
         self.options = config.estimator_options()
         self._seed = config.train.seed
-        self._env_stats: dict[str, float] = {}
 
     def fit(self, start: int = 0) -> None:
         """Run the iterations after ``start`` (0: from the beginning), evaluations and checkpoints included."""
@@ -81,6 +80,7 @@ class Trainer:
         """One iteration: rollout, credit, update, sync. Returns and records its metrics."""
         config = self.config
         metrics: dict[str, float] = {}
+        counted = self.backend.env_stats()
         with _timed(metrics, "time/iteration"):
             tasks = schedule.iteration_tasks(self.train_tasks, config.rollout.batch_size, iteration, self._seed)
             requests = schedule.training_requests(tasks, config.rollout.n_samples_per_prompt, iteration, self._seed)
@@ -99,7 +99,7 @@ class Trainer:
                 metrics |= self.backend.update(rows, schedule.stable_seed(self._seed, "batches", iteration))
                 with _timed(metrics, "time/sync"):
                     self.backend.sync()
-            metrics |= self._env_counters()
+            metrics |= {name: value - counted[name] for name, value in self.backend.env_stats().items()}
         self.run.append_metrics(iteration, metrics)
         self.backend.track(iteration, metrics, evaluation=False)
         self.observer.iteration(iteration, metrics)
@@ -142,12 +142,6 @@ class Trainer:
             return None
         batch = StepBatch.from_episodes(episodes, invalid=self.config.algo.advantage.invalid_rule)
         return self.estimator(batch, self.options)
-
-    def _env_counters(self) -> dict[str, float]:
-        """Environment counters since the last call."""
-        now = self.backend.env_stats()
-        before, self._env_stats = self._env_stats, now
-        return {name: value - before.get(name, 0.0) for name, value in now.items()}
 
     def _state(self, iteration: int) -> dict[str, Any]:
         return {"iteration": iteration, "tasks_consumed": iteration * self.config.rollout.batch_size}
