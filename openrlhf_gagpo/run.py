@@ -13,7 +13,7 @@ from openrlhf_gagpo.config.errors import ConfigError
 from openrlhf_gagpo.progress import ProgressDisplay, summary_table
 from openrlhf_gagpo.runfolder import RunFolder
 
-__all__ = ["run"]
+__all__ = ["run", "terminate_as_interrupt"]
 
 
 def run(config: Any) -> int:
@@ -26,7 +26,7 @@ def run(config: Any) -> int:
     folder = _open_folder(config)
     display = ProgressDisplay(config.train.num_iterations)
     try:
-        with folder.tracked(), _terminate_as_interrupt(), display:
+        with folder.tracked(), terminate_as_interrupt(), display:
             _work(config, folder, display, train_tasks, eval_tasks)
     except KeyboardInterrupt:
         display.note(
@@ -113,7 +113,7 @@ def _resume(config: Any, backend: Any, folder: RunFolder, display: ProgressDispl
 
 
 @contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
+def terminate_as_interrupt() -> Iterator[None]:
     """Treat SIGTERM, which a job scheduler sends, like Ctrl-C, so that everything is closed in order.
 
     Whoever handles Ctrl-C at that moment gets it: asyncio cancels its tasks, where an exception raised here would leave

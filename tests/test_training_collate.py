@@ -1,0 +1,55 @@
+"""Rows to tensors and back."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from openrlhf_gagpo.training.collate import collate, per_row, scatter_rows
+from openrlhf_gagpo.training.rows import TrainingRow
+
+
+def _row(prompt: int, response: int) -> TrainingRow:
+    return TrainingRow(
+        prompt_ids=list(range(100, 100 + prompt)),
+        response_ids=list(range(200, 200 + response)),
+        sampling_log_probs=[-(i + 1) / 8 for i in range(response)],
+        advantage=0.0,
+        trajectory="t",
+        step=0,
+    )
+
+
+def test_layout() -> None:
+    batch = collate([_row(2, 2), _row(3, 3)], pad_id=0, padding=1)
+    assert batch.sequences.tolist() == [[100, 101, 200, 201, 0, 0], [100, 101, 102, 200, 201, 202], [0] * 6]
+    assert batch.attention_mask.tolist() == [[1, 1, 1, 1, 0, 0], [1] * 6, [1, 1, 0, 0, 0, 0]]
+    # Position t speaks of token t + 1.
+    assert batch.action_mask.tolist() == [[0, 1, 1, 0, 0], [0, 0, 1, 1, 1], [0] * 5]
+
+
+@settings(deadline=None)
+@given(
+    sizes=st.lists(st.tuples(st.integers(1, 6), st.integers(0, 5)).filter(lambda size: sum(size) > 1), max_size=6),
+    padding=st.integers(0, 2),
+)
+def test_masks_pick_the_response_and_scatter_inverts_per_row(sizes, padding) -> None:
+    rows = [_row(*size) for size in sizes]
+    batch = collate(rows, pad_id=7, padding=padding)
+    assert batch.sequences.shape == batch.attention_mask.shape
+    assert batch.action_mask.shape == (len(rows) + padding, batch.sequences.shape[1] - 1)
+    assert batch.attention_mask.any(-1).all()
+    tokens = per_row(batch.sequences[:, 1:], batch.action_mask)
+    assert [ids.tolist() for ids in tokens] == [row.response_ids for row in rows] + [[]] * padding
+
+    values = [row.sampling_log_probs for row in rows] + [[]] * padding
+    scattered = scatter_rows(values, batch.action_mask)
+    assert [row.tolist() for row in per_row(scattered, batch.action_mask)] == values
+    assert (scattered[batch.action_mask == 0] == 0).all()
+
+
+def test_scatter_takes_tensors() -> None:
+    mask = torch.tensor([[0, 1, 1], [1, 0, 0]])
+    out = scatter_rows([torch.tensor([1.0, 2.0]), torch.tensor([3.0])], mask)
+    assert out.tolist() == [[0, 1, 2], [3, 0, 0]]

@@ -1,0 +1,263 @@
+"""Losses by hand, their gradients, and that a mini-batch may be cut anywhere."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from openrlhf_gagpo.training.losses import (
+    LossOptions,
+    LossScale,
+    finish_metrics,
+    kl_estimate,
+    merge_sums,
+    policy_objective,
+    step_loss,
+    token_entropy,
+    token_log_probs,
+)
+
+ACTION = LossOptions(kl_coef=0.05, entropy_coef=0.02)
+OPTIONS = {
+    "action": ACTION,
+    "action dual": replace(ACTION, dual_clip=3.0),
+    "token": replace(ACTION, ratio="token", kl_estimator="k2"),
+    "token rows": replace(ACTION, ratio="token", aggregate="seq-mean-token-mean", kl_estimator="k1"),
+}
+
+
+def test_token_log_probs_by_hand() -> None:
+    logits = torch.tensor([[[0.0, math.log(3.0)], [math.log(4.0), 0.0]]])
+    targets = torch.tensor([[1, 1]])
+    expected = torch.tensor([[math.log(3 / 4), math.log(1 / 5)]])
+    torch.testing.assert_close(token_log_probs(logits, targets), expected)
+    # Dividing by 0.5 squares the odds: 9 to 1 and 16 to 1.
+    expected = torch.tensor([[math.log(9 / 10), math.log(1 / 17)]])
+    torch.testing.assert_close(token_log_probs(logits, targets, temperature=0.5), expected)
+
+
+def test_token_log_probs_are_float32_from_half_precision_and_differentiate() -> None:
+    logits = torch.randn(2, 3, 5, dtype=torch.bfloat16, requires_grad=True)
+    targets = torch.tensor([[0, 1, 2], [3, 4, 0]])
+    values = token_log_probs(logits, targets, 0.7)
+    assert values.dtype == torch.float32
+    values.sum().backward()
+    one_hot = torch.nn.functional.one_hot(targets, 5)
+    expected = (one_hot - torch.softmax(logits.detach().float() / 0.7, -1)) / 0.7
+    torch.testing.assert_close(logits.grad.float(), expected, atol=1e-2, rtol=1e-2)
+
+
+def test_entropy_by_hand_and_its_gradient() -> None:
+    logits = torch.tensor([[0.0, 0.0], [math.log(3.0), 0.0]])
+    expected = torch.tensor([math.log(2), -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))])
+    torch.testing.assert_close(token_entropy(logits), expected)
+    logits = torch.randn(3, 6, requires_grad=True)
+    entropy = token_entropy(logits, 0.5)
+    (gradient,) = torch.autograd.grad(entropy.sum(), logits)
+    log_p = torch.log_softmax(logits / 0.5, -1)
+    torch.testing.assert_close(gradient, -log_p.exp() * (log_p + entropy[:, None]) / 0.5)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "value", "slope"),
+    [
+        ("k1", lambda d: d, lambda d: 1.0),
+        ("k2", lambda d: d * d / 2, lambda d: d),
+        ("k3", lambda d: math.exp(-d) - 1 + d, lambda d: 1 - math.exp(-d)),
+    ],
+)
+def test_kl_estimates_by_hand(estimator, value, slope) -> None:
+    differences = [-1.5, -1e-3, 0.0, 0.4, 2.0]
+    log_probs = torch.tensor([differences], requires_grad=True)
+    result = kl_estimate(log_probs, torch.zeros(1, 5), estimator)
+    torch.testing.assert_close(result, torch.tensor([[value(d) for d in differences]]))
+    (gradient,) = torch.autograd.grad(result.sum(), log_probs)
+    torch.testing.assert_close(gradient, torch.tensor([[slope(d) for d in differences]]))
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
+def test_kl_is_bounded_and_its_gradient_finite(estimator: str) -> None:
+    log_probs = torch.tensor([[-300.0, -20.0, 20.0, 300.0]], requires_grad=True)
+    value = kl_estimate(log_probs, torch.zeros(1, 4), estimator)
+    assert value.abs().max() <= 10
+    value.sum().backward()
+    assert log_probs.grad.isfinite().all()
+
+
+def test_an_unknown_kl_estimator_is_named() -> None:
+    with pytest.raises(ValueError, match="'k4'; choose k1, k2 or k3"):
+        kl_estimate(torch.zeros(1, 1), torch.zeros(1, 1), "k4")
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "dual", "objective", "bound"),
+    [
+        (1.1, 2.0, None, 2.2, False),
+        (1.5, 2.0, None, 2.4, True),  # clipped at 1.2
+        (0.5, 2.0, None, 1.0, False),  # pessimistic: no clip from below for good actions
+        (0.5, -1.0, None, -0.7, True),  # clipped at 0.7
+        (1.5, -1.0, None, -1.5, False),
+        (5.0, -1.0, None, -5.0, False),
+        (5.0, -1.0, 3.0, -3.0, False),  # dual clip bounds what one bad action can cost
+        (2.0, -1.0, 3.0, -2.0, False),
+        (5.0, 1.0, 3.0, 1.2, True),  # and leaves good actions alone
+    ],
+)
+def test_clipped_objective_by_hand(ratio, advantage, dual, objective, bound) -> None:
+    options = LossOptions(clip_low=0.3, clip_high=0.2, dual_clip=dual)
+    value, binds = policy_objective(torch.tensor([math.log(ratio)]), torch.tensor([advantage]), options)
+    assert value.item() == pytest.approx(objective)
+    assert bool(binds) is bound
+
+
+def test_action_and_token_ratio_by_hand() -> None:
+    old = torch.zeros(2, 3)
+    new = torch.tensor([[0.3, 0.1, -0.1], [0.05, 9.0, 9.0]])
+    mask = torch.tensor([[1, 1, 1], [1, 0, 0]])
+    advantages = torch.tensor([1.0, -2.0])
+    options = LossOptions(kl_coef=0.0)
+    scale = LossScale(row_normalizer=4.0, token_normalizer=10)
+
+    def loss(options: LossOptions) -> float:
+        return step_loss(new, old, None, None, advantages, mask, None, scale, options)[0].item()
+
+    # One ratio per action: the exponential of the mean log-ratio of its tokens.
+    assert loss(options) == pytest.approx(-(math.exp(0.1) - 2 * math.exp(0.05)) / 4)
+    good = 1.2 + math.exp(0.1) + math.exp(-0.1)
+    assert loss(replace(options, ratio="token")) == pytest.approx(-(good - 2 * math.exp(0.05)) / 10)
+    rows = replace(options, ratio="token", aggregate="seq-mean-token-mean")
+    assert loss(rows) == pytest.approx(-(good / 3 - 2 * math.exp(0.05)) / 4)
+
+
+def test_kl_and_entropy_terms_are_token_means() -> None:
+    zeros, mask = torch.zeros(2, 2), torch.tensor([[1, 1], [1, 0]])
+    entropy = torch.tensor([[0.5, 0.25], [1.0, 99.0]])
+    options = LossOptions(kl_coef=0.1, kl_estimator="k2", entropy_coef=0.01)
+    loss, _ = step_loss(zeros, zeros, zeros - 1.0, None, torch.zeros(2), mask, entropy, LossScale(2, 3), options)
+    assert loss.item() == pytest.approx(0.1 * 0.5 - 0.01 * 1.75 / 3)
+
+
+@pytest.mark.parametrize("options", [replace(o, kl_coef=0.0) for o in OPTIONS.values()], ids=OPTIONS)
+def test_gradients_by_finite_differences(options: LossOptions) -> None:
+    generator = torch.Generator().manual_seed(3)
+    draw = torch.randn(5, 4, generator=generator, dtype=torch.float64)
+    old, mask = draw - 2.0, torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0], [0, 1, 1, 1], [1, 0, 0, 0]])
+    new = (old + 0.5 * torch.randn(5, 4, generator=generator, dtype=torch.float64)).requires_grad_()
+    entropy = torch.rand(5, 4, generator=generator, dtype=torch.float64).requires_grad_()
+    advantages = torch.tensor([1.0, -2.0, 3.0, 0.5, -0.7], dtype=torch.float64)
+
+    def loss(new: Tensor, entropy: Tensor) -> Tensor:
+        return step_loss(new, old, None, None, advantages, mask, entropy, LossScale(4, 10), options)[0]
+
+    assert torch.autograd.gradcheck(loss, (new, entropy))
+
+
+def _batch(rows: int, seed: int) -> dict[str, Tensor]:
+    """Random rows; every fourth has no response token at all."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    old = draw(rows, 6) - 2
+    lengths = torch.randint(1, 7, (rows,), generator=generator)
+    lengths[3::4] = 0
+    return {
+        "log_probs": old + 0.4 * draw(rows, 6),
+        "old": old,
+        "reference": old + 0.2 * draw(rows, 6),
+        "sampling": old + 0.01 * draw(rows, 6),
+        "advantages": draw(rows),
+        "mask": (torch.arange(6) < lengths[:, None]).long(),
+        "entropy": draw(rows, 6).abs(),
+    }
+
+
+def _loss(batch: dict[str, Tensor], scale: LossScale, options: LossOptions) -> tuple[Tensor, dict[str, Tensor]]:
+    names = ("log_probs", "old", "reference", "sampling", "advantages", "mask", "entropy")
+    return step_loss(*(batch[name] for name in names), scale, options)
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@settings(max_examples=25, deadline=None)
+@given(rows=st.integers(2, 14), seed=st.integers(0, 99), cuts=st.sets(st.integers(1, 13)))
+def test_micro_batches_add_up_to_the_mini_batch(options, rows, seed, cuts) -> None:
+    batch = _batch(rows, seed)
+    scale = LossScale(rows * 0.9, max(int(batch["mask"].sum()), 1))
+    batch["log_probs"].requires_grad_()
+    whole, sums = _loss(batch, scale, options)
+    (gradient,) = torch.autograd.grad(whole, batch["log_probs"])
+
+    edges = [0, *sorted(cut for cut in cuts if cut < rows), rows]
+    losses, merged = [], {}
+    for first, last in pairwise(edges):
+        loss, part = _loss({name: column[first:last] for name, column in batch.items()}, scale, options)
+        losses.append(loss)
+        merge_sums(merged, part)
+    total = torch.stack(losses).sum()
+    torch.testing.assert_close(total, whole, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(torch.autograd.grad(total, batch["log_probs"])[0], gradient, atol=1e-7, rtol=1e-5)
+    assert merged == pytest.approx({name: float(value) for name, value in sums.items()}, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_empty_rows_contribute_exactly_nothing(options: LossOptions) -> None:
+    batch = _batch(12, seed=5)
+    real = batch["mask"].sum(-1) > 0
+    scale = LossScale(9.0, int(batch["mask"].sum()))
+    batch["log_probs"].requires_grad_()
+    loss, sums = _loss(batch, scale, options)
+    without, fewer = _loss({name: column[real] for name, column in batch.items()}, scale, options)
+    assert loss.item() == pytest.approx(without.item(), abs=1e-7)
+    assert sums["rows"] == fewer["rows"] == real.sum()
+    (gradient,) = torch.autograd.grad(loss, batch["log_probs"])
+    assert (gradient[batch["mask"] == 0] == 0).all()
+    assert (gradient[real] != 0).any(-1).all()
+
+    empty = {name: column[~real].detach().requires_grad_(name == "log_probs") for name, column in batch.items()}
+    nothing, sums = _loss(empty, scale, options)
+    assert nothing.item() == 0
+    assert all(float(value) == 0 for value in sums.values())
+    assert (torch.autograd.grad(nothing, empty["log_probs"])[0] == 0).all()
+
+
+def test_sums_become_metrics() -> None:
+    mask = torch.tensor([[1, 1], [1, 0]])
+    old = torch.full((2, 2), -1.0)
+    new = old + torch.tensor([[0.4, 0.4], [0.1, 5.0]])
+    sampling = old + torch.tensor([[0.0, 0.3], [-0.6, 7.0]])
+    total: dict[str, float] = {}
+    for row in range(2):
+        cut = slice(row, row + 1)
+        _, sums = step_loss(
+            new[cut], old[cut], old[cut], sampling[cut], torch.ones(2)[cut], mask[cut], new[cut].abs(),
+            LossScale(2, 3), LossOptions(kl_estimator="k1"),
+        )  # fmt: skip
+        merge_sums(total, sums)
+    metrics = finish_metrics(total, 1)
+    assert metrics == pytest.approx(
+        {
+            "policy/loss": -(1.2 + math.exp(0.1)) / 2,
+            "policy/clip_share": 0.5,
+            "policy/ratio_mean": (math.exp(0.4) + math.exp(0.1)) / 2,
+            "policy/approx_kl": -0.3,
+            "policy/optimizer_steps": 1,
+            "policy/rows_trained": 2,
+            "policy/tokens_trained": 3,
+            "policy/kl_ref": 0.3,
+            "policy/entropy": (0.6 + 0.6 + 0.9) / 3,
+            "policy/sampling_logprob_diff_mean": 0.3,
+            "policy/sampling_logprob_diff_max": 0.6,
+        }
+    )
+
+
+def test_metrics_of_an_iteration_without_rows() -> None:
+    assert set(finish_metrics({}, 0).values()) == {0.0}

@@ -1,0 +1,81 @@
+"""Our losses equal OpenRLHF's own, value and gradient."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor
+
+from openrlhf_gagpo.training.losses import LossOptions, LossScale, finish_metrics, kl_estimate, merge_sums, step_loss
+
+pytestmark = pytest.mark.stack
+
+
+@pytest.fixture(scope="module")
+def openrlhf() -> ModuleType:
+    # Importing this package first is what lets OpenRLHF be imported on a machine without a GPU.
+    import openrlhf_gagpo.backends.distributed  # noqa: F401
+
+    models = pytest.importorskip("openrlhf.models")
+    models.utils = pytest.importorskip("openrlhf.models.utils")
+    return models
+
+
+def _tensors() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(11)
+    old = torch.randn(9, 7, generator=generator) - 2
+    new = (old + 0.6 * torch.randn(9, 7, generator=generator)).requires_grad_()
+    advantages = torch.randn(9, generator=generator)
+    lengths = torch.tensor([7, 1, 3, 4, 7, 2, 5, 6, 0])
+    return new, old, advantages, (torch.arange(7) < lengths[:, None]).long()
+
+
+@pytest.mark.parametrize("dual", [None, 1.5])
+@pytest.mark.parametrize(
+    ("kind", "mode"), [("gspo", "token-mean"), ("ppo", "token-mean"), ("ppo", "seq-mean-token-mean")]
+)
+def test_policy_loss(openrlhf: ModuleType, kind: str, mode: str, dual: float | None) -> None:
+    new, old, advantages, mask = _tensors()
+    theirs = openrlhf.PolicyLoss(
+        clip_eps_low=0.15,
+        clip_eps_high=0.25,
+        dual_clip=dual,
+        token_level_loss=mode == "token-mean",
+        policy_loss_type=kind,
+    )
+    options = LossOptions(
+        ratio="action" if kind == "gspo" else "token",
+        aggregate=mode,
+        clip_low=0.15,
+        clip_high=0.25,
+        dual_clip=dual,
+        kl_coef=0.0,
+    )
+    # The totals of a larger mini-batch of which these rows are one micro-batch.
+    expected, clip_share, approx_kl, *_ = theirs(
+        new, old, advantages[:, None].expand_as(new), action_mask=mask, batch_num_tokens=80, global_batch_size=19
+    )
+    loss, sums = step_loss(new, old, None, None, advantages, mask, None, LossScale(19, 80), options)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(torch.autograd.grad(loss, new)[0], torch.autograd.grad(expected, new)[0])
+    metrics = finish_metrics(merge_sums({}, sums), 1)
+    assert metrics["policy/approx_kl"] == pytest.approx(approx_kl.item(), rel=1e-5)
+    if kind == "ppo":
+        assert metrics["policy/clip_share"] == pytest.approx(clip_share.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
+def test_kl(openrlhf: ModuleType, estimator: str) -> None:
+    new, old, _, mask = _tensors()
+    new = (new * 3).detach().requires_grad_()
+    ours = kl_estimate(new, old, estimator)
+    theirs = openrlhf.utils.compute_approx_kl(new, old, kl_estimator=estimator)
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+    expected = openrlhf.aggregate_loss(theirs, mask, batch_num_tokens=80)
+    options = LossOptions(kl_coef=0.3, kl_estimator=estimator)
+    loss, _ = step_loss(new, new.detach(), old, None, torch.zeros(9), mask, None, LossScale(19, 80), options)
+    torch.testing.assert_close(loss, 0.3 * expected)
+    ours, theirs = (torch.autograd.grad(value, new)[0] for value in (loss, 0.3 * expected))
+    torch.testing.assert_close(ours, theirs, atol=1e-7, rtol=1e-5)
