@@ -13,7 +13,16 @@ from alfworld.gen import constants
 from agent_envs.alfworld import AlfworldEnv
 from agent_envs.alfworld import generator as generator_module
 from agent_envs.alfworld.generator import generate
-from agent_envs.alfworld.layout import CATEGORIES, GAME_FILE, GAMES_FOLDER, SPLITS, TRAJ_FILE
+from agent_envs.alfworld.layout import (
+    CATEGORIES,
+    GAME_FILE,
+    GAMES_FOLDER,
+    OFFICIAL_COUNTS,
+    SPLITS,
+    TRAJ_FILE,
+    count_games,
+    official_shortfall,
+)
 from agent_envs.alfworld.rooms import LAMP_STANDS, ROOMS, SIZES, TASKS, furniture_of, scenes_of
 from agent_envs.base import EnvError, UnknownTask
 
@@ -59,15 +68,27 @@ def test_a_second_run_keeps_what_is_complete_and_repairs_the_rest(tmp_path):
     assert list(AlfworldEnv(data_dir=tmp_path).tasks("train")) == sorted(generate(tmp_path, "train", count=3, seed=0))
 
 
+def test_workers_write_the_same_games_and_each_is_reported_in_order(tmp_path):
+    kinds = ("pick_two_obj_and_place", "look_at_obj_in_light")
+    reported: list[str] = []
+    alone = generate(tmp_path / "one", "train", 3, 7, "medium", kinds, on_game=reported.append)
+    assert reported == alone
+    assert generate(tmp_path / "two", "train", 3, 7, "medium", kinds, workers=2) == alone
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    with pytest.raises(EnvError, match="at least 1 worker"):
+        generate(tmp_path, "train", 1, 0, workers=0)
+
+
+@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("task_type", TASKS)
-def test_splits_share_no_goal_and_unseen_rooms_look_like_no_other(task_type):
+def test_splits_share_no_goal_and_unseen_rooms_look_like_no_other(task_type, size):
     goals = {
-        split: {goal.folder for goals in generator_module._goals(split, "small", task_type).values() for goal in goals}
+        split: {goal.folder for goals in generator_module._goals(split, size, task_type).values() for goal in goals}
         for split in SPLITS
     }
     assert all(goals.values())
     assert sum(map(len, goals.values())) == len(set().union(*goals.values()))
-    rooms = furniture_of("small")
+    rooms = furniture_of(size)
     unseen, seen = ({(room, rooms[scene]) for room, scene in scenes_of(split)} for split in ("valid_unseen", "train"))
     assert len(unseen) == 24
     assert len(seen) == 96
@@ -76,6 +97,25 @@ def test_splits_share_no_goal_and_unseen_rooms_look_like_no_other(task_type):
 
 def test_a_small_house_has_one_piece_of_each_kind():
     assert all(len(set(furniture)) == len(furniture) == 5 for furniture in furniture_of("small").values())
+
+
+def test_large_houses_have_one_of_what_houses_have_one_of():
+    for furniture in furniture_of("real").values():
+        assert len(furniture) == SIZES["real"].receptacles == 24
+        assert all(furniture.count(kind) <= 1 for kind in ("Fridge", "Microwave", "Bed", "Toilet", "GarbageCan"))
+
+
+def test_the_official_counts_are_checked_by_split_and_category(tmp_path):
+    assert [sum(counts.values()) for counts in OFFICIAL_COUNTS.values()] == [3553, 140, 134]
+    assert official_shortfall(OFFICIAL_COUNTS) == []
+    generate(tmp_path, "train", 2, 0, task_types=("pick_and_place_simple", "look_at_obj_in_light"))
+    counts = count_games(tmp_path / GAMES_FOLDER)
+    assert counts == {"train": {"Pick": 1, "Look": 1, "Clean": 0, "Heat": 0, "Cool": 0, "Pick2": 0}}
+    train, seen, unseen = official_shortfall(counts)
+    assert train.startswith("train has 2 games where the official data has 3553 (Pick 1 of 790, Look 1 of 308, ")
+    assert "alfworld-download" in train
+    assert seen.startswith("valid_seen is missing; the official data has 140 games there")
+    assert unseen.startswith("valid_unseen is missing")
 
 
 def test_the_tables_name_what_alfworld_knows():

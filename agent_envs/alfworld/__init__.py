@@ -1,4 +1,4 @@
-"""ALFWorld: household tasks in text, played by the stock TextWorld engine, and a generator of small houses."""
+"""ALFWorld: household tasks in text, played on the TextWorld engine, and a generator of houses."""
 
 from __future__ import annotations
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from agent_envs.alfworld.layout import CATEGORIES, GAME_FILE, SPLITS, games_root, list_games, task_type_of
 from agent_envs.alfworld.prompt import ALFWORLD_PROMPT
@@ -14,7 +15,9 @@ from agent_envs.base import EnvError, Expert, PromptTemplate, Reset, StepResult,
 if TYPE_CHECKING:
     from agent_envs.alfworld.engine import Engine, View
 
-__all__ = ["AlfworldEnv"]
+__all__ = ["STATE_KEYS", "AlfworldEnv"]
+
+STATE_KEYS = ("observation", "situation")
 
 _TASK_MARK = "Your task is to:"
 
@@ -22,15 +25,17 @@ _TASK_MARK = "Your task is to:"
 class AlfworldEnv(TextEnv):
     """Household tasks in text.
 
-    Task ids are the games' folders relative to ``<data_dir>/json_2.1.1``. The state key is the observation text (for
-    the first observation the whole raw text): it tells neither the place nor what is held, so "Nothing happens." is
-    one state wherever it is read. An action counts as admissible when it is among the admissible actions of the state
-    it was taken in; ``help`` never is. Letter case and surrounding blanks of an action do not matter.
+    Task ids are the games' folders relative to ``<data_dir>/json_2.1.1``. An action counts as admissible when it is
+    among the admissible actions of the state it was taken in; ``help`` never is. Letter case and surrounding blanks of
+    an action do not matter. Instances of one process share what they know of a game (its translation and texts).
 
     Args:
         data_dir: folder that holds ``json_2.1.1``; default the variable ``ALFWORLD_DATA``, else ``~/.cache/alfworld``.
         max_steps: steps after which an episode is truncated.
         success_reward: reward of the step that completes the task; every other step has 0.
+        state_key: ``observation``, the paper's choice: the observation text (at the start the whole raw text), so that
+            "Nothing happens." is one state wherever it is read; or ``situation``: the observation with the agent's
+            place and what it carries, which tells such states apart.
 
     Raises:
         EnvError: no games there, or an option out of range.
@@ -41,12 +46,21 @@ class AlfworldEnv(TextEnv):
     prompt: ClassVar[PromptTemplate] = ALFWORLD_PROMPT
 
     def __init__(
-        self, data_dir: str | os.PathLike[str] | None = None, max_steps: int = 50, success_reward: float = 10.0
+        self,
+        data_dir: str | os.PathLike[str] | None = None,
+        max_steps: int = 50,
+        success_reward: float = 10.0,
+        state_key: str = "observation",
     ) -> None:
         if max_steps < 1:
             raise EnvError(f"max_steps of the ALFWorld environment must be at least 1, not {max_steps}")
+        if state_key not in STATE_KEYS:
+            raise EnvError(
+                f"state_key of the ALFWorld environment must be {' or '.join(STATE_KEYS)}, not {state_key!r}"
+            )
         self.max_steps = max_steps
         self._success_reward = success_reward
+        self._state_key = state_key
         self._root = games_root(data_dir)
         self._tasks: dict[str, tuple[str, ...]] = {}
         self._engine: Engine | None = None
@@ -55,6 +69,15 @@ class AlfworldEnv(TextEnv):
         self._plan: list[str] = []
         self._steps = 0
         self._running = False
+
+    @classmethod
+    def preload(cls, **options: Any) -> None:
+        """Import the engine and parse the shipped grammar, for a process that worker processes are forked from.
+
+        Games are not loaded: the library that plays them belongs to one process. Raises ``EnvError`` if ALFWorld is not
+        installed.
+        """
+        _engine_module().warm_up()
 
     def tasks(self, split: str) -> Sequence[str]:
         if split not in self._tasks:
@@ -74,7 +97,7 @@ class AlfworldEnv(TextEnv):
         observation = self._view.observation
         return Reset(
             observation=observation,
-            state_key=observation,
+            state_key=self._key(engine, observation),
             task=observation.partition(_TASK_MARK)[2].strip().removesuffix("."),
             admissible_actions=self._view.commands,
             category=CATEGORIES[task_type_of(task)],
@@ -98,7 +121,7 @@ class AlfworldEnv(TextEnv):
         self._running = not won and not truncated
         return StepResult(
             observation=self._view.observation,
-            state_key=self._view.observation,
+            state_key=self._key(self._engine, self._view.observation),
             reward=self._success_reward if won else 0.0,
             terminated=won,
             truncated=truncated,
@@ -128,16 +151,12 @@ class AlfworldEnv(TextEnv):
             raise EnvError(f"the planner finds no way to finish {self._loaded} from here")
         return self._plan[0]
 
+    def _key(self, engine: Engine, observation: str) -> str:
+        return observation if self._state_key == "observation" else f"{observation}\n({engine.place()})"
+
     def _ready_engine(self) -> Engine:
         if self._engine is None:
-            try:
-                # Late: these packages take half a second to import, and listing tasks needs none of them.
-                from agent_envs.alfworld.engine import Engine
-            except ImportError as error:
-                raise EnvError(
-                    f"the ALFWorld environment needs the packages alfworld and textworld[pddl]; install them ({error})"
-                ) from error
-            self._engine = Engine()
+            self._engine = _engine_module().Engine()
         return self._engine
 
     def _load(self, engine: Engine, task: str) -> None:
@@ -157,3 +176,14 @@ class AlfworldEnv(TextEnv):
             raise EnvError(f"the ALFWorld game {path} is no JSON object; generate or download it again")
         engine.load(game)
         self._loaded = task
+
+
+def _engine_module() -> ModuleType:
+    try:
+        # Late: these packages take half a second to import, and listing tasks needs none of them.
+        from agent_envs.alfworld import engine
+    except ImportError as error:
+        raise EnvError(
+            f"the ALFWorld environment needs the packages alfworld and textworld[pddl]; install them ({error})"
+        ) from error
+    return engine

@@ -1,4 +1,4 @@
-"""Writes small solvable ALFWorld games in the layout of the official data, for runs without that data.
+"""Writes solvable ALFWorld games in the layout of the official data, for runs without that data.
 
 Every game is a function of (split, size, task type, seed, its number) alone, so a run that was cut short is taken up
 where it stopped, and asking for more games keeps the first ones. Splits are disjoint by construction: ``valid_unseen``
@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import os
 import random
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from functools import cache, partial
 from pathlib import Path
 
 from alfworld.gen import constants
@@ -39,17 +42,32 @@ def generate(
     seed: int,
     size: str = "small",
     task_types: Sequence[str] = ("pick_and_place_simple",),
+    *,
+    workers: int = 1,
+    on_game: Callable[[str], object] | None = None,
 ) -> list[str]:
     """Write ``count`` games of a split under ``root`` (the environment's ``data_dir``); complete ones are kept.
 
-    The task types take turns. Each game is written only after the engine's planner has solved it.
+    The task types take turns. Each game is written only after the engine's planner has solved it and its plan, played
+    in the game, has won. The games do not depend on ``workers``.
+
+    Args:
+        root: folder to write to; created if need be.
+        split: one of ``SPLITS``.
+        count: games the split shall have for these arguments, those of earlier runs included.
+        seed: any number; other seeds give other games.
+        size: one of ``SIZES``.
+        task_types: any of ``TASKS``.
+        workers: processes that write games at the same time. More than one needs the caller's module to be importable
+            without side effects, as always with ``multiprocessing``.
+        on_game: called with each task id once its game is there, in order.
 
     Returns:
         The games' task ids, in order of their numbers.
 
     Raises:
         UnknownTask: a split, size or task type that does not exist.
-        EnvError: a count below zero, or no solvable game found for some number.
+        EnvError: a count below zero, no worker, or no solvable game found for some number.
     """
     if split not in SPLITS:
         raise UnknownTask(f"ALFWorld has no split {split!r}; choose one of {', '.join(SPLITS)}")
@@ -61,18 +79,27 @@ def generate(
     if count < 0:
         raise EnvError(f"the number of games to generate must not be negative, but is {count}")
 
-    base = Path(root).expanduser() / GAMES_FOLDER
-    engine = Engine()
-    try:
-        return [
-            _write_game(base, engine, split, size, task_types[number % len(task_types)], seed, number)
-            for number in range(count)
-        ]
-    finally:
-        engine.close()
+    if workers < 1:
+        raise EnvError(f"generating games needs at least 1 worker, not {workers}")
+
+    write = partial(_write_game, Path(root).expanduser() / GAMES_FOLDER, split, size, tuple(task_types), seed)
+    with ExitStack() as stack:
+        if workers == 1:
+            written = map(write, range(count))
+        else:
+            # Not forked: a copy of this process's locks and native libraries would be unsafe to use.
+            context = multiprocessing.get_context("spawn")
+            written = stack.enter_context(ProcessPoolExecutor(workers, context)).map(write, range(count))
+        tasks = []
+        for task in written:
+            tasks.append(task)
+            if on_game is not None:
+                on_game(task)
+    return tasks
 
 
-def _write_game(base: Path, engine: Engine, split: str, size: str, task_type: str, seed: int, number: int) -> str:
+def _write_game(base: Path, split: str, size: str, task_types: Sequence[str], seed: int, number: int) -> str:
+    task_type = task_types[number % len(task_types)]
     for attempt in range(_ATTEMPTS):
         rng = random.Random(f"{split}/{size}/{task_type}/{seed}/{number}/{attempt}")
         house = _draw_house(rng, split, size, task_type)
@@ -85,9 +112,7 @@ def _write_game(base: Path, engine: Engine, split: str, size: str, task_type: st
             obj=house.goal.item.lower(), recep=house.goal.receptacle.lower(), toggle=house.goal.lamp.lower()
         )
         game = _game(house, wording)
-        engine.load(game)
-        engine.reset()
-        game["walkthrough"] = engine.plan()
+        game["walkthrough"] = _solution(game)
         if game["walkthrough"]:
             game["solvable"] = True
             folder.mkdir(parents=True, exist_ok=True)
@@ -95,6 +120,19 @@ def _write_game(base: Path, engine: Engine, split: str, size: str, task_type: st
             _write_json(folder / GAME_FILE, game)
             return task
     raise EnvError(f"no solvable {task_type} game number {number} for seed {seed}; choose another seed")
+
+
+def _solution(game: dict[str, object]) -> list[str]:
+    """Commands that win the game; empty when there are none."""
+    engine = Engine()
+    try:
+        engine.load(game)
+        engine.reset()
+        plan = engine.plan()
+        won = [engine.step(command).won for command in plan]
+        return plan if won and won[-1] else []
+    finally:
+        engine.close()
 
 
 def _draw_house(rng: random.Random, split: str, size: str, task_type: str) -> House:

@@ -8,12 +8,26 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
 from agent_envs.base import EnvError, UnknownTask
 
-__all__ = ["CATEGORIES", "GAME_FILE", "GAMES_FOLDER", "SPLITS", "TRAJ_FILE", "games_root", "list_games", "task_type_of"]
+__all__ = [
+    "CATEGORIES",
+    "GAMES_FOLDER",
+    "GAME_FILE",
+    "OFFICIAL_COUNTS",
+    "SPLITS",
+    "TRAJ_FILE",
+    "count_games",
+    "games_root",
+    "list_games",
+    "official_shortfall",
+    "task_type_of",
+]
 
 SPLITS = ("train", "valid_seen", "valid_unseen")
 GAMES_FOLDER = "json_2.1.1"
@@ -31,6 +45,15 @@ CATEGORIES = MappingProxyType(
     }
 )
 """Task type -> the name papers report it under."""
+
+OFFICIAL_COUNTS = MappingProxyType(
+    {
+        "train": {"Pick": 790, "Look": 308, "Clean": 650, "Heat": 459, "Cool": 533, "Pick2": 813},
+        "valid_seen": {"Pick": 35, "Look": 13, "Clean": 27, "Heat": 16, "Cool": 25, "Pick2": 24},
+        "valid_unseen": {"Pick": 24, "Look": 18, "Clean": 31, "Heat": 23, "Cool": 21, "Pick2": 17},
+    }
+)
+"""Split -> category -> games of the official data (ALFWorld, arXiv 2010.03768, table 1): 3,553, 140 and 134 in all."""
 
 _SOLVABLE = re.compile(r'"solvable"\s*:\s*true')
 
@@ -79,3 +102,35 @@ def list_games(root: Path, split: str) -> tuple[str, ...]:
         if supported and game.with_name(TRAJ_FILE).is_file() and _SOLVABLE.search(game.read_text(encoding="utf-8")):
             tasks.append(task)
     return tuple(sorted(tasks))
+
+
+def count_games(root: Path) -> dict[str, dict[str, int]]:
+    """Split -> category -> games, for the splits that are there; reads every game file."""
+    counts = {}
+    for split in SPLITS:
+        if (root / split).is_dir():
+            found = Counter(CATEGORIES[task_type_of(task)] for task in list_games(root, split))
+            counts[split] = {category: found[category] for category in CATEGORIES.values()}
+    return counts
+
+
+def official_shortfall(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """What differs from the official data, a sentence per split; empty when the data is complete.
+
+    Args:
+        counts: as ``count_games`` returns them.
+    """
+    sentences = []
+    for split, expected in OFFICIAL_COUNTS.items():
+        total = sum(expected.values())
+        if split not in counts:
+            sentences.append(f"{split} is missing; the official data has {total} games there: run `alfworld-download`.")
+            continue
+        found = counts[split]
+        off = [f"{name} {found[name]} of {games}" for name, games in expected.items() if found[name] != games]
+        if off:
+            sentences.append(
+                f"{split} has {sum(found.values())} games where the official data has {total} "
+                f"({', '.join(off)}): run `alfworld-download --force`, unless these games are your own."
+            )
+    return sentences

@@ -47,8 +47,9 @@ Possible actions:
 - {{ action }}
 {% endfor %}
 {% else %}
-The robot understands: go to X, open X, close X, take X from Y, move X to Y, use X, heat X with Y, cool X with Y,
-clean X with Y, slice X with Y, examine X, inventory, look. Name things with their number, as in "mug 1".
+The robot understands: go to X, open X, close X, take X from Y, move X to Y (some houses say: put X in/on Y), use X,
+heat X with Y, cool X with Y, clean X with Y, slice X with Y, examine X, inventory, look. Name things with their number,
+as in "mug 1".
 {% endif %}
 
 {% if think %}

@@ -31,7 +31,9 @@ class Size:
     receptacles: int
     objects: int
     copies: int = 1
-    """Most pieces of one furniture type, and of one object type among the bystanders."""
+    """Most objects of one type among the bystanders."""
+    pieces: int = 1
+    """Most pieces of one furniture type, where houses have several of it at all."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,14 @@ class TaskType:
     """Lamp to look under; such a task has no target receptacle."""
 
 
-SIZES = MappingProxyType({"small": Size(receptacles=5, objects=4)})
+SIZES = MappingProxyType(
+    {
+        "small": Size(receptacles=5, objects=4),
+        "medium": Size(receptacles=12, objects=12, copies=2, pieces=3),
+        "real": Size(receptacles=24, objects=25, copies=3, pieces=8),
+    }
+)
+"""``real`` is as large as an official house."""
 
 TASKS = MappingProxyType(
     {
@@ -110,6 +119,14 @@ ROOMS = MappingProxyType(
     }
 )
 
+_MOST_PIECES = MappingProxyType(
+    {
+        **{"ArmChair": 3, "Cabinet": 8, "CounterTop": 3, "Drawer": 8, "Shelf": 6},
+        **{"SideTable": 3, "SinkBasin": 2, "Sofa": 2, "StoveBurner": 4},
+    }
+)
+"""Furniture type -> how many pieces a room of the largest size may have; one of any other type."""
+
 
 def fits(item: str, receptacle: str) -> bool:
     """Whether an object type may lie in or on a furniture type."""
@@ -139,4 +156,5 @@ def furniture_of(size: str) -> dict[int, tuple[str, ...]]:
 
 
 def _draw_furniture(rng: random.Random, room: Room, size: Size) -> tuple[str, ...]:
-    return tuple(sorted(rng.sample(room.furniture * size.copies, size.receptacles)))
+    pool = [kind for kind in room.furniture for _ in range(min(size.pieces, _MOST_PIECES.get(kind, 1)))]
+    return tuple(sorted(rng.sample(pool, size.receptacles)))

@@ -1,0 +1,106 @@
+"""What holds in a game, and the questions its grammar asks about that.
+
+The answers and their order are those of ``textworld.logic.State.all_assignments``; facts are plain tuples here because
+textworld keeps every proposition it ever made, which adds up over thousands of games, and compares them slowly.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+
+from textworld.logic import Predicate, TypeHierarchy
+
+__all__ = ["Binding", "Fact", "Facts", "Query", "Signature", "Typed", "negated"]
+
+Typed = tuple[str, str]
+"""(name, type) of a thing, or of a placeholder for one."""
+Signature = tuple[str, tuple[str, ...]]
+"""Predicate name and the types of its arguments."""
+Fact = tuple[Signature, tuple[Typed, ...]]
+Binding = dict[Typed, Typed]
+"""Placeholder -> thing."""
+
+_NEGATION = "not_"
+
+
+def negated(fact: Fact) -> Fact:
+    """The opposite of a fact, named the way textworld names it."""
+    (name, types), arguments = fact
+    opposite = name.removeprefix(_NEGATION) if name.startswith(_NEGATION) else _NEGATION + name
+    return (opposite, types), arguments
+
+
+class Facts:
+    """A set of facts by signature."""
+
+    def __init__(self, facts: Iterable[Fact] = ()) -> None:
+        self._by_signature: defaultdict[Signature, set[tuple[Typed, ...]]] = defaultdict(set)
+        for fact in facts:
+            self.add(fact)
+
+    def __iter__(self) -> Iterator[Fact]:
+        return ((signature, args) for signature, members in self._by_signature.items() for args in members)
+
+    def copy(self) -> Facts:
+        twin = Facts()
+        twin._by_signature.update((signature, set(members)) for signature, members in self._by_signature.items())
+        return twin
+
+    def add(self, fact: Fact) -> None:
+        signature, arguments = fact
+        self._by_signature[signature].add(arguments)
+
+    def discard(self, fact: Fact) -> None:
+        signature, arguments = fact
+        self._by_signature[signature].discard(arguments)
+
+    def sorted(self, signature: Signature) -> Sequence[tuple[Typed, ...]]:
+        """Arguments of the facts with a signature, in textworld's order."""
+        members = self._by_signature.get(signature)
+        return sorted(members) if members else ()
+
+
+class Query:
+    """A conjunction of predicates over placeholders; different placeholders stand for different things."""
+
+    def __init__(self, predicates: Iterable[Predicate], types: TypeHierarchy) -> None:
+        self._parts = [
+            (
+                tuple((parameter.name, parameter.type) for parameter in predicate.parameters),
+                _signatures(predicate, types),
+            )
+            for predicate in predicates
+        ]
+
+    def answers(self, facts: Facts, given: Binding) -> Iterator[Binding]:
+        """Every extension of ``given`` for which all predicates are facts."""
+        return self._answers(facts, dict(given), 0)
+
+    def _answers(self, facts: Facts, bound: Binding, depth: int) -> Iterator[Binding]:
+        if depth == len(self._parts):
+            yield dict(bound)
+            return
+        placeholders, signatures = self._parts[depth]
+        for signature in signatures:
+            for things in facts.sorted(signature):
+                added = []
+                for placeholder, thing in zip(placeholders, things, strict=True):
+                    known = bound.get(placeholder)
+                    if known is None:
+                        if thing in bound.values():
+                            break
+                        bound[placeholder] = thing
+                        added.append(placeholder)
+                    elif known != thing:
+                        break
+                else:
+                    yield from self._answers(facts, bound, depth + 1)
+                for placeholder in added:
+                    del bound[placeholder]
+
+
+def _signatures(predicate: Predicate, types: TypeHierarchy) -> list[Signature]:
+    """Signatures of the facts that may match, subtypes included, in the order textworld tries them."""
+    declared = [types.get(name) for name in predicate.signature.types]
+    return [(predicate.name, tuple(kind.name for kind in kinds)) for kinds in types.multi_subtypes(declared)]
