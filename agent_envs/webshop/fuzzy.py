@@ -11,7 +11,7 @@ from functools import lru_cache
 
 __all__ = ["canonical_colour", "token_set_ratio"]
 
-COLOURS = (
+COLOURS = (  # noqa: SIM905  one word per line would bury the order
     "alabaster apricot aqua ash asphalt azure banana beige black blue blush bordeaux bronze brown burgundy camel camo "
     "caramel champagne charcoal cheetah chestnut chocolate christmas coffee cognac copper coral cranberry cream "
     "crystal dark denim eggplant elephant espresso fuchsia gold granite grape graphite grass gray green grey heather "

@@ -104,11 +104,6 @@ class GoalBook(Sequence[Goal]):
             number=number,
         )
 
-    def name(self, index: int) -> str:
-        """Product id and number of the goal among those of its product; the same in every order."""
-        number, slot = self._locate(int(self._order[index]))
-        return f"{self.catalogue.card(number)[0]}-{slot}"
-
     def weights(self) -> np.ndarray:
         """Weight of each goal in ``sample``: 1 for human goals; for synthetic ones rare attributes weigh more."""
         if self.kind == "human":
@@ -161,7 +156,7 @@ def compatible_book(catalogue: Catalogue, kind: GoalKind, draws: random.Random, 
     return GoalBook(catalogue, kind, prices, bounds, np.array(order, dtype=np.int64))
 
 
-def seedless_book(catalogue: Catalogue, kind: GoalKind) -> tuple[GoalBook, dict[str, Sequence[int]]]:
+def seedless_book(catalogue: Catalogue, kind: GoalKind) -> tuple[GoalBook, dict[str, np.ndarray]]:
     """Goals that depend on the catalogue alone, and the indexes of each split.
 
     Everything about a product is drawn from its id: price, bounds and split (eight tenths train, one tenth each
@@ -174,21 +169,28 @@ def seedless_book(catalogue: Catalogue, kind: GoalKind) -> tuple[GoalBook, dict[
     prices = catalogue.low[: len(catalogue)].copy()
     counts, per_product = goal_counts(catalogue, kind), instruction_counts(catalogue, kind)
     bounds: list[float] = []
-    splits: dict[str, list[tuple[bytes, int]]] = {"train": [], "valid": [], "test": []}
-    first = 0
+    keys = np.empty(len(catalogue), dtype=np.uint64)
     for number in range(len(catalogue)):
-        asin = catalogue.card(number)[0].encode("utf-8", "surrogatepass")
-        draws = random.Random(hashlib.sha256(asin).digest())
-        if not np.isnan(catalogue.high[number]):
+        digest = hashlib.sha256(catalogue.card(number)[0].encode("utf-8", "surrogatepass")).digest()
+        keys[number] = int.from_bytes(digest[:8], "big")
+        ranged = not np.isnan(catalogue.high[number])
+        if not ranged and not per_product[number]:
+            continue
+        draws = random.Random(digest)
+        if ranged:
             prices[number] = draws.uniform(float(catalogue.low[number]), float(catalogue.high[number]))
-        split = ("train",) * 8 + ("valid", "test")
-        chosen = splits[split[draws.randrange(10)]]
         bounds.extend(_draw_bound(float(prices[number]), draws) for _ in range(int(per_product[number])))
-        # In hash order, so that the first goals of a split are no run of one product.
-        chosen.extend((draws.randbytes(8), goal) for goal in range(first, first + int(counts[number])))
-        first += int(counts[number])
-    indexes = {name: [goal for _, goal in sorted(goals)] for name, goals in splits.items()}
-    return GoalBook(catalogue, kind, prices, np.array(bounds), np.arange(first)), indexes
+    product_of = np.repeat(np.arange(len(catalogue)), counts)
+    slots = np.arange(len(product_of)) - np.repeat(np.cumsum(counts) - counts, counts)
+    tenth = (keys % np.uint64(10))[product_of]
+    # In an order without runs of one product, so that the first goals of a split are a fair sample of it.
+    mixed = _mix(keys[product_of] + slots.astype(np.uint64))
+    splits = {"train": tenth < 8, "valid": tenth == 8, "test": tenth == 9}
+    indexes = {}
+    for name, chosen in splits.items():
+        goals = np.flatnonzero(chosen)
+        indexes[name] = goals[np.argsort(mixed[goals], kind="stable")]
+    return GoalBook(catalogue, kind, prices, np.array(bounds), np.arange(len(product_of))), indexes
 
 
 def goal_counts(catalogue: Catalogue, kind: GoalKind) -> np.ndarray:
@@ -221,6 +223,13 @@ def _draw_bound(price: float, draws: random.Random) -> float:
     """A highest price above ``price``, US dollars; the larger of two of the next four steps of ten dollars."""
     steps = [step for step in _PRICE_STEPS if step > price][:4]
     return float(max(draws.sample(steps, 2))) if len(steps) >= 2 else NO_PRICE_LIMIT
+
+
+def _mix(values: np.ndarray) -> np.ndarray:
+    """Scatter 64-bit numbers (finalizer of splitmix64)."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
 
 
 def _combination(options: Mapping[str, tuple[str, ...]], slot: int) -> dict[str, str]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import logging
 import re
 from collections.abc import Callable
 from functools import cache, lru_cache
 
-__all__ = ["NounFinder", "default_nouns", "rule_nouns"]
+from agent_envs.base import EnvError
+
+__all__ = ["NounFinder", "find_nouns", "finder_name", "rule_nouns"]
 
 NounFinder = Callable[[str], list[str]]
-"""Takes a title, returns its nouns in lower case, in order and with repeats; has a ``name`` for the run's record."""
+"""Takes a title, returns its nouns in lower case, in order and with repeats; an attribute ``name`` is its name."""
 
 _MODEL = "en_core_web_sm"
 _NOUN_TAGS = ("NOUN", "PROPN")
@@ -37,7 +41,7 @@ _NO_NOUNS = frozenset(
     strong stylish sturdy sweet tall thick thin tiny traditional trendy triple ultra unique universal unscented
     unsweetened useful vegan versatile vibrant vintage violet warm washable waterproof wearable white whole wide
     wild wireless womens wooden woven yellow young
-    """.split()
+    """.split()  # noqa: SIM905  a list of two hundred strings reads worse
 )
 
 _log = logging.getLogger(__name__)
@@ -51,20 +55,62 @@ def rule_nouns(title: str) -> list[str]:
 rule_nouns.name = "word list"  # type: ignore[attr-defined]
 
 
+def find_nouns(rule: str) -> NounFinder:
+    """The finder called ``auto``, ``spacy``, ``words`` or ``module:function``.
+
+    ``auto`` is spaCy's tagger where its model is installed, else the word list with one warning per process.
+
+    Raises:
+        EnvError: it is not there.
+    """
+    if rule == "auto":
+        return _default()
+    if rule == "words":
+        return rule_nouns
+    if rule == "spacy":
+        tagger = _tagger()
+        if tagger is None:
+            raise EnvError(f"nouns is 'spacy', but spacy or its model {_MODEL} is not installed; install both.")
+        return tagger
+    module, _, function = rule.partition(":")
+    try:
+        if module and function:
+            return getattr(importlib.import_module(module), function)
+        problem = "there is no rule of that name"
+    except (ImportError, AttributeError) as error:
+        problem = str(error)
+    raise EnvError(f"nouns is {rule!r} ({problem}); use auto, spacy, words or module:function.")
+
+
+def finder_name(finder: NounFinder) -> str:
+    """How a run's record calls a finder."""
+    return str(getattr(finder, "name", getattr(finder, "__name__", "custom")))
+
+
 @cache
-def default_nouns() -> NounFinder:
-    """spaCy's tagger where it can be loaded, else ``rule_nouns`` with one warning per process."""
+def _default() -> NounFinder:
+    tagger = _tagger()
+    if tagger is not None:
+        return tagger
+    _log.warning(
+        "WebShop finds nouns with a word list, so its type reward differs a little from the original; "
+        "install spacy and its model %s for the original's rule.",
+        _MODEL,
+    )
+    return rule_nouns
+
+
+@cache
+def _tagger() -> NounFinder | None:
+    # The import of spacy takes seconds, so the model is looked for first.
+    if importlib.util.find_spec(_MODEL) is None:
+        return None
     try:
         import spacy
 
         model = spacy.load(_MODEL, disable=["parser", "ner", "lemmatizer"])
     except (ImportError, OSError):
-        _log.warning(
-            "WebShop finds nouns with a word list, so its type reward differs a little from the original; "
-            "install spacy and its model %s for the original's rule.",
-            _MODEL,
-        )
-        return rule_nouns
+        return None
 
     @lru_cache(maxsize=1 << 14)
     def tagged(title: str) -> tuple[str, ...]:

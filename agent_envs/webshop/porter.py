@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import pairwise
 
 __all__ = ["stem"]
 
@@ -124,7 +125,7 @@ def _has_vowel(word: str) -> bool:
 def _measure(word: str) -> int:
     """How often a vowel is followed by a consonant."""
     kinds = [_consonant(word, at) for at in range(len(word))]
-    return sum(consonant and not before for before, consonant in zip(kinds, kinds[1:], strict=False))
+    return sum(consonant and not before for before, consonant in pairwise(kinds))
 
 
 def _short(word: str) -> bool:

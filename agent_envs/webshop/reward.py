@@ -10,7 +10,7 @@ from agent_envs.webshop.goals import Goal
 from agent_envs.webshop.nouns import NounFinder
 from agent_envs.webshop.products import Product
 
-__all__ = ["Breakdown", "purchase_reward"]
+__all__ = ["Breakdown", "options_met", "purchase_reward"]
 
 _LIKE = 85
 """Texts more alike than this count as the same."""
@@ -38,7 +38,7 @@ def purchase_reward(
     wanted = goal.goal_options
     pairs: Collection[str | tuple[str, str]] = wanted.items() if isinstance(wanted, Mapping) else wanted
     attributes = sum(_has_attribute(product, attribute) for attribute in goal.attributes)
-    chosen = _matching_options(list(options.values()), pairs)
+    chosen = options_met(list(options.values()), pairs)
     affordable = price <= goal.price_upper
     parts = len(goal.attributes) + len(wanted) + 1
 
@@ -85,7 +85,7 @@ def _has_attribute(product: Product, attribute: str) -> bool:
     )
 
 
-def _matching_options(chosen: Sequence[str], wanted: Collection[str | tuple[str, str]]) -> int:
+def options_met(chosen: Sequence[str], wanted: Collection[str | tuple[str, str]]) -> int:
     """How many of the wanted options some chosen value satisfies; one value may satisfy several."""
     values = [str(canonical_colour(value)) for value in chosen]
     # A synthetic goal's (name, value) pair is compared as Python prints it.

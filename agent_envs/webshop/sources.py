@@ -19,6 +19,7 @@ FileSet = Literal["auto", "small", "full"]
 DATA_VARIABLE = "WEBSHOP_DATA"
 _ENDINGS = {"small": "_1000", "full": ""}
 _CHUNK_CHARS = 1 << 20
+_LARGEST_ENTRY_CHARS = 1 << 25
 _HELP = (
     "run 'gagpo env generate webshop' for a made-up catalogue, or download the official files as the WebShop "
     "repository (princeton-nlp/WebShop) describes, and name their folder with data_dir or the variable WEBSHOP_DATA"
@@ -107,10 +108,10 @@ def _read_object(path: Path) -> Mapping[str, Any]:
 def _stream_list(path: Path) -> Iterator[Any]:
     """Elements of a JSON list, one by one: the full file would take many times its size as Python objects."""
     decoder = json.JSONDecoder()
-    # Zero-width marks at the start are no JSON, but some tools write them.
     buffer, at, started, ended = "", 0, False, False
     try:
         with path.open("rb") as raw:
+            # Some tools begin a file with a byte order mark, which is no JSON.
             file = codecs.getreader("utf-8-sig")(raw)
             while not ended:
                 chunk = file.read(_CHUNK_CHARS)
@@ -131,7 +132,8 @@ def _stream_list(path: Path) -> Iterator[Any]:
                     try:
                         value, end = decoder.raw_decode(buffer, next_at)
                     except json.JSONDecodeError:
-                        if ended:
+                        # Whether the entry is broken or only incomplete shows when there is more of it.
+                        if ended or len(buffer) - next_at > _LARGEST_ENTRY_CHARS:
                             raise
                         break
                     # A number at the very end of what was read may go on.

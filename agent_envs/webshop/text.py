@@ -15,8 +15,10 @@ MAX_TOKEN_CHARS = 255
 """Longer runs are cut into tokens of this length."""
 
 STOP_WORDS = frozenset(
-    "a an and are as at be but by for if in into is it no not of on or such that the their then there these they this "
-    "to was will with".split()
+    """
+    a an and are as at be but by for if in into is it no not of on or such that the their then there these they this
+    to was will with
+    """.split()  # noqa: SIM905  shorter than a list
 )
 
 _ATTACHED = r"[\p{WB=Extend}\p{WB=Format}\p{WB=ZWJ}]*"
