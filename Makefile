@@ -7,7 +7,7 @@ VENV ?= .venv
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 SEED ?= 0
 BACKEND ?= distributed
-DEMO_DIR ?= runs/demo-$(BACKEND)-$(SEED)
+DEMO_DIR ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
 BIN := $(VENV)/bin
 FIND_LINKS := $(addprefix --find-links ,$(PIP_FIND_LINKS))
@@ -27,7 +27,9 @@ $(VENV)/.installed: requirements/cpu.txt setup.py pyproject.toml
 	touch $@
 
 demo: install
-	$(BIN)/python examples/demo.py --backend $(BACKEND) --seed $(SEED) --out $(DEMO_DIR)
+	$(BIN)/gagpo warmstart --env.name vault --out $(DEMO_DIR)/start --seed $(SEED)
+	$(BIN)/gagpo train --config examples/recipes/vault_demo.yaml --backend $(BACKEND) --train.seed $(SEED) \
+	    --actor.model_name_or_path $(DEMO_DIR)/start --run_dir $(DEMO_DIR)/run
 
 test: install
 	$(BIN)/python -m pytest

@@ -22,14 +22,15 @@ from openrlhf_gagpo.training.rows import MicroBatch, TrainingRow
 from openrlhf_gagpo.training.settings import sampling
 
 # The long prompts of an instruction, a history and a list of actions: several 128-token blocks of vLLM's CPU cache.
-FLAGS = """
---env.name vault --rollout.batch_size 4 --rollout.n_samples_per_prompt 4 --rollout.max_new_tokens 6
---rollout.history_length 12 --data.max_len 1024 --rollout.micro_batch_size 16
---train.batch_size 20 --train.micro_batch_size 4 --actor.num_gpus_per_node 1 --train.colocate_all
---vllm.num_engines 1 --vllm.enable_prefix_caching --vllm.enforce_eager --ds.param_dtype fp32 --ds.zero_stage 2
---actor.adam.lr 3e-3 --actor.adam.eps 1e-4 --actor.lr_warmup_ratio 0 --train.num_iterations 10
---algo.kl.init_coef 0.05
-""".split()
+FLAGS = [
+    "--env.name", "vault", "--rollout.batch_size", "4", "--rollout.n_samples_per_prompt", "4",
+    "--rollout.max_new_tokens", "6", "--rollout.history_length", "12", "--data.max_len", "1024",
+    "--rollout.micro_batch_size", "16", "--train.batch_size", "20", "--train.micro_batch_size", "4",
+    "--actor.num_gpus_per_node", "1", "--train.colocate_all", "--vllm.num_engines", "1",
+    "--vllm.enable_prefix_caching", "--vllm.enforce_eager", "--ds.param_dtype", "fp32", "--ds.zero_stage", "2",
+    "--actor.adam.lr", "3e-3", "--actor.adam.eps", "1e-4", "--actor.lr_warmup_ratio", "0", "--train.num_iterations",
+    "10", "--algo.kl.init_coef", "0.05",
+]  # fmt: skip
 
 
 def configuration(model: Path, run_dir: Path, *extra: str) -> Any:
@@ -58,7 +59,9 @@ def oracle(backend: Any, tmp_path: Path) -> Iterator[Any]:
     made = []
 
     def make(*extra: str) -> LocalBackend:
-        local = LocalBackend(configuration(backend.args.actor.model_name_or_path, tmp_path, "--backend", "local", *extra))
+        local = LocalBackend(
+            configuration(backend.args.actor.model_name_or_path, tmp_path, "--backend", "local", *extra)
+        )
         local.start()
         made.append(local)
         return local

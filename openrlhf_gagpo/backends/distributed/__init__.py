@@ -4,6 +4,12 @@ Importing this package prepares the process for OpenRLHF (see ``compat``), so ev
 also in a Ray worker that unpickles one of our actors.
 """
 
-from openrlhf_gagpo.backends.distributed import compat
+import os
 
+from openrlhf_gagpo.backends.distributed import compat
+from openrlhf_gagpo.config import machine
+
+if not machine.has_cuda():
+    # Said rather than guessed: DeepSpeed warns when it has to find out.
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
 compat.install()

@@ -7,15 +7,22 @@ The kernel frees such a file with its last user, so nothing stays behind, whiche
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tqdm import tqdm
+
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["WeightFileWorker", "weight_file"]
+
+# vLLM imports this module in its engine process before it loads a model. That process is spawned, and there tqdm's own
+# lock would be a named semaphore, which stays in /dev/shm for ever when the process is killed.
+tqdm.set_lock(threading.RLock())
 
 
 @contextmanager

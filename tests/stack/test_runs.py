@@ -1,0 +1,193 @@
+"""Whole runs on the real stack: the submitted script, ALFWorld, kill -9 and resume, Ctrl-C, nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import REPOSITORY, make_model
+
+from openrlhf_gagpo.metrics import undocumented
+from openrlhf_gagpo.rollout.records import read_credit, read_episodes
+from openrlhf_gagpo.runfolder import RunFolder
+
+# A random policy earns nothing; a penalty on impossible actions gives its groups a spread to learn from.
+SIGNAL = (
+    "--algo.advantage.no_drop_reward_free_groups", "--algo.advantage.invalid_penalty", "0.1",
+    "--algo.advantage.invalid_rule", "action",
+)  # fmt: skip
+RECIPE = str(REPOSITORY / "examples/recipes/vault_demo.yaml")
+
+
+def environment(**extra: str) -> dict[str, str]:
+    path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]))
+    binaries = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    kept = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_JOB_ADDRESS")}
+    return kept | {"PYTHONPATH": path, "PATH": binaries} | extra
+
+
+def train(*flags: str, **extra: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "openrlhf_gagpo.cli.train", *flags],
+        env=environment(**extra),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(process: subprocess.Popen[str], timeout: float = 240) -> str:
+    try:
+        output, _ = process.communicate(timeout=timeout)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    return output
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], timeout: float = 240) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "the run did not get there in time"
+        time.sleep(0.1)
+
+
+def descendants(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    return [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+
+
+def assert_all_gone(processes: list[psutil.Process], timeout: float = 100) -> None:
+    """Ray's two agents notice only after a minute that their node was killed; everything else goes at once."""
+    _, alive = psutil.wait_procs(processes, timeout=timeout)
+    left = [" ".join(item.cmdline())[:120] or item.name() for item in alive if item.is_running()]
+    for item in alive:
+        item.kill()
+    assert not left, left
+
+
+def shared_memory() -> set[str]:
+    return set(os.listdir("/dev/shm"))
+
+
+def assert_complete(folder: Path, iterations: int) -> RunFolder:
+    run = RunFolder.open(folder)
+    assert run.info()["state"] == "finished"
+    rows = run.metrics()
+    assert [row["iteration"] for row in rows] == list(range(1, iterations + 1))
+    assert not undocumented([*rows, *run.evals()])
+    for row in rows:
+        assert row["policy/rows_trained"] == row["rollout/steps"]
+        assert row["policy/sampling_logprob_diff_max"] < 1e-4
+    assert run.rollout_iterations() == list(range(1, iterations + 1))
+    for iteration in run.rollout_iterations():
+        episodes = read_episodes(run.rollout_path(iteration))
+        assert sum(len(episode.steps) for episode in episodes) == rows[iteration - 1]["rollout/steps"]
+        assert rows[iteration - 1]["policy/rows_trained"] == len(read_credit(run.rollout_path(iteration)))
+    assert (folder / "report.html").stat().st_size > 10_000
+    assert run.prompt()
+    return run
+
+
+def test_script_through_ray_job_submit(ray_runtime: dict[str, str], tmp_path: Path) -> None:
+    model = make_model(tmp_path / "model", tied=True)
+    done = subprocess.run(
+        [
+            str(REPOSITORY / "examples/scripts/train_vault_ray.sh"), str(model), str(tmp_path / "run"),
+            "--train.num_iterations", "2", "--eval.tasks", "16", "--rollout.batch_size", "4", "--eval.steps", "1",
+            "--ckpt.save_steps", "1", "--logger.tensorboard_dir", str(tmp_path / "tensorboard"),
+            *SIGNAL,
+        ],
+        env=environment(RAY_JOB_ADDRESS=ray_runtime["dashboard"]),
+        capture_output=True, text=True, timeout=280,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    run = assert_complete(tmp_path / "run", 2)
+    assert [row["iteration"] for row in run.evals()] == [0, 1, 2]
+    assert all(row["eval/tasks"] == 16 for row in run.evals())
+    assert list((tmp_path / "tensorboard").rglob("events.*"))
+
+    # vLLM loaded the starting folder of the same form; the exported one must load in transformers and hold new weights.
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    trained = AutoModelForCausalLM.from_pretrained(run.model_dir, dtype=torch.float32)
+    start = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    assert AutoTokenizer.from_pretrained(run.model_dir).get_vocab() == AutoTokenizer.from_pretrained(model).get_vocab()
+    assert any(not torch.equal(a, b) for a, b in zip(trained.parameters(), start.parameters(), strict=True))
+
+
+def test_alfworld(ray_runtime: dict[str, str], tmp_path: Path) -> None:
+    pytest.importorskip("alfworld")
+    from agent_envs.alfworld.generator import generate
+
+    data = tmp_path / "houses"
+    generate(data, "train", 4, 0)
+    generate(data, "valid_seen", 2, 0)
+    games = " ".join(path.read_text() for path in sorted(data.rglob("game.tw-pddl"))[:4])
+    words = " ".join(sorted({word for word in games.replace('"', " ").replace("\\n", " ").split() if word.isalpha()}))
+    model = make_model(tmp_path / "model", tied=True, words=words)
+    process = train(
+        "--env.name", "alfworld", "--env.options", json.dumps({"data_dir": str(data)}), "--env.max_steps", "6",
+        "--env.eval_split", "valid_seen", "--actor.model_name_or_path", str(model), "--run_dir", str(tmp_path / "run"),
+        "--rollout.batch_size", "2", "--rollout.n_samples_per_prompt", "4", "--train.num_iterations", "2",
+        "--rollout.max_new_tokens", "8", "--data.max_len", "1024", "--train.batch_size", "32",
+        "--train.micro_batch_size", "8", "--rollout.micro_batch_size", "8", "--actor.num_gpus_per_node", "1",
+        "--train.colocate_all", "--vllm.num_engines", "1", "--ds.param_dtype", "fp32",
+        "--eval.n_samples_per_prompt", "1", *SIGNAL,
+        RAY_ADDRESS=ray_runtime["address"],
+    )  # fmt: skip
+    output = finish(process)
+    assert process.returncode == 0, output[-3000:]
+    run = assert_complete(tmp_path / "run", 2)
+    episodes = read_episodes(run.rollout_path(2))
+    assert len(episodes) == 8
+    assert not any(episode.faulted for episode in episodes), [episode.error for episode in episodes]
+    assert all(len(episode.steps) == 6 for episode in episodes)
+    assert all(episode.category == "Pick" for episode in episodes)
+
+
+def test_kill_resume_and_interrupt_leave_nothing_behind(tmp_path: Path) -> None:
+    """A run with a Ray of its own: kill -9 after a checkpoint, resume, Ctrl-C, resume to the end."""
+    model = make_model(tmp_path / "model", tied=True)
+    folder = tmp_path / "run"
+    flags = [
+        "--config", RECIPE, "--actor.model_name_or_path", str(model), "--run_dir", str(folder), "--rollout.batch_size",
+        "2", "--train.num_iterations", "400", "--ckpt.save_steps", "2", "--eval.no_before_train", "--eval.steps", "-1",
+        "--eval.no_after_train", "--ckpt.load_enable", *SIGNAL,
+    ]  # fmt: skip
+    before = shared_memory()
+
+    first = train(*flags)
+    wait_for(lambda: (folder / "checkpoints/_actor/latest").exists(), first)
+    family = descendants(first)
+    os.kill(first.pid, signal.SIGKILL)
+    assert_all_gone(family)
+    assert shared_memory() <= before
+    reached = len(RunFolder.open(folder).metrics())
+    assert reached >= 2
+
+    second = train(*flags)
+    wait_for(lambda: len(RunFolder.open(folder).metrics()) > reached + 1, second)
+    family = descendants(second)
+    os.killpg(second.pid, signal.SIGINT)  # as a terminal does
+    output = finish(second, timeout=60)
+    assert second.returncode == 130, output[-3000:]
+    assert "continuing after iteration" in output
+    assert "interrupted after iteration" in output
+    assert "Traceback" not in output
+    assert_all_gone(family)
+    assert shared_memory() <= before
+    run = RunFolder.open(folder)
+    assert run.info()["state"] == "interrupted"
+    iterations = [row["iteration"] for row in run.metrics()]
+    assert iterations == list(range(1, len(iterations) + 1))
