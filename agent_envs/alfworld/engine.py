@@ -2,7 +2,7 @@
 
 The native library decides which operators apply, carries them out, checks the goal and plans; texts come from the
 game's grammar. Observations, commands and outcomes equal those of ``textworld.envs.pddl.PddlEnv`` with ALFWorld's
-``AlfredDemangler`` (``benchmarks/alfworld.py`` compares them).
+``AlfredDemangler`` (``benchmarks/alfworld_engine.py`` compares them).
 
 Importing this module imports ``textworld`` and ``alfworld``. An engine holds a native library; it is used from one
 thread (threads break the library), while several engines may take turns in one process.

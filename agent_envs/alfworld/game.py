@@ -17,7 +17,7 @@ from alfworld.agents.utils.misc import Demangler
 from textworld.generator.game import EntityInfo
 from textworld.logic import Type, TypeHierarchy
 
-from agent_envs.alfworld.facts import Binding, Fact, Facts
+from agent_envs.alfworld.facts import Binding, Fact, Facts, negated
 from agent_envs.alfworld.planning import essential_problem
 from agent_envs.alfworld.wording import Wording
 from agent_envs.base import EnvError
@@ -138,8 +138,10 @@ class Game:
         kind, _, rest = atom.partition(" ")
         predicate, _, arguments = rest.partition("(")
         things = [thing for thing in arguments[:-1].split(", ") if thing]
-        positive, negative = self._fact(predicate, things), self._fact(f"not_{predicate}", things)
-        return (positive, negative) if kind == "NegatedAtom" else (negative, positive)
+        begun = self._fact(predicate, things)
+        if kind == "NegatedAtom":
+            begun = negated(begun)
+        return negated(begun), begun
 
     def _fact(self, predicate: str, things: list[str] | tuple[str, ...]) -> Fact:
         typed = tuple((thing, self._types[thing]) for thing in things)

@@ -3,6 +3,11 @@
 Every game is a function of (split, size, task type, seed, its number) alone, so a run that was cut short is taken up
 where it stopped, and asking for more games keeps the first ones. Splits are disjoint by construction: ``valid_unseen``
 plays in other rooms, and every goal of the other rooms belongs either to ``train`` or to ``valid_seen``.
+
+Domain, grammar, task types, scene numbers and what fits where are ALFWorld's. Other than in the official data,
+furniture and objects are drawn at random (a kitchen may have no fridge), no two rooms of a kind have the same
+furniture, every piece of it stands at a location of its own, only as many objects of the goal's type are there as the
+task needs, none of them starts in its target, and goals are worded by ALFRED's templates only.
 """
 
 from __future__ import annotations
