@@ -35,6 +35,7 @@ EnvClass = TypeVar("EnvClass", bound=type[TextEnv])
 _entries: dict[str, type[TextEnv] | str] = {
     "alfworld": "agent_envs.alfworld:AlfworldEnv",
     "vault": "agent_envs.vault:VaultEnv",
+    "webshop": "agent_envs.webshop:WebShopEnv",
 }
 
 
