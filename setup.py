@@ -32,7 +32,7 @@ setup(
         "local": ["torch>=2.6", "transformers>=5.0", "accelerate", "matplotlib>=3.9"],
         "gpu": [*STACK, "vllm==0.29.0", "flash-attn==2.8.3", "matplotlib>=3.9"],
         "alfworld": ["alfworld==0.4.2", "textworld[pddl]==1.7.0"],
-        "webshop": ["rapidfuzz>=3"],
+        "webshop": ["regex"],
         "dev": ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff>=0.9"],
     },
     entry_points={"console_scripts": ["gagpo = openrlhf_gagpo.cli.main:main"]},

@@ -9,7 +9,7 @@ import agent_envs
 from agent_envs import EnvError, RegistryError
 
 EXTERNAL = Path(__file__).parents[1] / "examples" / "external_env" / "number_hunt.py"
-NEEDS_DATA = ("alfworld",)
+NEEDS_DATA = ("alfworld", "webshop")
 
 agent_envs.load_plugin(str(EXTERNAL))
 

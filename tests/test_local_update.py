@@ -13,7 +13,7 @@ from torch import Tensor
 from openrlhf_gagpo import metrics as glossary
 from openrlhf_gagpo.backends.local import LocalBackend
 from openrlhf_gagpo.config.resolve import resolve
-from openrlhf_gagpo.training.rows import MicroBatch, TrainingRow
+from openrlhf_gagpo.training.rows import TrainingRow
 
 
 def _backend(model: Path, tmp_path: Path, **changes: object) -> LocalBackend:
@@ -112,11 +112,10 @@ def test_good_actions_become_more_likely_and_bad_ones_less(vault_model: Path, tm
     backend = _backend(vault_model, tmp_path, algo__kl__init_coef=0.0, train__batch_size=64)
     try:
         rows = _rows(backend, 40)
-        everything = [MicroBatch(tuple(range(len(rows))))]
 
         def log_probs() -> Tensor:
             """Mean over the tokens of each row."""
-            values = backend._log_probs(backend.model, rows, everything)
+            values = backend._log_probs(backend.model, rows)
             return torch.stack([row.mean() for row in values])
 
         before = log_probs()

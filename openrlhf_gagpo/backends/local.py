@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, get_scheduler, set_seed
 
@@ -28,7 +29,7 @@ from openrlhf_gagpo.training.losses import (
     token_entropy,
     token_log_probs,
 )
-from openrlhf_gagpo.training.rows import MicroBatch, TrainingRow, plan_updates
+from openrlhf_gagpo.training.rows import MicroBatch, TrainingRow, plan_updates, unique_rows
 from openrlhf_gagpo.training.settings import loss_options, rollout_settings
 
 __all__ = ["LocalBackend"]
@@ -100,16 +101,8 @@ class LocalBackend:
         lengths = [row.length for row in rows]
         responses = [len(row.response_ids) for row in rows]
         started = time.perf_counter()
-        forward = plan_updates(
-            lengths,
-            responses,
-            mini_batch=len(rows),
-            micro_batch=config.rollout.micro_batch_size,
-            max_tokens=config.rollout.max_tokens_per_gpu,
-        )
-        batches = [batch for step in forward for batch in step.shards[0]]
-        old = self._log_probs(self.model, rows, batches)
-        reference = None if self.reference is None else self._log_probs(self.reference, rows, batches)
+        old = self._log_probs(self.model, rows)
+        reference = None if self.reference is None else self._log_probs(self.reference, rows)
         forwarded = time.perf_counter()
         plan = plan_updates(
             lengths,
@@ -143,9 +136,6 @@ class LocalBackend:
             metrics["policy/grad_norm"] = sum(norms) / len(norms)
         return metrics | {"time/forward": forwarded - started, "time/update": time.perf_counter() - forwarded}
 
-    def _collate(self, rows: Sequence[TrainingRow], batch: MicroBatch) -> TokenBatch:
-        return collate([rows[row] for row in batch.rows], pad_id=self.tokenizer.pad_token_id)
-
     def _forward(self, model: Any, tokens: TokenBatch) -> Tensor:
         """Logits (B, T-1, V) that predict tokens 1 to T-1."""
         mask = tokens.attention_mask.to(self.device)
@@ -157,15 +147,26 @@ class LocalBackend:
         return output.logits[:, :-1]
 
     @torch.no_grad()
-    def _log_probs(self, model: Any, rows: Sequence[TrainingRow], batches: Sequence[MicroBatch]) -> list[Tensor]:
-        results: list[Tensor] = [torch.empty(0)] * len(rows)
-        for batch in batches:
-            tokens = self._collate(rows, batch)
-            logits = self._forward(model, tokens)
-            values = token_log_probs(logits, tokens.sequences[:, 1:].to(self.device), self.config.rollout.temperature)
+    def _log_probs(self, model: Any, rows: Sequence[TrainingRow]) -> list[Tensor]:
+        """Log-probabilities of every row's response tokens, in row order."""
+        unique, inverse = unique_rows(rows)
+        plan = plan_updates(
+            [row.length for row in unique],
+            [len(row.response_ids) for row in unique],
+            mini_batch=len(unique),
+            micro_batch=self.config.rollout.micro_batch_size,
+            max_tokens=self.config.rollout.max_tokens_per_gpu,
+        )
+        results: list[Tensor] = [torch.empty(0)] * len(unique)
+        for batch in (batch for step in plan for batch in step.shards[0]):
+            tokens = collate([unique[row] for row in batch.rows], pad_id=self.tokenizer.pad_token_id)
+            values = self._token_log_probs(self._forward(model, tokens), tokens)
             for row, value in zip(batch.rows, per_row(values, tokens.action_mask), strict=True):
                 results[row] = value
-        return results
+        return [results[index] for index in inverse]
+
+    def _token_log_probs(self, logits: Tensor, tokens: TokenBatch) -> Tensor:
+        return token_log_probs(logits, tokens.sequences[:, 1:].to(self.device), self.config.rollout.temperature)
 
     def _loss(
         self,
@@ -175,24 +176,27 @@ class LocalBackend:
         reference: Sequence[Tensor] | None,
         scale: LossScale,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        tokens = self._collate(rows, batch)
-        temperature = self.config.rollout.temperature
+        # Equal rows go through the model once; indexing repeats the result, and its gradient adds up.
+        unique, inverse = unique_rows([rows[row] for row in batch.rows])
+        tokens = collate(unique, pad_id=self.tokenizer.pad_token_id)
         logits = self._forward(self.model, tokens)
-        log_probs = token_log_probs(logits, tokens.sequences[:, 1:].to(self.device), temperature)
         with torch.set_grad_enabled(bool(self.options.entropy_coef)):
-            entropy = token_entropy(logits, temperature)
+            entropy = token_entropy(logits, self.config.rollout.temperature)
+        repeat = torch.tensor(inverse)
+        mask = tokens.action_mask[repeat]
+        repeat = repeat.to(self.device)
 
         def spread(values: Sequence[Any]) -> Tensor:
-            return scatter_rows([values[row] for row in batch.rows], tokens.action_mask).to(self.device)
+            return scatter_rows([values[row] for row in batch.rows], mask).to(self.device)
 
         return step_loss(
-            log_probs,
+            self._token_log_probs(logits, tokens)[repeat],
             spread(old),
             None if reference is None else spread(reference),
             spread([row.sampling_log_probs for row in rows]),
             torch.tensor([rows[row].advantage for row in batch.rows], dtype=torch.float32, device=self.device),
-            tokens.action_mask.to(self.device),
-            entropy,
+            mask.to(self.device),
+            entropy[repeat],
             scale,
             self.options,
         )
@@ -211,7 +215,7 @@ class LocalBackend:
         partial = root / f".{tag}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        self.model.save_pretrained(partial)
+        _save_model(self.model, partial)
         torch.save(
             {"optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict()}, partial / "state.pt"
         )
@@ -238,7 +242,7 @@ class LocalBackend:
         return json.loads((folder / "loop.json").read_text(encoding="utf-8"))
 
     def export(self) -> None:
-        self.model.save_pretrained(self.config.ckpt.output_dir)
+        _save_model(self.model, Path(self.config.ckpt.output_dir))
         self.tokenizer.save_pretrained(self.config.ckpt.output_dir)
 
     def parameters(self) -> dict[str, Tensor]:
@@ -250,6 +254,14 @@ class LocalBackend:
             self._runner.run(self._player.aclose())
             self._player = None
         self._runner.close()
+
+
+def _save_model(model: Any, folder: Path) -> None:
+    """A Hugging Face folder, as ``save_pretrained`` writes it; that one would import DeepSpeed where it is installed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model.config.save_pretrained(folder)
+    model.generation_config.save_pretrained(folder)
+    save_model(model, str(folder / "model.safetensors"), metadata={"format": "pt"})
 
 
 async def _make_player(config: Any, tokenizer: Any) -> EpisodePlayer:

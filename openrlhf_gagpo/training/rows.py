@@ -13,7 +13,7 @@ import numpy as np
 
 from openrlhf_gagpo.rollout.types import Episode
 
-__all__ = ["MicroBatch", "OptimizerStep", "TrainingRow", "plan_updates", "rows_from_episodes"]
+__all__ = ["MicroBatch", "OptimizerStep", "TrainingRow", "plan_updates", "rows_from_episodes", "unique_rows"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,19 @@ def rows_from_episodes(
         for (episode, step), advantage, kept in zip(steps, advantages, keep, strict=True)
         if kept
     ]
+
+
+def unique_rows(rows: Sequence[TrainingRow]) -> tuple[list[TrainingRow], list[int]]:
+    """Rows that differ in prompt or response, and for every given row the index of its equal among them.
+
+    Equal rows have equal log-probabilities, so these are all that a model needs to compute.
+    """
+    index: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
+    inverse = [index.setdefault((tuple(row.prompt_ids), tuple(row.response_ids)), len(index)) for row in rows]
+    firsts: dict[int, TrainingRow] = {}
+    for row, position in zip(rows, inverse, strict=True):
+        firsts.setdefault(position, row)
+    return list(firsts.values()), inverse
 
 
 @dataclass(frozen=True)
