@@ -38,11 +38,6 @@ OWN_FLAGS: tuple[Flag, ...] = (
     Flag("env.workers", int, None, _B, "environment processes; unset: one per core, not more than episodes"),
     Flag("env.reset_timeout", float, 120.0, _B, "seconds that a reset may take"),
     Flag("env.step_timeout", float, 60.0, _B, "seconds that a step may take"),
-    Flag(
-        "algo.advantage.invalid_rule", str, "format", _B,
-        "what makes a step invalid: a malformed response, an action the environment did not recognise, or either",
-        choices=("format", "action", "either"),
-    ),
     Flag("rollout.history_length", int, 2, _B, "earlier turns shown in the prompt"),
     Flag("rollout.think", bool, True, _B, "ask for reasoning before the action"),
     Flag("rollout.action_tags", bool, True, _B, "ask for the action in tags"),

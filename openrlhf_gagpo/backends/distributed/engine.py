@@ -21,7 +21,7 @@ from openrlhf_gagpo.backends.distributed.actors import plain_class
 from openrlhf_gagpo.rollout.player import EpisodePlayer, RolloutSettings
 from openrlhf_gagpo.rollout.types import Completion, Episode, EpisodeRequest, SamplingParams
 
-__all__ = ["AgentRolloutActor", "create_engines"]
+__all__ = ["AgentRolloutActor", "AgentRolloutActorBase", "EnginePolicy", "create_engines"]
 
 _CPU_WORKER = "openrlhf_gagpo.backends.distributed.weights.WeightFileWorker"
 _CPU_CACHE_BYTES = 2**29
@@ -48,7 +48,7 @@ class AgentRolloutActorBase(plain_class(vllm_engine.RolloutRayActor)):
 
     async def play(self, requests: Sequence[EpisodeRequest], sampling: SamplingParams) -> list[Episode]:
         """Play episodes with this engine's weights."""
-        return await self.player.play(requests, _EnginePolicy(self.llm), sampling)
+        return await self.player.play(requests, EnginePolicy(self.llm), sampling)
 
     async def env_stats(self) -> dict[str, float]:
         """Counters of the environment workers."""
@@ -78,7 +78,7 @@ class AgentRolloutActorBase(plain_class(vllm_engine.RolloutRayActor)):
         self.llm.shutdown()
 
 
-class _EnginePolicy:
+class EnginePolicy:
     """``rollout.types.Policy`` on an asynchronous vLLM engine."""
 
     def __init__(self, llm: Any) -> None:

@@ -1,0 +1,85 @@
+"""Where the time of a run goes: start-up and every phase of an iteration, both backends, one after the other.
+
+A 24-iteration vault run per backend without evaluations (they are timed on their own), from process start to exit.
+
+    python benchmarks/phases.py --model runs/.../start --out benchmarks/results/phases.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from openrlhf_gagpo.runfolder import RunFolder
+
+RECIPE = Path(__file__).resolve().parents[1] / "examples/recipes/vault_demo.yaml"
+PHASES = ("rollout", "credit", "forward", "update", "sync", "iteration")
+
+
+def measure(backend: str, model: str, iterations: int, folder: Path) -> dict[str, Any]:
+    """Wall seconds of one run and the median of every phase over its iterations (the first one left out)."""
+    started = time.perf_counter()
+    subprocess.run(
+        [
+            sys.executable, "-W", "ignore", "-m", "openrlhf_gagpo.cli.train", "--config", str(RECIPE),
+            "--backend", backend, "--actor.model_name_or_path", model, "--run_dir", str(folder),
+            "--train.num_iterations", str(iterations), "--eval.no_before_train", "--eval.no_after_train",
+            "--eval.steps", "-1",
+        ],
+        check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    total = time.perf_counter() - started
+    rows = RunFolder.open(folder).metrics()
+    spent = sum(row["time/iteration"] for row in rows)
+    return {
+        "total_s": total,
+        "iterations_s": spent,
+        "start_and_end_s": total - spent,
+        "median_s": {phase: statistics.median(row[f"time/{phase}"] for row in rows[1:]) for phase in PHASES},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--model", required=True, help="folder made by gagpo warmstart for the vault")
+    parser.add_argument("--iterations", type=int, default=24)
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+
+    runs: dict[str, list[dict[str, Any]]] = {"local": [], "distributed": []}
+    with tempfile.TemporaryDirectory() as scratch:
+        for repeat in range(options.repeats):
+            for backend, results in runs.items():
+                results.append(
+                    measure(backend, options.model, options.iterations, Path(scratch) / f"{backend}{repeat}")
+                )
+    ratios = [b["total_s"] / a["total_s"] for a, b in zip(runs["local"], runs["distributed"], strict=True)]
+    report = {
+        "cores": os.cpu_count(),
+        "date": datetime.now().date().isoformat(),
+        "iterations": options.iterations,
+        "runs": runs,
+        "distributed_over_local": ratios,
+    }
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    for backend, results in runs.items():
+        best = min(results, key=lambda item: item["total_s"])
+        phases = ", ".join(f"{name} {seconds:.3f}" for name, seconds in best["median_s"].items())
+        sys.stdout.write(f"{backend}: {best['total_s']:.1f} s, {best['start_and_end_s']:.1f} s outside; {phases}\n")
+    sys.stdout.write(f"distributed / local, per repeat: {', '.join(f'{ratio:.1f}' for ratio in ratios)}\n")
+
+
+if __name__ == "__main__":
+    main()
