@@ -6,10 +6,10 @@ import math
 import random
 from pathlib import Path
 
-from openrlhf_gagpo.stats import wilson_interval
 from openrlhf_gagpo.rollout.records import write_episodes
 from openrlhf_gagpo.rollout.types import Episode, Step
 from openrlhf_gagpo.runfolder import RunFolder
+from openrlhf_gagpo.stats import wilson_interval
 
 CONFIG = {
     "values": {

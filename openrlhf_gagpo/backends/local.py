@@ -257,7 +257,7 @@ class LocalBackend:
 
 
 def _save_model(model: Any, folder: Path) -> None:
-    """A Hugging Face folder, as ``save_pretrained`` writes it; that one would import DeepSpeed where it is installed."""
+    """A Hugging Face folder as ``save_pretrained`` writes it, which would import DeepSpeed where it is installed."""
     folder.mkdir(parents=True, exist_ok=True)
     model.config.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
