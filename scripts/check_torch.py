@@ -13,6 +13,6 @@ if not found:
 cuda = runpy.run_path(found[0]).get("cuda")
 if cuda and shutil.which("nvidia-smi") is None:
     sys.exit(
-        f"pip installed a CUDA {cuda} build of torch, and this machine has no GPU: remove {venv} and name an index that "
-        "has the CPU build, as in `make TORCH_INDEX=https://download.pytorch.org/whl/cpu demo`."
+        f"pip installed a CUDA {cuda} build of torch, and this machine has no GPU: remove {venv} and name an index "
+        "that has the CPU build, as in `make TORCH_INDEX=https://download.pytorch.org/whl/cpu demo`."
     )

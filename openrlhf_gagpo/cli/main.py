@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def guarded(command: Callable[[list[str]], int | None], argv: list[str]) -> int:
-    """Exit status of ``command``: 2 after a configuration error, 1 after a failed run, 130 after Ctrl-C; no traceback."""
+    """Exit status of ``command``: 2 for a wrong configuration, 1 for a failed run, 130 after Ctrl-C; no traceback."""
     try:
         return command(argv) or 0
     except ConfigError as error:
