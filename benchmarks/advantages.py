@@ -1,21 +1,37 @@
 """Time of the advantage estimators against plain Python loops on the same random batch, and its growth with size.
 
-Every reference below follows the definitions row by row with dictionaries; both sides must agree before a time counts.
-It is timed twice: over Python lists, its fastest form, and over the NumPy columns that an estimator is given.
+The plain loop of an estimator is the way step-level credit is usually published: dictionaries of lists keyed by
+trajectory, group or (group, state), filled row by row, then one pass over the rows that reads the statistics back. It
+is written once below and timed over three forms of the same columns:
+
+* ``columns``: the NumPy columns that the estimator gets, so entries are NumPy scalars. This is the plain loop.
+* ``lists``: Python lists, its fastest form; how the columns became lists is not counted.
+* ``torch``: rewards, penalties and token counts as float64 tensors, so every number is a 0-d tensor, with the mean and
+  deviation of a set taken by ``torch.stack``; how trainers built on tensors do it. Left out without torch.
+
+The loops check nothing and include the building of their dictionaries. The estimator is timed alone and together with
+the construction of its batch from Python lists, which validates the rows and numbers the keys; that sum is set against
+the loop over lists. Results must agree to 1e-9 before a time counts. Times are medians of CPU time, since other
+processes may share the machine; all ratios are within one run.
+
 Run: ``python benchmarks/advantages.py --out advantages.json``.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import math
+import os
 import platform
 import random
+import statistics
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +41,10 @@ from openrlhf_gagpo import credit
 
 EPSILON = 1e-6
 ROUNDING = 1e-9
+TOLERANCE = 1e-9
 
-Columns = dict[str, list[Any]]
+Columns = dict[str, Any]
+"""Sequences of one entry per row: lists, arrays or tensors."""
 
 
 def make_columns(rows: int, *, seed: int, group_size: int, max_steps: int, states: int, key_length: int) -> Columns:
@@ -71,13 +89,29 @@ def make_columns(rows: int, *, seed: int, group_size: int, max_steps: int, state
     return columns
 
 
+def mean_of(values: Sequence[float]) -> float:
+    if isinstance(values[0], float):  # NumPy's float64 is one too; tensors are not
+        return sum(values) / len(values)
+    return torch_module().stack(values).mean()
+
+
 def mean_and_std(values: Sequence[float]) -> tuple[float, float]:
     """Mean and unbiased standard deviation; std 0 where there is no spread beyond rounding."""
-    mean = sum(values) / len(values)
     if len(values) == 1:
-        return mean, 0.0
-    std = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
-    return mean, std if std > ROUNDING * max(1.0, max(abs(value) for value in values)) else 0.0
+        return values[0], 0.0
+    if isinstance(values[0], float):
+        mean = mean_of(values)
+        std = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
+        largest = max(abs(value) for value in values)
+    else:
+        stacked = torch_module().stack(values)
+        mean, std, largest = stacked.mean(), stacked.std(), stacked.abs().max()
+    return mean, std if std > ROUNDING * max(1.0, largest) else 0.0
+
+
+def torch_module() -> Any:
+    """Torch, imported only where its loops are asked for; a dictionary lookup after the first call."""
+    return sys.modules.get("torch") or importlib.import_module("torch")
 
 
 def normalised(values: Sequence[float], keys: Sequence[Hashable], *, divide: bool, raw_if_alone: bool) -> list[float]:
@@ -118,7 +152,7 @@ def discounted(columns: Columns, rewards: Sequence[float], gamma: float) -> list
     return out
 
 
-def reference_gagpo(columns: Columns) -> list[float]:
+def loop_gagpo(columns: Columns) -> list[float]:
     gamma, lambd = 0.95, 0.8
     rewards = [reward - 0.1 * bad for reward, bad in zip(columns["reward"], columns["invalid"], strict=True)]
     returns = discounted(columns, rewards, gamma)
@@ -126,7 +160,7 @@ def reference_gagpo(columns: Columns) -> list[float]:
     visits: dict[tuple[str, str], list[float]] = defaultdict(list)
     for key, value in zip(keys, returns, strict=True):
         visits[key].append(value)
-    values = {key: sum(entries) / len(entries) for key, entries in visits.items()}
+    values = {key: mean_of(entries) for key, entries in visits.items()}
     raw = [0.0] * len(rewards)
     for members in trajectories(columns).values():
         next_value = following = 0.0
@@ -145,7 +179,7 @@ def row_scores(columns: Columns) -> list[float]:
     return [totals[name] - 0.1 * bad for name, bad in zip(columns["traj"], columns["invalid"], strict=True)]
 
 
-def reference_gigpo(columns: Columns) -> list[float]:
+def loop_gigpo(columns: Columns) -> list[float]:
     returns = discounted(columns, columns["reward"], 0.95)
     returns = [value - 0.1 * bad for value, bad in zip(returns, columns["invalid"], strict=True)]
     keys = list(zip(columns["group"], columns["state"], strict=True))
@@ -154,11 +188,11 @@ def reference_gigpo(columns: Columns) -> list[float]:
     return [a + b for a, b in zip(episode, step, strict=True)]
 
 
-def reference_grpo(columns: Columns) -> list[float]:
+def loop_grpo(columns: Columns) -> list[float]:
     return normalised(row_scores(columns), columns["group"], divide=True, raw_if_alone=True)
 
 
-def reference_rloo(columns: Columns) -> list[float]:
+def loop_rloo(columns: Columns) -> list[float]:
     scores = row_scores(columns)
     totals: dict[str, float] = defaultdict(float)
     counts: dict[str, int] = defaultdict(int)
@@ -172,7 +206,7 @@ def reference_rloo(columns: Columns) -> list[float]:
     return out
 
 
-def reference_reinforce_baseline(columns: Columns) -> list[float]:
+def loop_reinforce_baseline(columns: Columns) -> list[float]:
     centred = normalised(row_scores(columns), columns["group"], divide=False, raw_if_alone=True)
     tokens = columns["n_tokens"]
     total = sum(tokens)
@@ -182,23 +216,23 @@ def reference_reinforce_baseline(columns: Columns) -> list[float]:
     return [(value - mean) / scale for value in centred]
 
 
-REFERENCES: dict[str, Callable[[Columns], list[float]]] = {
-    "gagpo": reference_gagpo,
-    "gigpo": reference_gigpo,
-    "grpo": reference_grpo,
-    "rloo": reference_rloo,
-    "reinforce_baseline": reference_reinforce_baseline,
+LOOPS: dict[str, Callable[[Columns], list[float]]] = {
+    "gagpo": loop_gagpo,
+    "gigpo": loop_gigpo,
+    "grpo": loop_grpo,
+    "rloo": loop_rloo,
+    "reinforce_baseline": loop_reinforce_baseline,
 }
 
 
-def best_time(function: Callable[[], Any], repeats: int) -> float:
-    """Shortest CPU time of several calls, seconds; CPU time because other processes may share the machine."""
+def cpu_time(function: Callable[[], Any], repeats: int) -> float:
+    """Median CPU time of several calls, seconds."""
     times = []
     for _ in range(repeats):
         start = time.process_time()
         function()
         times.append(time.process_time() - start)
-    return min(times)
+    return statistics.median(times)
 
 
 def options_of(name: str) -> credit.EstimatorOptions:
@@ -206,35 +240,55 @@ def options_of(name: str) -> credit.EstimatorOptions:
     return options_cls() if name == "gagpo" else options_cls(statistics="rows")
 
 
-def compare(columns: Columns, repeats: int, reference_repeats: int) -> list[dict[str, float | str]]:
-    """One line per estimator: seconds of both loops, of the estimator, and of batch construction."""
-    construction = best_time(lambda: credit.StepBatch.from_columns(**columns), max(2, repeats // 4))
-    batch = credit.StepBatch.from_columns(**columns)
+def forms_of(columns: Columns, batch: credit.StepBatch, with_torch: bool) -> dict[str, Columns]:
+    """The same rows in every form the loops are timed over."""
     arrays = {name: getattr(batch, name) for name in columns}
+    forms = {"columns": arrays, "lists": columns}
+    if with_torch:
+        torch = torch_module()
+        torch.set_num_threads(1)
+        forms["torch"] = arrays | {
+            name: torch.tensor(arrays[name], dtype=torch.float64) for name in ("reward", "invalid", "n_tokens")
+        }
+    return forms
+
+
+def compare(columns: Columns, repeats: int, loop_repeats: int, with_torch: bool) -> list[dict[str, float | str]]:
+    """One line per estimator and one for all of them: seconds of each loop, of the estimator, of construction.
+
+    Raises ``SystemExit`` where an estimator and its loop disagree.
+    """
+    construction = cpu_time(lambda: credit.StepBatch.from_columns(**columns), max(3, repeats // 5))
+    batch = credit.StepBatch.from_columns(**columns)
+    forms = forms_of(columns, batch, with_torch)
     lines: list[dict[str, float | str]] = []
-    for name, reference in REFERENCES.items():
+    for name, loop in LOOPS.items():
         estimator, options = credit.get(name), options_of(name)
-        fast, slow = estimator(batch, options).advantage, np.array(reference(columns))
-        difference = float(np.abs(fast - slow).max())
-        if not np.allclose(fast, slow, rtol=1e-9, atol=1e-7):
-            raise SystemExit(f"{name} differs from its reference by {difference:g}; the times mean nothing")
-        vector = best_time(lambda estimator=estimator, options=options: estimator(batch, options), repeats)
-        loops = best_time(lambda reference=reference: reference(columns), reference_repeats)
-        array_loops = best_time(lambda reference=reference: reference(arrays), reference_repeats)
-        lines.append(
-            {
-                "estimator": name,
-                "list_loops_s": loops,
-                "array_loops_s": array_loops,
-                "estimator_s": vector,
-                "construction_s": construction,
-                "ratio_lists": loops / vector,
-                "ratio_arrays": array_loops / vector,
-                "ratio_lists_with_construction": loops / (vector + construction),
-                "largest_difference": difference,
-            }
-        )
-    return lines
+        fast = estimator(batch, options).advantage
+        line: dict[str, float | str] = {
+            "estimator": name,
+            "estimator_s": cpu_time(lambda estimator=estimator, options=options: estimator(batch, options), repeats),
+            "construction_s": construction,
+            "largest_difference": 0.0,
+        }
+        for form, entries in forms.items():
+            slow = np.array([float(value) for value in loop(entries)])
+            difference = float(np.abs(fast - slow).max())
+            if not np.allclose(fast, slow, rtol=TOLERANCE, atol=TOLERANCE):
+                raise SystemExit(f"{name} differs from its loop over {form} by {difference:g}; its times mean nothing")
+            line["largest_difference"] = max(line["largest_difference"], difference)
+            calls = 1 if form == "torch" else loop_repeats
+            line[f"{form}_s"] = cpu_time(lambda loop=loop, entries=entries: loop(entries), calls)
+        lines.append(line)
+    total: dict[str, float | str] = {"estimator": "all", "construction_s": construction}
+    for key in ("estimator_s", *(f"{form}_s" for form in forms)):
+        total[key] = sum(line[key] for line in lines)
+    total["largest_difference"] = max(line["largest_difference"] for line in lines)
+    for line in (*lines, total):
+        for form in forms:
+            line[f"{form}_ratio"] = line[f"{form}_s"] / line["estimator_s"]
+        line["constructed_ratio"] = line["lists_s"] / (line["estimator_s"] + construction)
+    return [*lines, total]
 
 
 def growth(sizes: Sequence[int], repeats: int, make: Callable[[int], Columns]) -> list[dict[str, float]]:
@@ -245,11 +299,11 @@ def growth(sizes: Sequence[int], repeats: int, make: Callable[[int], Columns]) -
         batch = credit.StepBatch.from_columns(**columns)
         line = {
             "rows": float(rows),
-            "construction_s": best_time(lambda columns=columns: credit.StepBatch.from_columns(**columns), 3),
+            "construction_s": cpu_time(lambda columns=columns: credit.StepBatch.from_columns(**columns), 3),
         }
-        for name in REFERENCES:
+        for name in LOOPS:
             estimator, options = credit.get(name), options_of(name)
-            line[f"{name}_s"] = best_time(lambda e=estimator, o=options, b=batch: e(b, o), repeats)
+            line[f"{name}_s"] = cpu_time(lambda e=estimator, o=options, b=batch: e(b, o), repeats)
         lines.append(line)
     return lines
 
@@ -264,8 +318,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--max-steps", type=int, default=50, help="longest trajectory")
     parser.add_argument("--states", type=int, default=100, help="distinct states of the environment")
     parser.add_argument("--key-length", type=int, default=80, help="characters of a state key")
-    parser.add_argument("--repeats", type=int, default=20, help="timed calls per estimator; the best one counts")
-    parser.add_argument("--reference-repeats", type=int, default=2, help="timed calls per plain loop")
+    parser.add_argument("--repeats", type=int, default=41, help="timed calls per estimator; the median counts")
+    parser.add_argument("--loop-repeats", type=int, default=5, help="timed calls per loop; one for tensors")
+    parser.add_argument("--no-torch", action="store_true", help="leave out the loops over tensors")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="write the numbers to this JSON file")
     args = parser.parse_args(arguments)
@@ -280,26 +335,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
             key_length=args.key_length,
         )
 
-    compared = compare(make(args.rows), args.repeats, args.reference_repeats)
+    with_torch = not args.no_torch and find_spec("torch") is not None
+    compared = compare(make(args.rows), args.repeats, args.loop_repeats, with_torch)
+    forms = ["columns", "lists", "torch"] if with_torch else ["columns", "lists"]
     write = sys.stdout.write
-    write(f"{args.rows} steps, milliseconds of CPU time; construction of the batch is shared by all estimators\n")
-    heads = ("list loops", "array loops", "estimator", "ratio lists", "ratio arrays", "construction", "lists, with it")
-    write(f"{'estimator':<20}" + "".join(f"{head:>16}" for head in heads) + "\n")
+    write(f"{args.rows} steps, milliseconds of CPU time; constructing the batch takes ")
+    write(f"{compared[0]['construction_s'] * 1e3:.1f} and serves all estimators\n")
+    heads = ["estimator", *(f"loop {form}" for form in forms), *(f"x {form}" for form in forms), "x constructed"]
+    write(f"{'':<20}" + "".join(f"{head:>15}" for head in heads) + "\n")
     for line in compared:
-        times = [f"{line[key] * 1e3:.3f}" for key in ("list_loops_s", "array_loops_s", "estimator_s")]
-        ratios = [f"{line['ratio_lists']:.0f}", f"{line['ratio_arrays']:.0f}"]
-        built = [f"{line['construction_s'] * 1e3:.1f}", f"{line['ratio_lists_with_construction']:.1f}"]
-        write(f"{line['estimator']:<20}" + "".join(f"{cell:>16}" for cell in (*times, *ratios, *built)) + "\n")
+        times = [f"{line[key] * 1e3:.3f}" for key in ("estimator_s", *(f"{form}_s" for form in forms))]
+        ratios = [f"{line[f'{form}_ratio']:.0f}" for form in forms] + [f"{line['constructed_ratio']:.1f}"]
+        write(f"{line['estimator']:<20}" + "".join(f"{cell:>15}" for cell in (*times, *ratios)) + "\n")
     grown = growth(args.sizes, args.repeats, make)
-    columns = ["rows", "construction_s", *(f"{name}_s" for name in REFERENCES)]
+    columns = ["rows", "construction_s", *(f"{name}_s" for name in LOOPS)]
     write("\ngrowth, milliseconds of CPU time\n" + "".join(f"{c.removesuffix('_s'):>20}" for c in columns) + "\n")
     for line in grown:
         write(f"{int(line['rows']):>20}" + "".join(f"{line[c] * 1e3:>20.3f}" for c in columns[1:]) + "\n")
     if args.out is not None:
         report = {
             "settings": {key: value for key, value in vars(args).items() if key != "out"},
-            "python": platform.python_version(),
-            "numpy": np.__version__,
+            "machine": {
+                "python": platform.python_version(),
+                "numpy": np.__version__,
+                "torch": torch_module().__version__ if with_torch else None,
+                "system": platform.system(),
+                "architecture": platform.machine(),
+                "cpu_count": os.cpu_count(),
+            },
             "comparison": compared,
             "growth": grown,
         }

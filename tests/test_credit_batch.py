@@ -48,12 +48,29 @@ def columns(**changes: Any) -> dict[str, Any]:
         ({"invalid": [0, 0, 2, 0, 0]}, r"row 2 .*: invalid must lie between 0 and 1"),
         ({"n_tokens": [1, 1.5, 1, 1, 1]}, r"row 1 .*: n_tokens must be a whole number"),
         ({"state": [["A"], "B", "C", "A", "C"]}, "need hashable keys"),
+        ({"next_state": ["B", np.zeros(2), "end", "C", "end"]}, "need hashable keys"),
+        ({"group": ["g", np.zeros(2), "g", "g", "g"]}, "need hashable keys"),
+        (
+            {"next_state": ["B", ["C"], "end", "C", "end"]},
+            r"row 1 .*: its next_state is not the state of the following",
+        ),
+        (
+            {"terminated": [[False], [False], [True, True], [False], [False]]},
+            "column terminated must hold true or false",
+        ),
         ({name: [] for name in columns()}, "at least one row"),
     ],
 )
 def test_inconsistent_rows_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(StepBatchError, match=message):
         StepBatch.from_columns(**columns(**changes))
+
+
+def test_first_of_two_faulty_rows_is_named_in_any_order() -> None:
+    order = [4, 1, 3, 0, 2]
+    shuffled = {name: [column[row] for row in order] for name, column in columns(step=[0, 1, 1, 0, 0]).items()}
+    with pytest.raises(StepBatchError, match=r"row 2 \(group 'g', trajectory 'u', step 0\): this step .* twice"):
+        StepBatch.from_columns(**shuffled)
 
 
 def test_open_trajectories_need_the_flag() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from openrlhf_gagpo.credit.layout import Layout, build_layout, factorise
+from openrlhf_gagpo.credit.layout import Layout, build_layout, factorise, place
 from openrlhf_gagpo.credit.sets import Floats, Ints
 
 if TYPE_CHECKING:
@@ -127,8 +127,8 @@ class StepBatch:
             n_tokens=tokens.astype(np.int64),
             value=None if value is None else _float_column("value", value, identity),
             layout=layout,
-            sorted_reward=numbers["reward"][layout.order],
-            sorted_invalid=numbers["invalid"][layout.order],
+            sorted_reward=layout.sort(numbers["reward"]),
+            sorted_invalid=layout.sort(numbers["invalid"]),
             **names,
             **numbers,
             **ends,
@@ -187,36 +187,49 @@ class _Identity:
 
 def _key_column(name: str, column: Sequence[object] | NDArray, n: int) -> Keys:
     """Keys as an object array: a fixed-width string array would pad every key to the longest observation."""
-    values = column.tolist() if isinstance(column, np.ndarray) else list(column)
+    values = column.tolist() if isinstance(column, np.ndarray) else column
     if len(values) != n:
         raise StepBatchError(f"column {name} has {len(values)} rows but step has {n}; give all columns equal lengths")
-    out = np.empty(n, dtype=object)
-    out[:] = values
-    return out
+    return np.fromiter(values, dtype=np.object_, count=n)
 
 
 def _float_column(name: str, column: ArrayLike, identity: _Identity) -> Floats:
-    n = len(identity.step)
-    try:
-        values = np.array(column, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise StepBatchError(f"column {name} must hold numbers: {error}") from None
-    if values.shape != (n,):
-        raise StepBatchError(f"column {name} has shape {values.shape} but step has {n} rows; give equal lengths")
+    values = _array(name, column, np.float64, "numbers", len(identity.step))
     _refuse(~np.isfinite(values), f"{name} is not a finite number", identity)
     return values
 
 
 def _bool_column(name: str, column: ArrayLike, n: int) -> Bools:
-    values = np.asarray(column)
+    return _array(name, column, np.bool_, "true or false", n)
+
+
+def _array(name: str, column: ArrayLike, dtype: type[np.generic], content: str, n: int) -> NDArray:
+    try:
+        values = np.array(column, dtype=dtype)
+    except (TypeError, ValueError) as error:
+        raise StepBatchError(f"column {name} must hold {content}: {error}") from None
     if values.shape != (n,):
         raise StepBatchError(f"column {name} has shape {values.shape} but step has {n} rows; give equal lengths")
-    return values.astype(np.bool_)
+    return values
 
 
 def _refuse(bad: Bools, what: str, identity: _Identity) -> None:
     if bad.any():
         raise StepBatchError(f"{identity.of(int(np.argmax(bad)))}: {what}")
+
+
+def _number(*columns: Keys) -> list[Ints]:
+    try:
+        return factorise(*columns)
+    except TypeError as error:
+        raise StepBatchError(f"group, traj, state and next_state need hashable keys: {error}") from None
+
+
+def _differ(column: Keys, expected: Keys) -> Bools:
+    try:
+        return column != expected
+    except ValueError as error:  # an array among the keys
+        raise StepBatchError(f"group, traj, state and next_state need hashable keys: {error}") from None
 
 
 def _check_and_index(
@@ -227,30 +240,32 @@ def _check_and_index(
     identity: _Identity,
     allow_open: bool,
 ) -> Layout:
-    try:
-        (group,) = factorise(names["group"])
-        (traj,) = factorise(names["traj"])
-        state, next_state = factorise(names["state"], names["next_state"])
-    except TypeError as error:
-        raise StepBatchError(f"group, traj, state and next_state need hashable keys: {error}") from None
+    """Check that the rows are whole trajectories and index them.
 
-    home = np.empty(int(traj.max()) + 1, dtype=np.int64)
-    home[traj[::-1]] = group[::-1]
+    Hashing the keys costs more than all else here, so each trajectory's group and each following state is only compared
+    with the key it must equal.
+    """
+    (traj,) = _number(names["traj"])
+    first_row = np.empty(int(traj.max()) + 1, dtype=np.int64)
+    first_row[traj[::-1]] = np.arange(len(traj))[::-1]
+    home = names["group"][first_row]
+    (trajectory_group,) = _number(home)
     _refuse(
-        group != home[traj], "its trajectory already has rows in another group; make trajectory ids unique", identity
+        _differ(names["group"], home[traj]),
+        "its trajectory already has rows in another group; make trajectory ids unique",
+        identity,
     )
-
-    lengths = np.bincount(traj)
     _refuse(step < 0, "steps count from 0", identity)
-    start = np.cumsum(lengths) - lengths
+    lengths = np.bincount(traj)
+    trajectories, position = place(traj, step, lengths, trajectory_group)
     inside = step < lengths[traj]
-    slot = (start[traj] + step)[inside]
-    first_in_slot = np.full(len(step), -1, dtype=np.int64)
-    first_in_slot[slot[::-1]] = np.flatnonzero(inside)[::-1]
-    repeated = inside.copy()
-    repeated[inside] = first_in_slot[slot] != np.flatnonzero(inside)
-    _refuse(repeated, "this step of the trajectory appears twice; remove duplicated rows", identity)
-    _refuse(~inside, "steps before it are missing; a trajectory needs all steps from 0", identity)
+    order = np.full(len(step), -1, dtype=np.int64)
+    order[position[inside][::-1]] = np.flatnonzero(inside)[::-1]
+    if (order < 0).any():
+        repeated = inside.copy()
+        repeated[inside] = order[position[inside]] != np.flatnonzero(inside)
+        _refuse(repeated, "this step of the trajectory appears twice; remove duplicated rows", identity)
+        _refuse(~inside, "steps before it are missing; a trajectory needs all steps from 0", identity)
 
     is_last = step == lengths[traj] - 1
     ended = terminated | truncated
@@ -258,18 +273,24 @@ def _check_and_index(
     _refuse(ended & ~is_last, "it ends the episode but the trajectory has later steps", identity)
     if not allow_open:
         _refuse(
-            is_last & ~ended, "the last step is neither terminated nor truncated; the episode is incomplete", identity
+            is_last & ~ended,
+            "the last step is neither terminated nor truncated; the episode is incomplete",
+            identity,
         )
-    following = first_in_slot[np.minimum(start[traj] + step + 1, len(step) - 1)]
+    following = order[np.minimum(position + 1, len(order) - 1)]
     _refuse(
-        ~is_last & (next_state != state[following]), "its next_state is not the state of the following step", identity
+        _differ(names["next_state"], names["state"][following]) & ~is_last,
+        "its next_state is not the state of the following step",
+        identity,
     )
+    last_row = order[trajectories.start + trajectories.count - 1]
+    state, final_state = _number(names["state"], names["next_state"][last_row])
     return build_layout(
-        group=group,
-        trajectory=traj,
-        step=step,
-        state=state,
-        next_state=next_state,
-        truncated=truncated,
-        trajectory_group=home,
+        order=order,
+        trajectories=trajectories,
+        trajectory_group=np.sort(trajectory_group),
+        step=step[order],
+        state=state[order],
+        final_state=final_state,
+        truncated=truncated[last_row],
     )

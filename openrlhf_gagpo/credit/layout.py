@@ -6,15 +6,17 @@ order: by group, then trajectory, then step, so that groups and trajectories are
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
 
 from openrlhf_gagpo.credit.sets import Blocks, Floats, Ints, Labels
 
-__all__ = ["Layout", "build_layout", "factorise"]
+__all__ = ["Layout", "build_layout", "factorise", "place"]
 
 
 def factorise(*columns: Sequence[object]) -> list[Ints]:
@@ -22,10 +24,7 @@ def factorise(*columns: Sequence[object]) -> list[Ints]:
 
     Hashing beats sorting here: keys are often long observation strings.
     """
-    numbers: dict[object, int] = {}
-    for column in columns:
-        numbers.update(dict.fromkeys(column))
-    numbers = dict(zip(numbers, range(len(numbers)), strict=True))
+    numbers: defaultdict[object, int] = defaultdict(count().__next__)
     return [np.fromiter(map(numbers.__getitem__, column), dtype=np.int64, count=len(column)) for column in columns]
 
 
@@ -60,6 +59,10 @@ class Layout:
     def n(self) -> int:
         return len(self.order)
 
+    def sort(self, values: NDArray) -> NDArray:
+        """Put an array in the order of the batch's rows into sorted order."""
+        return values if self.in_order else values[self.order]
+
     def restore(self, values: NDArray) -> NDArray:
         """Put a sorted array back into the order of the batch's rows."""
         if self.in_order:
@@ -78,12 +81,12 @@ class Layout:
         if decay == 0.0:
             return values.copy()
         out = values.take(self.packed)
-        bounds = self.bounds
-        scaled = np.empty(bounds[1])
-        for t in range(len(bounds) - 3, -1, -1):
-            start, middle, end = bounds[t], bounds[t + 1], bounds[t + 2]
-            addend = np.multiply(out[middle:end], decay, out=scaled[: end - middle])
-            out[start : start + end - middle] += addend
+        scaled = np.empty(self.bounds[1])
+        later = out[:0]
+        for start, end in zip(self.bounds[-2::-1], self.bounds[:0:-1], strict=True):
+            continued = out[start : start + len(later)]
+            np.add(continued, np.multiply(later, decay, out=scaled[: len(later)]), out=continued)
+            later = out[start:end]
         return out.take(self.unpacked)
 
     def next_values(self, values: Floats, final: Floats | float = 0.0) -> Floats:
@@ -94,40 +97,46 @@ class Layout:
         return out
 
 
+def place(trajectory: Ints, step: Ints, lengths: Ints, trajectory_group: Ints) -> tuple[Blocks, Ints]:
+    """The trajectories as blocks of sorted rows, and the sorted position of every row, which has to be checked.
+
+    Rows in the batch's order; ``lengths`` and ``trajectory_group`` are per trajectory; all ids count from 0.
+    """
+    by_group = np.argsort(trajectory_group, kind="stable")
+    trajectories = Blocks.of_lengths(lengths[by_group])
+    start = np.empty_like(trajectories.start)
+    start[by_group] = trajectories.start
+    return trajectories, start[trajectory] + step
+
+
 def build_layout(
     *,
-    group: Ints,
-    trajectory: Ints,
+    order: Ints,
+    trajectories: Blocks,
+    trajectory_group: Ints,
     step: Ints,
     state: Ints,
-    next_state: Ints,
+    final_state: Ints,
     truncated: NDArray[np.bool_],
-    trajectory_group: Ints,
 ) -> Layout:
     """Layout of rows whose steps are already known to run 0..T-1 inside every trajectory.
 
-    Rows in the batch's order; all ids count from 0; ``trajectory_group`` is the group of each trajectory.
+    ``order`` as in ``Layout``; all else is sorted already: ``step`` and ``state`` per row, ``trajectory_group``,
+    ``final_state`` and ``truncated`` per trajectory. All ids count from 0.
     """
-    by_group = np.argsort(trajectory_group, kind="stable")
-    number = np.empty_like(by_group)
-    number[by_group] = np.arange(len(by_group))
-    trajectories = Blocks.of_lengths(np.bincount(trajectory)[by_group])
-    position = (trajectories.start[number])[trajectory] + step
-    order = np.empty_like(position)
-    order[position] = np.arange(len(position))
     last = trajectories.start + trajectories.count - 1
-
-    cells, final_cell = _number_cells(group[order], state[order], next_state[order[last]], last)
-    bounds, packed, unpacked = _pack(trajectories, step[order])
+    group = trajectories.expand(trajectory_group)
+    cells, final_cell = _number_cells(group, state, final_state, last)
+    bounds, packed, unpacked = _pack(trajectories, step)
     return Layout(
         order=order,
-        in_order=bool((position[1:] > position[:-1]).all()),
+        in_order=bool((order[1:] > order[:-1]).all()),
         groups=Blocks.of_lengths(np.bincount(group)),
         trajectories=trajectories,
         group_trajectories=Blocks.of_lengths(np.bincount(trajectory_group)),
         cells=cells,
         last=last,
-        final_cell=np.where(truncated[order[last]], final_cell, -1),
+        final_cell=np.where(truncated, final_cell, -1),
         packed=packed,
         unpacked=unpacked,
         bounds=bounds,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -28,7 +29,7 @@ class CreditResult:
     keep: NDArray[np.bool_]
     """False: the row must not be trained on (its advantage is 0)."""
     sorted_return: Floats | None = None
-    sorted_value: Floats | None = None
+    sorted_value: Callable[[], Floats] | None = None
     sorted_td_residual: Floats | None = None
 
     @cached_property
@@ -39,7 +40,7 @@ class CreditResult:
     @cached_property
     def value(self) -> Floats:
         """Group state value, or the group baseline that the return is compared with."""
-        return self._restore(self.sorted_value)
+        return self._restore(None if self.sorted_value is None else self.sorted_value())
 
     @cached_property
     def td_residual(self) -> Floats:
@@ -67,11 +68,13 @@ class CreditResult:
         *,
         advantage: Floats,
         return_: Floats | None = None,
-        value: Floats | None = None,
+        value: Callable[[], Floats] | None = None,
         td_residual: Floats | None = None,
         keep: NDArray[np.bool_] | None = None,
     ) -> CreditResult:
         """Result from arrays in the order of the batch's layout; rows not kept (default: all are) get advantage 0.
+
+        ``value`` is a function because expanding it to rows is work that few callers want.
 
         Raises ``ValueError`` where the arithmetic overflowed.
         """

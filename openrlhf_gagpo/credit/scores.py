@@ -11,16 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openrlhf_gagpo.credit.batch import StepBatch
-from openrlhf_gagpo.credit.sets import Floats, SetStatistics, deviations, set_statistics, standardise
+from openrlhf_gagpo.credit.sets import Floats, Scale, SetStatistics, deviations, normalise, set_statistics
 
 __all__ = [
     "BASELINE_DEFAULTS",
-    "episode_advantage",
+    "against_group",
     "episode_scores",
     "kept_rows",
     "less_own_penalty",
     "reward_free_groups",
-    "score_statistics",
     "shaped_rewards",
     "step_returns",
 ]
@@ -38,7 +37,10 @@ BASELINE_DEFAULTS: Mapping[str, object] = {
 
 def less_own_penalty(values: Floats, batch: StepBatch, penalty: float, applies: bool) -> Floats:
     """``values`` with every invalid row's penalty taken off that row, if it ``applies``."""
-    return values - penalty * batch.sorted_invalid if applies and penalty != 0.0 else values
+    if not applies or penalty == 0.0:
+        return values
+    out = penalty * batch.sorted_invalid
+    return np.subtract(values, out, out=out)
 
 
 def shaped_rewards(batch: StepBatch, penalty: float, mode: str) -> Floats:
@@ -62,26 +64,25 @@ def episode_scores(batch: StepBatch, penalty: float, mode: str) -> Floats:
     return less_own_penalty(totals, batch, penalty, mode == "local")
 
 
-def score_statistics(batch: StepBatch, scores: Floats, statistics: str) -> SetStatistics:
-    """Statistics of episode scores per group, over its ``rows`` or over one entry per trajectory.
+def against_group(
+    batch: StepBatch, scores: Floats, statistics: str, scale: Scale | None
+) -> tuple[Floats, SetStatistics]:
+    """Episode scores less the mean of their group, times ``scale`` of its statistics; and the statistics.
 
-    The entry is the row of step 0 with its own local penalty, whatever order the rows were given in. A group with one
-    entry has nothing to be compared with: its mean is 0, so its score passes as it is.
+    Those are over the group's ``rows`` or over one entry per trajectory: its row of step 0 with that row's own local
+    penalty, whatever order the rows were given in. A group with one entry has nothing to be compared with: its mean
+    is 0, so its score passes as it is.
     """
-    layout = batch.layout
-    if statistics == "trajectories":
-        stats = set_statistics(scores[layout.trajectories.start], layout.group_trajectories)
-    else:
-        stats = set_statistics(scores, layout.groups)
+    groups, trajectories = batch.layout.groups, batch.layout.trajectories
+    if statistics == "rows":
+        advantage, stats = normalise(scores, groups, scale)
+        lone = stats.count == 1
+        stats.mean[lone] = 0.0
+        advantage[groups.start[lone]] = scores[groups.start[lone]]
+        return advantage, stats
+    stats = set_statistics(scores[trajectories.start], batch.layout.group_trajectories)
     stats.mean[stats.count == 1] = 0.0
-    return stats
-
-
-def episode_advantage(batch: StepBatch, penalty: float, mode: str, statistics: str, *, divide: bool) -> Floats:
-    """GiGPO's A^E: episode score less its group's mean, over the group's standard deviation if ``divide``."""
-    scores = episode_scores(batch, penalty, mode)
-    stats = score_statistics(batch, scores, statistics)
-    return (standardise if divide else deviations)(scores, batch.layout.groups, stats)
+    return deviations(scores, groups, stats, scale), stats
 
 
 def reward_free_groups(batch: StepBatch) -> NDArray[np.bool_]:

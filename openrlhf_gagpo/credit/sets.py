@@ -6,6 +6,7 @@ as none: such a set's deviations stay undivided, and those at rounding level are
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,11 +20,13 @@ __all__ = [
     "Floats",
     "Ints",
     "Labels",
+    "Scale",
     "Sets",
     "SetStatistics",
+    "by_spread",
     "deviations",
+    "normalise",
     "set_statistics",
-    "standardise",
 ]
 
 Floats = NDArray[np.float64]
@@ -32,7 +35,7 @@ Ints = NDArray[np.int64]
 EPSILON = 1e-6
 """Added to a standard deviation before dividing by it."""
 ROUNDING = 1e-9
-"""Spread up to this share of the largest magnitude (or of 1) is rounding noise."""
+"""Spread up to this share of the mean's magnitude (or of 1) is rounding noise."""
 
 
 class Sets(Protocol):
@@ -44,9 +47,6 @@ class Sets(Protocol):
 
     def sum(self, values: Floats) -> Floats:
         """Sum of a row quantity per set."""
-
-    def largest(self, values: Floats) -> Floats:
-        """Largest row quantity per set; quantities are not negative."""
 
     def expand(self, per_set: NDArray) -> NDArray:
         """A set quantity for every row."""
@@ -81,11 +81,8 @@ class Labels:
     count: Ints
 
     def sum(self, values: Floats) -> Floats:
-        return np.bincount(self.label, weights=values, minlength=len(self.count))
-
-    def largest(self, values: Floats) -> Floats:
         out = np.zeros(len(self.count))
-        np.maximum.at(out, self.label, values)
+        np.add.at(out, self.label, values)
         return out
 
     def expand(self, per_set: NDArray) -> NDArray:
@@ -102,33 +99,55 @@ class SetStatistics:
     flat: NDArray[np.bool_]
 
 
+Scale = Callable[[SetStatistics], Floats]
+"""What deviations are multiplied by, per set."""
+
+
 def set_statistics(values: Floats, sets: Sets, ddof: int = 1) -> SetStatistics:
-    """Statistics of ``values`` per set; a set with ``ddof`` entries or fewer has std 0."""
+    """Statistics of ``values`` per set, with ``ddof`` 0 or 1; a set with one entry has std 0."""
+    return _centre(values, sets, ddof)[1]
+
+
+def by_spread(stats: SetStatistics) -> Floats:
+    """Factor per set ``1 / (std + epsilon)``; 1 in flat sets, which are centred only."""
+    return np.where(stats.flat, 1.0, 1.0 / (stats.std + EPSILON))
+
+
+def normalise(
+    values: Floats, sets: Sets, scale: Scale | None = by_spread, *, ddof: int = 1
+) -> tuple[Floats, SetStatistics]:
+    """``(x - mean) * scale`` with the statistics of the value's own set, and these statistics; None is no scaling.
+
+    Exactly 0 in flat sets: there every deviation is rounding noise.
+    """
+    centred, stats = _centre(values, sets, ddof)
+    if scale is not None or stats.flat.any():
+        centred *= sets.expand(np.where(stats.flat, 0.0, 1.0 if scale is None else scale(stats)))
+    return centred, stats
+
+
+def _centre(values: Floats, sets: Sets, ddof: int) -> tuple[Floats, SetStatistics]:
+    """Values less the mean of their set, and the statistics."""
     count = sets.count
     mean = sets.sum(values) / count
-    squares = values - sets.expand(mean)
-    squares *= squares
-    std = np.sqrt(sets.sum(squares) / np.maximum(count - ddof, 1))
-    std[count <= ddof] = 0.0
-    flat = std <= ROUNDING
-    doubtful = ~flat & (std <= ROUNDING * max(float(values.max()), -float(values.min())))
-    if doubtful.any():  # only then is each set's own largest magnitude worth finding
-        flat |= std <= ROUNDING * sets.largest(np.abs(values))
-    return SetStatistics(count=count, mean=mean, std=std, flat=flat)
+    centred = sets.expand(mean)
+    np.subtract(values, centred, out=centred)
+    std = np.sqrt(sets.sum(centred * centred) / np.maximum(count - ddof, 1))
+    # where there is no spread, the mean is as large as the largest entry
+    flat = std <= ROUNDING * np.maximum(1.0, np.abs(mean))
+    return centred, SetStatistics(count=count, mean=mean, std=std, flat=flat)
 
 
-def deviations(values: Floats, sets: Sets, stats: SetStatistics) -> Floats:
-    """``x - mean`` of its set; exactly 0 at rounding level in flat sets."""
+def deviations(values: Floats, sets: Sets, stats: SetStatistics, scale: Scale | None = by_spread) -> Floats:
+    """``(x - mean) * scale`` with statistics of other entries than ``values``; None is no scaling.
+
+    In flat sets exactly 0 where the deviation is at rounding level.
+    """
     out = values - sets.expand(stats.mean)
     if stats.flat.any():
-        # no entry lies further from its mean than std * sqrt(count); twice that allows for |mean| < largest magnitude
+        # no entry lies further from its mean than std * sqrt(count); the factor 2 leaves room for rounding
         noise = 2 * ROUNDING * np.maximum(1.0, np.abs(stats.mean)) * np.sqrt(stats.count)
         out *= np.abs(out) > sets.expand(np.where(stats.flat, noise, -1.0))  # several times faster than a masked write
-    return out
-
-
-def standardise(values: Floats, sets: Sets, stats: SetStatistics) -> Floats:
-    """``(x - mean) / (std + epsilon)`` of its set; flat sets are centred only."""
-    out = deviations(values, sets, stats)
-    out /= sets.expand(np.where(stats.flat, 1.0, stats.std + EPSILON))
+    if scale is not None:
+        out *= sets.expand(scale(stats))
     return out

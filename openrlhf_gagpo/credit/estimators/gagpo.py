@@ -11,8 +11,8 @@ from openrlhf_gagpo.credit.batch import StepBatch
 from openrlhf_gagpo.credit.options import EstimatorOptions, option
 from openrlhf_gagpo.credit.registry import register
 from openrlhf_gagpo.credit.result import CreditResult
-from openrlhf_gagpo.credit.scores import episode_advantage, kept_rows, less_own_penalty, step_returns
-from openrlhf_gagpo.credit.sets import Blocks, Floats, set_statistics, standardise
+from openrlhf_gagpo.credit.scores import against_group, episode_scores, kept_rows, less_own_penalty, step_returns
+from openrlhf_gagpo.credit.sets import Blocks, Floats, by_spread, deviations, normalise, set_statistics
 
 __all__ = ["DEFAULTS", "GagpoOptions", "gagpo"]
 
@@ -58,9 +58,12 @@ def gagpo(batch: StepBatch, options: GagpoOptions) -> CreditResult:
     """
     layout, cells = batch.layout, batch.layout.cells
     penalty, mode = options.invalid_penalty, options.invalid_penalty_mode
-    returns = step_returns(batch, options.gamma, penalty, mode)
-    cell_value = cells.sum(returns) / cells.count
     rewards = less_own_penalty(batch.sorted_reward, batch, penalty, mode != "none")
+    if mode == "reward":
+        returns = layout.backward_sum(rewards, options.gamma)
+    else:
+        returns = step_returns(batch, options.gamma, penalty, mode)
+    cell_value = cells.sum(returns) / cells.count
     # index -1, a final state without value, picks the 0 at the end
     final_value = np.append(cell_value, 0.0)[layout.final_cell] if options.truncation == "bootstrap" else 0.0
     value = cells.expand(cell_value)
@@ -79,10 +82,10 @@ def gagpo(batch: StepBatch, options: GagpoOptions) -> CreditResult:
     if options.broadcast_coef != 0.0:
         # GiGPO's term as GiGPO has it: its scores never carry the penalties of other steps
         own_mode = "none" if mode == "none" else "local"
-        episode = episode_advantage(batch, penalty, own_mode, options.statistics, divide=True)
-        advantage = advantage + options.broadcast_coef * episode
+        scores = episode_scores(batch, penalty, own_mode)
+        advantage = advantage + options.broadcast_coef * against_group(batch, scores, options.statistics, by_spread)[0]
     return CreditResult.from_sorted(
-        batch, advantage=advantage, return_=returns, value=value, td_residual=residual, keep=keep
+        batch, advantage=advantage, return_=returns, value=lambda: value, td_residual=residual, keep=keep
     )
 
 
@@ -92,12 +95,12 @@ def _normalise(batch: StepBatch, advantage: Floats, keep: NDArray[np.bool_] | No
         return advantage
     if options.normalize == "group":
         groups = batch.layout.groups
-        return standardise(advantage, groups, set_statistics(advantage, groups, options.ddof))
+        return normalise(advantage, groups, ddof=options.ddof)[0]
     entries = advantage if keep is None else advantage[keep]
     if entries.size == 0:
         return np.zeros_like(advantage)
     stats = set_statistics(entries, Blocks.of_lengths(np.array([entries.size])), options.ddof)
-    return standardise(advantage, Blocks.of_lengths(np.array([advantage.size])), stats)
+    return deviations(advantage, Blocks.of_lengths(np.array([advantage.size])), stats)
 
 
 def _pass_through(

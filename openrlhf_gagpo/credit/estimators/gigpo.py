@@ -8,8 +8,8 @@ from openrlhf_gagpo.credit.batch import StepBatch
 from openrlhf_gagpo.credit.options import EstimatorOptions, option
 from openrlhf_gagpo.credit.registry import register
 from openrlhf_gagpo.credit.result import CreditResult
-from openrlhf_gagpo.credit.scores import BASELINE_DEFAULTS, episode_advantage, kept_rows, step_returns
-from openrlhf_gagpo.credit.sets import deviations, set_statistics, standardise
+from openrlhf_gagpo.credit.scores import BASELINE_DEFAULTS, against_group, episode_scores, kept_rows, step_returns
+from openrlhf_gagpo.credit.sets import by_spread, normalise
 
 __all__ = ["GigpoOptions", "gigpo"]
 
@@ -35,15 +35,15 @@ def gigpo(batch: StepBatch, options: GigpoOptions) -> CreditResult:
     """
     cells = batch.layout.cells
     penalty, mode = options.invalid_penalty, options.invalid_penalty_mode
-    divide = options.gigpo_mode == "mean_std_norm"
+    scale = by_spread if options.gigpo_mode == "mean_std_norm" else None
     returns = step_returns(batch, options.gamma, penalty, mode)
-    stats = set_statistics(returns, cells)
-    step = (standardise if divide else deviations)(returns, cells, stats)
-    episode = episode_advantage(batch, penalty, mode, options.statistics, divide=divide)
+    advantage, stats = normalise(returns, cells, scale)
+    advantage *= options.step_coef
+    advantage += against_group(batch, episode_scores(batch, penalty, mode), options.statistics, scale)[0]
     return CreditResult.from_sorted(
         batch,
-        advantage=episode + options.step_coef * step,
+        advantage=advantage,
         return_=returns,
-        value=cells.expand(stats.mean),
+        value=lambda: cells.expand(stats.mean),
         keep=kept_rows(batch, options.drop_reward_free_groups),
     )

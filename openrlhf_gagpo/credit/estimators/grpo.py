@@ -8,8 +8,8 @@ from openrlhf_gagpo.credit.batch import StepBatch
 from openrlhf_gagpo.credit.options import EstimatorOptions, option
 from openrlhf_gagpo.credit.registry import register
 from openrlhf_gagpo.credit.result import CreditResult
-from openrlhf_gagpo.credit.scores import BASELINE_DEFAULTS, episode_scores, kept_rows, score_statistics
-from openrlhf_gagpo.credit.sets import deviations, standardise
+from openrlhf_gagpo.credit.scores import BASELINE_DEFAULTS, against_group, episode_scores, kept_rows
+from openrlhf_gagpo.credit.sets import by_spread
 
 __all__ = ["GrpoOptions", "grpo"]
 
@@ -30,11 +30,11 @@ def grpo(batch: StepBatch, options: GrpoOptions) -> CreditResult:
     """``(score - mean) / (std + eps)`` inside the group; only ``score - mean`` with ``no_std_norm``."""
     groups = batch.layout.groups
     scores = episode_scores(batch, options.invalid_penalty, options.invalid_penalty_mode)
-    stats = score_statistics(batch, scores, options.statistics)
+    advantage, stats = against_group(batch, scores, options.statistics, None if options.no_std_norm else by_spread)
     return CreditResult.from_sorted(
         batch,
-        advantage=(deviations if options.no_std_norm else standardise)(scores, groups, stats),
+        advantage=advantage,
         return_=scores,
-        value=groups.expand(stats.mean),
+        value=lambda: groups.expand(stats.mean),
         keep=kept_rows(batch, options.drop_reward_free_groups),
     )

@@ -10,8 +10,8 @@ from openrlhf_gagpo.credit.batch import StepBatch
 from openrlhf_gagpo.credit.options import EstimatorOptions, option
 from openrlhf_gagpo.credit.registry import register
 from openrlhf_gagpo.credit.result import CreditResult
-from openrlhf_gagpo.credit.scores import BASELINE_DEFAULTS, episode_scores, kept_rows, score_statistics
-from openrlhf_gagpo.credit.sets import ROUNDING, Floats, Ints, deviations
+from openrlhf_gagpo.credit.scores import BASELINE_DEFAULTS, against_group, episode_scores, kept_rows
+from openrlhf_gagpo.credit.sets import ROUNDING, Floats
 
 __all__ = ["ReinforceBaselineOptions", "reinforce_baseline"]
 
@@ -33,27 +33,28 @@ def reinforce_baseline(batch: StepBatch, options: ReinforceBaselineOptions) -> C
     """``score - mean`` inside the group, then whitened over the batch with each row counted once per trained token."""
     groups = batch.layout.groups
     scores = episode_scores(batch, options.invalid_penalty, options.invalid_penalty_mode)
-    stats = score_statistics(batch, scores, options.statistics)
+    centred, stats = against_group(batch, scores, options.statistics, scale=None)
     keep = kept_rows(batch, options.drop_reward_free_groups)
-    tokens = batch.n_tokens[batch.layout.order]
+    tokens = batch.layout.sort(batch.n_tokens).astype(np.float64)
     if keep is not None:
-        tokens = tokens * keep
+        tokens *= keep
     return CreditResult.from_sorted(
         batch,
-        advantage=_whiten(deviations(scores, groups, stats), tokens),
+        advantage=_whiten(centred, tokens),
         return_=scores,
-        value=groups.expand(stats.mean),
+        value=lambda: groups.expand(stats.mean),
         keep=keep,
     )
 
 
-def _whiten(values: Floats, tokens: Ints) -> Floats:
+def _whiten(values: Floats, tokens: Floats) -> Floats:
     """Values less their token-weighted mean, over the square root of the unbiased token variance; 0 without spread."""
     total = tokens.sum()
     if total < 2:
         return np.zeros_like(values)
     centred = values - (tokens @ values) / total
     variance = (tokens @ (centred * centred)) / (total - 1)
-    if np.sqrt(variance) <= ROUNDING * max(1.0, float(np.abs(values).max())):
+    if np.sqrt(variance) <= ROUNDING * max(1.0, float(values.max()), -float(values.min())):
         return np.zeros_like(values)
-    return centred / np.sqrt(variance + VARIANCE_EPSILON)
+    centred /= np.sqrt(variance + VARIANCE_EPSILON)
+    return centred

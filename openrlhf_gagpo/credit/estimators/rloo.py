@@ -10,8 +10,8 @@ from openrlhf_gagpo.credit.batch import StepBatch
 from openrlhf_gagpo.credit.options import EstimatorOptions, option
 from openrlhf_gagpo.credit.registry import register
 from openrlhf_gagpo.credit.result import CreditResult
-from openrlhf_gagpo.credit.scores import BASELINE_DEFAULTS, episode_scores, kept_rows, score_statistics
-from openrlhf_gagpo.credit.sets import deviations
+from openrlhf_gagpo.credit.scores import BASELINE_DEFAULTS, against_group, episode_scores, kept_rows
+from openrlhf_gagpo.credit.sets import Floats, SetStatistics
 
 __all__ = ["RlooOptions", "rloo"]
 
@@ -34,12 +34,16 @@ def rloo(batch: StepBatch, options: RlooOptions) -> CreditResult:
     """
     groups = batch.layout.groups
     scores = episode_scores(batch, options.invalid_penalty, options.invalid_penalty_mode)
-    stats = score_statistics(batch, scores, options.statistics)
-    factor = np.where(stats.count > 1, stats.count / np.maximum(stats.count - 1, 1), 1.0)
+    advantage, stats = against_group(batch, scores, options.statistics, _leave_one_out)
     return CreditResult.from_sorted(
         batch,
-        advantage=deviations(scores, groups, stats) * groups.expand(factor),
+        advantage=advantage,
         return_=scores,
-        value=groups.expand(stats.mean),
+        value=lambda: groups.expand(stats.mean),
         keep=kept_rows(batch, options.drop_reward_free_groups),
     )
+
+
+def _leave_one_out(stats: SetStatistics) -> Floats:
+    """``n / (n - 1)`` per set; 1 where there is no other entry."""
+    return np.where(stats.count > 1, stats.count / np.maximum(stats.count - 1, 1), 1.0)
