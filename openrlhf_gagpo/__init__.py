@@ -1,0 +1,6 @@
+"""GAGPO and other step-level credit methods for LLM agents in text environments, on top of OpenRLHF.
+
+Importing this package imports nothing else; every part loads what it needs.
+"""
+
+__version__ = "0.1.0"
