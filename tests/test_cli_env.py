@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from agent_envs import registry
-from openrlhf_gagpo.cli import env_access, env_check, env_generate
+from openrlhf_gagpo.cli import env_access
 from openrlhf_gagpo.cli import main as cli
 from openrlhf_gagpo.cli.env import parse
+from openrlhf_gagpo.cli.env_data import DATA
 from openrlhf_gagpo.config.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
@@ -173,6 +174,9 @@ def test_play_shows_the_task_where_the_observation_lacks_it(env):
         (("list", "--plugin", "absent.py"), "There is no plugin file 'absent.py'"),
         (("generate", "vault", "--out", "x"), "argument NAME: invalid choice: 'vault'"),
         (("generate", "alfworld", "--out", "x"), "the following arguments are required: --split, --count"),
+        (("generate", "webshop", "--out", "x"), "the following arguments are required: --products"),
+        (("generate", "webshop", "--out", "x", "--products", "0"), "the number of products to generate must be 1 to"),
+        (("check", "webshop", "--split", "valid"), "webshop has no split 'valid'; it has train, test"),
     ],
 )
 def test_unusable_input_is_one_sentence(env, argv, sentence):
@@ -214,14 +218,6 @@ def test_check_tells_what_is_wrong(env, plugin):
     assert (status, err) == (1, "gagpo: error: vault has no tasks in test; check --env.options\n")
 
 
-def test_parts_of_a_growing_job_end_at_the_count_asked_for():
-    counts = [part["count"] for part in env_generate._parts({"count": 250, "seed": 3}, "count")]
-    assert counts == [*range(3, 250, 3), 250]
-    assert env_generate._parts({"count": 0}, "count") == [{"count": 0}]
-    assert env_generate._parts({"count": -1}, "count") == [{"count": -1}]
-    assert env_generate._parts({"seed": 3}, "") == [{"seed": 3}]
-
-
 def test_parsed_options_are_values():
     assert parse(["check", "vault", "--env.options", "size=4", "--env.options", '{"keys": 1}']).options == {
         "size": 4,
@@ -229,11 +225,6 @@ def test_parsed_options_are_values():
     }
     with pytest.raises(ConfigError):
         parse(["generate"])
-
-
-def test_official_counts_add_up():
-    sums = {split: sum(counts.values()) for split, counts in env_check.OFFICIAL_ALFWORLD.items()}
-    assert sums == {"train": 3553, "valid_seen": 140, "valid_unseen": 134}
 
 
 def test_alfworld_from_nothing_to_a_checked_environment(env, tmp_path, monkeypatch):
@@ -273,3 +264,63 @@ def test_alfworld_from_nothing_to_a_checked_environment(env, tmp_path, monkeypat
     assert "cannot be used: Not a directory; choose another path" in err
     status, _, err = env(*argv, "--size", "huge")
     assert (status, "no houses of size 'huge'" in err) == (2, True)
+
+
+@pytest.fixture
+def no_webshop_data(tmp_path, monkeypatch):
+    pytest.importorskip("regex")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("WEBSHOP_DATA", raising=False)
+
+
+@pytest.mark.usefixtures("no_webshop_data")
+def test_webshop_from_nothing_to_a_checked_environment(env, tmp_path):
+    status, out, err = env("check", "webshop")
+    assert (status, out.count("\n")) == (1, 1)
+    assert "the WebShop environment has no data: run 'gagpo env generate webshop'" in err
+    assert "WEBSHOP_DATA" in err
+
+    shop = tmp_path / "shop"
+    shop.mkdir()
+    data = ("--env.options", f"data_dir={shop}")
+    status, out, err = env("check", "webshop", *data)
+    assert status == 1
+    assert out.count(" missing  ") == 5
+    assert "setup.sh (-d small or -d all) of the repository princeton-nlp/WebShop" in out
+    assert f"{shop} has no items_shuffle.json and no items_ins_v2.json" in err
+
+    status, out, _ = env("generate", "webshop", "--out", str(shop), "--products", "60", "--seed", "4")
+    assert status == 0
+    assert out.endswith(f"gagpo env play webshop --env.options data_dir={shop}\n")
+
+    status, out, err = env("check", "webshop", *data, "test_goals=30", "nouns=words")
+    assert (status, err) == (0, "")
+    assert out.count(" missing  ") == 2
+    assert "played: items_shuffle.json, items_ins_v2.json, items_human_ins.json" in out
+    assert "60 products; synthetic goals: train " in out
+    assert "test 30" in out
+    assert "task train-0, expert: success" in out
+
+    status, out, _ = env("check", "webshop", *data, "mode=clean", "human_goals=true", "nouns=words", "--split", "valid")
+    assert status == 0
+    assert "60 products; human goals: valid " in out
+
+    (shop / "items_ins_v2.json").write_text("{")
+    status, out, err = env("check", "webshop", *data)
+    assert status == 1
+    assert "Traceback" not in out
+    assert "items_ins_v2.json cannot be read as JSON" in err
+
+
+@pytest.mark.usefixtures("no_webshop_data")
+def test_webshop_is_played_and_its_modes_have_the_splits_that_check_expects(env, tmp_path):
+    assert env("generate", "webshop", "--out", str(tmp_path), "--products", "60")[0] == 0
+    options = ("--env.options", f"data_dir={tmp_path}", "test_goals=30", "nouns=words")
+    status, out, _ = env("play", "webshop", *options, stdin="?\nsearch[shoes]\nclick[nothing]\nquit\n")
+    assert status == 0
+    assert "the expert would: search[" in out
+    assert "'Page 1 (Total results: " in out
+    assert out.count("not possible here") == 1
+    for mode in ("compatible", "clean"):
+        made = registry.make("webshop", data_dir=tmp_path, test_goals=30, nouns="words", mode=mode)
+        assert tuple(DATA["webshop"].splits({"mode": mode})) == made.splits

@@ -102,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
         kind = kinds.add_parser(
             name,
             help=generator.summary,
-            description=f"Make {generator.summary}. Equal arguments make equal data, and complete parts are kept.",
+            description=f"Make {generator.summary}. Equal arguments make equal data.",
             allow_abbrev=False,
         )
         kind.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")

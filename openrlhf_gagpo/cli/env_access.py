@@ -14,7 +14,9 @@ from openrlhf_gagpo.config.errors import ConfigError
 
 __all__ = ["install_hint", "load_plugins", "made", "refusals"]
 
-_PACKAGES: Mapping[str, tuple[str, ...]] = MappingProxyType({"alfworld": ("alfworld", "textworld")})
+_PACKAGES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"alfworld": ("alfworld", "textworld"), "webshop": ("regex",)}
+)
 """Environment -> packages it plays with, for those that the base install lacks; the extra has the same name."""
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -18,6 +16,7 @@ from agent_envs import registry
 from agent_envs.base import EnvError, StepResult
 from agent_envs.workers import EnvFault, EnvPool, Session
 from openrlhf_gagpo.cli.env_access import install_hint, refusals
+from openrlhf_gagpo.cli.env_data import DATA
 from openrlhf_gagpo.config.errors import ConfigError, RunError
 
 __all__ = ["check"]
@@ -25,15 +24,13 @@ __all__ = ["check"]
 _PATIENCE_S = 600.0
 """For listing tasks and resets: the first look at data on a slow disk may take minutes."""
 
-_REFUSALS = ("agent_envs.base.EnvError:", "ValueError:")
+_REFUSALS = (
+    "agent_envs.base.EnvError:",
+    "agent_envs.webshop.products.CatalogueError:",
+    "agent_envs.webshop.store.StoreError:",
+    "ValueError:",
+)
 """How the last line of a traceback begins when an environment refused data or options; its message says enough."""
-
-OFFICIAL_ALFWORLD: Mapping[str, Mapping[str, int]] = {
-    "train": {"Pick": 790, "Look": 308, "Clean": 650, "Heat": 459, "Cool": 533, "Pick2": 813},
-    "valid_seen": {"Pick": 35, "Look": 13, "Clean": 27, "Heat": 16, "Cool": 25, "Pick2": 24},
-    "valid_unseen": {"Pick": 24, "Look": 18, "Clean": 31, "Heat": 23, "Cool": 21, "Pick2": 17},
-}
-"""Games of the official data by split and category (Shridhar et al., arXiv 2010.03768, table 1)."""
 
 
 @dataclass
@@ -64,15 +61,16 @@ def check(name: str, options: Mapping[str, Any], plugins: Sequence[str], splits:
     with refusals():
         registry.check_options(name, options)
         cls = registry.get(name)
-    strange = [split for split in splits or () if split not in cls.splits]
+    data = DATA.get(name)
+    known = data.splits(options) if data else cls.splits
+    strange = [split for split in splits or () if split not in known]
     if strange:
-        raise ConfigError(f"{name} has no split {strange[0]!r}; it has {', '.join(cls.splits)}")
+        raise ConfigError(f"{name} has no split {strange[0]!r}; it has {', '.join(known)}")
     _say("environment", f"{name}, {cls.__module__}.{cls.__qualname__}")
-    if name in _DATA:
-        with _failures():
-            _say("data", _DATA[name].where(options))
     with _failures():
-        asyncio.run(_check(name, options, plugins, tuple(splits or cls.splits)))
+        if data:
+            _say_all("data", data.where(options))
+        asyncio.run(_check(name, options, plugins, tuple(splits or known)))
 
 
 @contextmanager
@@ -94,9 +92,7 @@ async def _check(name: str, options: Mapping[str, Any], plugins: Sequence[str], 
         # Where no instance can be made, this says so once; listing would say it for every split.
         await (await pool.open()).close()
         tasks, faults = await _tasks(pool, splits)
-        lines = _DATA[name].table(tasks) if name in _DATA else _counts(tasks)
-        for label, line in zip_longest(("tasks",), lines, fillvalue=""):
-            _say(label, line)
+        _say("tasks", *(DATA[name].table(tasks, options) if name in DATA else _counts(tasks)))
         playable = next((ids[0] for ids in tasks.values() if ids), None)
         if playable is not None:
             _report(await _episode(pool, playable))
@@ -153,8 +149,11 @@ async def _expert_action(session: Session) -> str | None:
 def _report(played: _Played) -> None:
     last, steps = played.last, played.step_s
     outcome = "success" if last.success else "failure" if last.terminated else "step limit reached"
-    _say("episode", f"task {played.task}, {played.player}: {outcome}")
-    _say("", f"{len(steps)} steps, return {played.earned:g}, score {last.score:g}")
+    _say(
+        "episode",
+        f"task {played.task}, {played.player}: {outcome}",
+        f"{len(steps)} steps, return {played.earned:g}, score {last.score:g}",
+    )
     mean, longest = sum(steps) / len(steps), max(steps)
     _say("time", f"reset {played.reset_s * 1e3:.2f} ms, step {mean * 1e3:.2f} ms (longest {longest * 1e3:.2f} ms)")
     if played.player == "expert" and not last.success:
@@ -168,48 +167,10 @@ def _counts(tasks: Mapping[str, Sequence[str]]) -> list[str]:
     return [", ".join(f"{split} {len(ids)}" for split, ids in tasks.items())]
 
 
-def _say(what: str, text: str) -> None:
-    sys.stdout.write(f"{what:<12} {text}\n")
+def _say(what: str, *lines: str) -> None:
+    _say_all(what, lines)
 
 
-def _alfworld_folder(options: Mapping[str, Any]) -> str:
-    from agent_envs.alfworld.layout import games_root
-
-    if options.get("data_dir"):
-        origin = "option data_dir"
-    elif os.environ.get("ALFWORLD_DATA"):
-        origin = "variable ALFWORLD_DATA"
-    else:
-        origin = "default; option data_dir or variable ALFWORLD_DATA choose another"
-    return f"{games_root(options.get('data_dir'))} ({origin})"
-
-
-def _alfworld_table(tasks: Mapping[str, Sequence[str]]) -> list[str]:
-    """Games found / games of the official data, by split and category."""
-    from agent_envs.alfworld.layout import CATEGORIES, task_type_of
-
-    lines = [f"{'found/official':<15}" + "".join(f"{kind:>10}" for kind in ("all", *CATEGORIES.values()))]
-    differs = False
-    for split, ids in tasks.items():
-        found, official = Counter(CATEGORIES[task_type_of(task)] for task in ids), OFFICIAL_ALFWORLD[split]
-        cells = [f"{len(ids)}/{sum(official.values())}"]
-        cells += [f"{found[kind]}/{official[kind]}" for kind in CATEGORIES.values()]
-        lines.append(f"{split:<15}" + "".join(f"{cell:>10}" for cell in cells))
-        differs = differs or found != official
-    if differs:
-        lines += [
-            "These are not the official games; `alfworld-download` fetches those, and",
-            "`gagpo env generate alfworld --out DIR --split train --count 50` makes games without a download.",
-        ]
-    return lines
-
-
-@dataclass(frozen=True)
-class _Data:
-    """What to tell of an environment's data: where it was looked for, and what the tasks say of it."""
-
-    where: Callable[[Mapping[str, Any]], str]
-    table: Callable[[Mapping[str, Sequence[str]]], list[str]]
-
-
-_DATA: Mapping[str, _Data] = {"alfworld": _Data(_alfworld_folder, _alfworld_table)}
+def _say_all(what: str, lines: Iterable[str]) -> None:
+    for label, line in zip_longest((what,), lines, fillvalue=""):
+        sys.stdout.write(f"{label:<12} {line}\n")

@@ -1,4 +1,4 @@
-"""Make environment data: one table entry per generator, run in parts so that progress can be shown."""
+"""Make environment data: one table entry per generator."""
 
 from __future__ import annotations
 
@@ -18,9 +18,6 @@ from openrlhf_gagpo.config.errors import ConfigError
 
 __all__ = ["GENERATORS", "Generator", "generate"]
 
-_PARTS = 100
-"""At most so many calls per run of a generator whose work grows with a count."""
-
 
 @dataclass(frozen=True)
 class Generator:
@@ -33,9 +30,8 @@ class Generator:
     """Adds the flags; their destinations are the function's keyword arguments."""
     data_option: str
     """Option of the environment that takes the folder."""
-    grows_with: str = ""
-    """Flag that counts the pieces. A larger count must keep the pieces of a smaller one: the function is called with
-    rising counts. "" for a generator that is called once."""
+    progress: tuple[str, str] | None = None
+    """Flag that counts the pieces, and the keyword for what the function calls after each; None: it tells nothing."""
 
 
 def _alfworld_flags(parser: argparse.ArgumentParser) -> None:
@@ -51,15 +47,29 @@ def _alfworld_flags(parser: argparse.ArgumentParser) -> None:
         metavar="TYPE",
         help=f"task types, which take turns (default pick_and_place_simple); known: {', '.join(CATEGORIES)}",
     )
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that make games (default 1)")
+
+
+def _webshop_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--products", required=True, type=int, metavar="N", help="products in the catalogue")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="another seed makes other products (default 0)"
+    )
 
 
 GENERATORS: Mapping[str, Generator] = {
     "alfworld": Generator(
         target="agent_envs.alfworld.generator:generate",
-        summary="small solvable ALFWorld games",
+        summary="solvable ALFWorld games; complete ones are kept",
         add_flags=_alfworld_flags,
         data_option="data_dir",
-        grows_with="count",
+        progress=("count", "on_game"),
+    ),
+    "webshop": Generator(
+        target="agent_envs.webshop.generator:generate",
+        summary="a WebShop catalogue with goals; one that is there is replaced",
+        add_flags=_webshop_flags,
+        data_option="data_dir",
     ),
 }
 
@@ -77,28 +87,15 @@ def generate(name: str, out: Path, values: Mapping[str, Any]) -> None:
     module, _, function = generator.target.partition(":")
     make = getattr(import_module(module), function)
     console = Console(highlight=False)
-    parts = _parts(values, generator.grows_with)
+    total, call = generator.progress or ("", "")
     with refusals(), _bar(console) as bar:
-        job = bar.add_task(f"generating {name}", total=None)
-        for part in parts:
-            make(out, **part)
-            if generator.grows_with:
-                bar.update(job, completed=part[generator.grows_with], total=values[generator.grows_with])
+        job = bar.add_task(f"generating {name}", total=values.get(total))
+        make(out, **values, **({call: lambda _: bar.advance(job)} if call else {}))
     console.print(
         f"{out} is complete; play it with: gagpo env play {name} --env.options {generator.data_option}={out}",
         markup=False,
         soft_wrap=True,
     )
-
-
-def _parts(values: Mapping[str, Any], grows_with: str) -> list[dict[str, Any]]:
-    """Arguments of the calls: rising counts that end at the one asked for."""
-    whole = dict(values)
-    if not grows_with:
-        return [whole]
-    total = whole[grows_with]
-    stride = max(1, -(-total // _PARTS))
-    return [*({**whole, grows_with: count} for count in range(stride, total, stride)), whole]
 
 
 def _bar(console: Console) -> Progress:
