@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import warnings
 
-__all__ = ["DEFAULTS", "apply"]
+__all__ = ["DEFAULTS", "NOISE", "apply", "stay_offline"]
 
 DEFAULTS = {
     "DO_NOT_TRACK": "1",
@@ -16,7 +17,22 @@ DEFAULTS = {
 }
 
 
+NOISE = (
+    ("The pynvml package is deprecated", FutureWarning),
+    ("Tip: In future versions of Ray", FutureWarning),
+    ("The given NumPy array is not writable", UserWarning),
+)
+"""Warnings of dependencies about themselves, by the start of their text; nothing a user of this tool can act on."""
+
+
 def apply() -> None:
-    """Set each default that the user's environment does not set already."""
+    """Set each default that the user's environment does not set already, and silence ``NOISE``."""
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
+    for text, category in NOISE:
+        warnings.filterwarnings("ignore", message=text, category=category)
+
+
+def stay_offline() -> None:
+    """Keep Hugging Face libraries from asking the hub, unless the user's environment says otherwise."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")

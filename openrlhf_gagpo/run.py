@@ -9,6 +9,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from openrlhf_gagpo import hygiene
 from openrlhf_gagpo.config.errors import ConfigError
 from openrlhf_gagpo.progress import ProgressDisplay, summary_table
 from openrlhf_gagpo.runfolder import RunFolder
@@ -22,6 +23,9 @@ def run(config: Any) -> int:
     Raises:
         ConfigError: the environment has no such split or tasks, the tokenizer cannot be read, the folder is taken.
     """
+    if Path(config.actor.model_name_or_path).is_dir():
+        # Before anything imports the hub's client, which reads this once.
+        hygiene.stay_offline()
     train_tasks, eval_tasks = _tasks(config)
     folder = _open_folder(config)
     display = ProgressDisplay(config.train.num_iterations)

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, get_scheduler, set_seed
+from transformers.utils.logging import disable_progress_bar
 
 from openrlhf_gagpo.backends.sampler import BatchSampler
 from openrlhf_gagpo.rollout.player import EpisodePlayer
@@ -52,6 +53,7 @@ class LocalBackend:
         if config.train.threads:
             torch.set_num_threads(config.train.threads)
         set_seed(config.train.seed)
+        disable_progress_bar()
         wanted = config.train.device
         self.device = torch.device(wanted if wanted != "auto" else ("cuda" if torch.cuda.is_available() else "cpu"))
         path = config.actor.model_name_or_path

@@ -60,6 +60,8 @@ _PRESETS: dict[str, dict[str, Any]] = {
     # Group estimators need several episodes of a task; OpenRLHF's 1 would make every advantage zero.
     "rollout.n_samples_per_prompt": {"default": 8},
     "rollout.max_new_tokens": {"default": 512},
+    # Every evaluation task once, unless asked for more.
+    "eval.n_samples_per_prompt": {"default": 1},
     # One advantage per action leaves no per-token reward to subtract a KL from, so the KL is a loss term.
     "algo.kl.use_loss": {"default": True},
     "algo.kl.estimator": {"default": "k3"},

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from openrlhf_gagpo.stats import wilson_interval
 from openrlhf_gagpo.runfolder import RunFolder
+from openrlhf_gagpo.stats import wilson_interval
 
 __all__ = ["Evaluation", "Points", "Setting", "config_table", "evaluations", "points"]
 
