@@ -10,7 +10,7 @@ from types import FrameType
 from typing import Any
 
 from openrlhf_gagpo import hygiene
-from openrlhf_gagpo.config.errors import ConfigError
+from openrlhf_gagpo.config.errors import ConfigError, RunError
 from openrlhf_gagpo.progress import ProgressDisplay, summary_table
 from openrlhf_gagpo.runfolder import RunFolder
 
@@ -33,10 +33,9 @@ def run(config: Any) -> int:
         with folder.tracked(), terminate_as_interrupt(), display:
             _work(config, folder, display, train_tasks, eval_tasks)
     except KeyboardInterrupt:
-        display.note(
-            f"interrupted after iteration {len(folder.metrics())}; continue from the last checkpoint with the same "
-            "command and --ckpt.load_enable"
-        )
+        display.note(f"interrupted after iteration {len(folder.metrics())}")
+        if any(folder.checkpoints_dir.iterdir()):
+            display.note("continue from the last checkpoint with the same command and --ckpt.load_enable")
         return 130
     display.console.print(summary_table(folder.evals(), folder.metrics()))
     if config.report:
@@ -56,13 +55,16 @@ def _work(
     backend = backends.create(config)
     try:
         facts = backend.start()
+        folder.add_facts(facts)
         display.note(f"run {folder.path}, {config.backend} backend on {facts['devices']}")
         trainer = Trainer(config, backend, folder, train_tasks, eval_tasks, display)
-        if config.eval_only:
-            trainer.evaluate(0)
-        else:
-            trainer.fit(_resume(config, backend, folder, display))
-            backend.export()
+        # Once more: Ray has put its own handler in place, which would end the process on the spot.
+        with terminate_as_interrupt():
+            if config.eval_only:
+                trainer.evaluate(0)
+            else:
+                trainer.fit(_resume(backend, folder, display) if config.ckpt.load_enable else 0)
+                backend.export()
     finally:
         backend.close()
 
@@ -89,7 +91,9 @@ def _tasks(config: Any) -> tuple[list[str], list[str]]:
 
 def _open_folder(config: Any) -> RunFolder:
     if config.ckpt.load_enable and (Path(config.run_dir) / "run.json").exists():
-        return RunFolder.open(config.run_dir)
+        folder = RunFolder.open(config.run_dir)
+        _check_same_run(config, folder)
+        return folder
     from transformers import AutoTokenizer
 
     from openrlhf_gagpo.rollout.player import prompt_builder
@@ -102,14 +106,37 @@ def _open_folder(config: Any) -> RunFolder:
             f"no tokenizer can be loaded from {config.actor.model_name_or_path!r}: {str(error).splitlines()[0]}"
         ) from error
     prompt = prompt_builder(rollout_settings(config), tokenizer).resolved().text
-    return RunFolder.create(config.run_dir, config.to_dict(), prompt, seed=config.train.seed)
+    return RunFolder.create(config.run_dir, config.to_dict(), prompt, seed=config.train.seed, command=config.command())
 
 
-def _resume(config: Any, backend: Any, folder: RunFolder, display: ProgressDisplay) -> int:
-    """The iteration to continue after: 0, or the newest checkpoint's."""
-    if not config.ckpt.load_enable:
-        return 0
+_MAY_CHANGE = ("ckpt.", "eval.", "logger.", "ray.", "env.workers", "report", "rollout.concurrency", "rollout.record")
+
+
+def _check_same_run(config: Any, folder: RunFolder) -> None:
+    """Refuse to go on with settings that would make it another run. Raises ``ConfigError``."""
+    before = folder.config().get("values", {})
+    now = config.to_dict()["values"]
+    for name in sorted(before.keys() & now.keys()):
+        longer = name == "train.num_iterations" and config.actor.lr_scheduler == "constant"
+        if before[name] != now[name] and not name.startswith(_MAY_CHANGE) and not longer:
+            raise ConfigError(
+                f"{folder.path} was started with {name} {before[name]!r}, not {now[name]!r}: a resumed run keeps its "
+                "settings; set it back, or start another run with --run_dir"
+            )
+
+
+def _resume(backend: Any, folder: RunFolder, display: ProgressDisplay) -> int:
+    """The iteration to continue after: the newest checkpoint's, or 0 in a folder without any iteration.
+
+    Raises:
+        RunError: iterations but no checkpoint; starting anew would delete them.
+    """
     state = backend.load_checkpoint()
+    if state is None and folder.metrics():
+        raise RunError(
+            f"{folder.path} has {len(folder.metrics())} iterations but no checkpoint to continue from: start another "
+            "run with --run_dir, and set --ckpt.save_steps to have checkpoints"
+        )
     iteration = state["iteration"] if state else 0
     folder.resume(iteration)
     display.note(f"continuing after iteration {iteration}" if state else "no checkpoint yet: starting anew")

@@ -96,7 +96,7 @@ class RunFolder:
             )
         run.path.mkdir(parents=True, exist_ok=True)
         for folder in (run.rollouts_dir, run.checkpoints_dir):
-            folder.mkdir()
+            folder.mkdir(exist_ok=True)
         _write_atomic(run.config_path, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
         _write_atomic(run.prompt_path, prompt)
         for file in (run.metrics_path, run.eval_path):
@@ -150,6 +150,10 @@ class RunFolder:
     def prompt(self) -> str:
         """The resolved prompt template; empty when the file is absent."""
         return self.prompt_path.read_text(encoding="utf-8") if self.prompt_path.is_file() else ""
+
+    def add_facts(self, facts: Mapping[str, str]) -> None:
+        """Add what the backend found at its start (devices, seconds) to ``run.json``."""
+        self._write_info(self.info() | {"backend": dict(facts)})
 
     def set_state(self, state: State, error: str = "") -> None:
         """Record how the run stands; ``error`` says why it failed."""

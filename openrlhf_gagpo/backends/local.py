@@ -25,13 +25,14 @@ from openrlhf_gagpo.training.collate import TokenBatch, collate, per_row, scatte
 from openrlhf_gagpo.training.losses import (
     LossScale,
     finish_metrics,
+    masked_entropy,
     merge_sums,
     step_loss,
-    token_entropy,
     token_log_probs,
 )
-from openrlhf_gagpo.training.rows import MicroBatch, TrainingRow, plan_updates, unique_rows
-from openrlhf_gagpo.training.settings import loss_options, rollout_settings
+from openrlhf_gagpo.training.rows import MicroBatch, TrainingRow, unique_rows
+from openrlhf_gagpo.training.schedule import offset_warmup
+from openrlhf_gagpo.training.settings import loss_options, plan_forward, plan_training, rollout_settings
 
 __all__ = ["LocalBackend"]
 
@@ -100,21 +101,11 @@ class LocalBackend:
 
     def update(self, rows: Sequence[TrainingRow], seed: int) -> dict[str, float]:
         config = self.config
-        lengths = [row.length for row in rows]
-        responses = [len(row.response_ids) for row in rows]
         started = time.perf_counter()
         old = self._log_probs(self.model, rows)
         reference = None if self.reference is None else self._log_probs(self.reference, rows)
         forwarded = time.perf_counter()
-        plan = plan_updates(
-            lengths,
-            responses,
-            mini_batch=config.train.batch_size,
-            micro_batch=config.train.micro_batch_size,
-            max_tokens=config.train.max_tokens_per_gpu if config.train.dynamic_batch_enable else None,
-            epochs=config.train.max_epochs,
-            seed=seed,
-        )
+        plan = plan_training(rows, config, 1, seed)
         self.model.train()
         totals: dict[str, float] = {}
         norms = []
@@ -152,15 +143,8 @@ class LocalBackend:
     def _log_probs(self, model: Any, rows: Sequence[TrainingRow]) -> list[Tensor]:
         """Log-probabilities of every row's response tokens, in row order."""
         unique, inverse = unique_rows(rows)
-        plan = plan_updates(
-            [row.length for row in unique],
-            [len(row.response_ids) for row in unique],
-            mini_batch=len(unique),
-            micro_batch=self.config.rollout.micro_batch_size,
-            max_tokens=self.config.rollout.max_tokens_per_gpu,
-        )
         results: list[Tensor] = [torch.empty(0)] * len(unique)
-        for batch in (batch for step in plan for batch in step.shards[0]):
+        for batch in (batch for step in plan_forward(unique, self.config) for batch in step.shards[0]):
             tokens = collate([unique[row] for row in batch.rows], pad_id=self.tokenizer.pad_token_id)
             values = self._token_log_probs(self._forward(model, tokens), tokens)
             for row, value in zip(batch.rows, per_row(values, tokens.action_mask), strict=True):
@@ -183,7 +167,7 @@ class LocalBackend:
         tokens = collate(unique, pad_id=self.tokenizer.pad_token_id)
         logits = self._forward(self.model, tokens)
         with torch.set_grad_enabled(bool(self.options.entropy_coef)):
-            entropy = token_entropy(logits, self.config.rollout.temperature)
+            entropy = masked_entropy(logits, tokens.action_mask.to(self.device), self.config.rollout.temperature)
         repeat = torch.tensor(inverse)
         mask = tokens.action_mask[repeat]
         repeat = repeat.to(self.device)
@@ -227,7 +211,8 @@ class LocalBackend:
         # Named last: a checkpoint that is not complete is never the newest.
         (root / ".latest").write_text(tag, encoding="utf-8")
         os.replace(root / ".latest", root / "latest")
-        saved = sorted((path for path in root.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
+        # Nothing else that lies there is ours to remove.
+        saved = sorted(root.glob("global_step[0-9]*"), key=lambda path: path.stat().st_mtime)
         for old in saved[: -self.config.ckpt.max_num]:
             shutil.rmtree(old)
 
@@ -301,4 +286,5 @@ def _optimizer(model: Any, config: Any) -> tuple[torch.optim.AdamW, Any]:
         num_training_steps=iterations,
         scheduler_specific_kwargs=extra,
     )
+    offset_warmup(scheduler, config.actor.lr_warmup_ratio)
     return optimizer, scheduler

@@ -9,6 +9,7 @@ from importlib import import_module
 
 from openrlhf_gagpo import hygiene
 from openrlhf_gagpo.config.errors import ConfigError, RunError
+from openrlhf_gagpo.runfolder import RunFolderError
 
 __all__ = ["COMMANDS", "guarded", "main"]
 
@@ -32,7 +33,7 @@ def guarded(command: Callable[[list[str]], int | None], argv: list[str]) -> int:
     """Exit status of ``command``: 2 for a wrong configuration, 1 for a failed run, 130 after Ctrl-C; no traceback."""
     try:
         return command(argv) or 0
-    except ConfigError as error:
+    except (ConfigError, RunFolderError) as error:
         sys.stderr.write(f"gagpo: error: {error}\n")
         return 2
     except RunError as error:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import runpy
 from importlib.util import find_spec
 from pathlib import Path
 
-__all__ = ["cores", "gpus", "has_cuda", "has_flash_attention"]
+__all__ = ["cores", "gpus", "has_cuda", "has_flash_attention", "torch_has_cuda"]
 
 
 def gpus() -> int | None:
@@ -22,8 +23,17 @@ def gpus() -> int | None:
 
 
 def has_cuda() -> bool:
-    """Whether an NVIDIA device is there and visible."""
-    return gpus() != 0
+    """Whether an NVIDIA device is there and visible, and torch is a build that can use it."""
+    return gpus() != 0 and torch_has_cuda()
+
+
+def torch_has_cuda() -> bool:
+    """Whether the installed torch was built for CUDA; true where there is none, so that only one thing is reported."""
+    spec = find_spec("torch")
+    if spec is None or not spec.submodule_search_locations:
+        return True
+    version = Path(spec.submodule_search_locations[0]) / "version.py"
+    return not version.is_file() or runpy.run_path(str(version)).get("cuda") is not None
 
 
 def has_flash_attention() -> bool:

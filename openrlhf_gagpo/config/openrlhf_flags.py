@@ -46,19 +46,7 @@ _VLLM = [
     _flag("vllm.enable_sleep", bool, False, _D, "engines free their GPU memory while the policy trains"),
     _flag("vllm.gpu_memory_utilization", float, 0.95, _D, "share of a GPU's memory that an engine may take"),
 ]
-_IS = "algo.advantage.is_correction_"
 _ALGORITHM = [
-    _flag(
-        f"{_IS}level",
-        str,
-        "off",
-        _D,
-        "correct for engine/trainer mismatch per: off, token or sequence",
-        choices=("off", "token", "seq"),
-    ),
-    _flag(f"{_IS}mode", str, "mask", _D, "what leaves the band is masked out or clipped", choices=("mask", "clip")),
-    _flag(f"{_IS}gating", str, "ratio", _D, "quantity that the band bounds", choices=("ratio", "binary_kl", "tv")),
-    _flag(f"{_IS}threshold", float, [0.5, 5.0], _D, "band: low and high, or high alone", nargs="+"),
     _flag("algo.advantage.lambd", float, 1, _B, "lambda of generalised advantage estimation"),
     _flag("algo.advantage.gamma", float, 1, _B, "discount per environment step"),
     _flag(
@@ -73,9 +61,6 @@ _ALGORITHM = [
     _flag("algo.kl.use_loss", bool, False, _B, "KL to the reference model as a term of the loss"),
     _flag("algo.kl.init_coef", float, 0.01, _B, "weight of the KL term; 0 loads no reference model"),
     _flag("algo.kl.estimator", str, "k1", _B, "per-token KL estimate", choices=("k1", "k2", "k3")),
-    _flag("algo.kl.target", float, None, _B, "adapt the KL weight towards this KL"),
-    _flag("algo.kl.horizon", int, 10000, _B, "how slowly the adaptive KL weight moves"),
-    _flag("algo.kl.unbiased_gradient", bool, False, _B, "importance-weight the KL term's gradient"),
 ]
 _POLICY = [
     _flag("actor.model_name_or_path", str, None, _B, "model folder, or name on the Hugging Face hub"),
@@ -94,8 +79,7 @@ _POLICY = [
     _flag("actor.eps_clip_low_high", float, None, _B, "clip range below and above 1, separately", nargs=2),
     _flag("actor.dual_clip", float, None, _B, "bound on the loss of negative advantages"),
     _flag("actor.entropy_coef", float, None, _B, "weight of the entropy bonus; 0 only measures it"),
-    _flag("actor.aux_loss_coef", float, 0, _D, "weight of a mixture-of-experts balancing loss"),
-    _flag("actor.gradient_checkpointing_enable", bool, False, _D, "recompute activations in the backward pass"),
+    _flag("actor.gradient_checkpointing_enable", bool, False, _B, "recompute activations in the backward pass"),
     _flag("actor.gradient_checkpointing_reentrant", bool, False, _D, "use torch's reentrant checkpointing"),
     _flag("actor.optim", str, "adam", _D, "optimizer", choices=("adam", "muon")),
     _flag("actor.muon.lr", float, 0.02, _D, "Muon's learning rate"),
@@ -116,17 +100,15 @@ _TRAIN = [
     _flag("train.micro_batch_size", int, 1, _B, "rows of one pass on one worker"),
     _flag("train.max_epochs", int, 1, _B, "passes over the rows of an iteration"),
     _flag("train.seed", int, 42, _B, "root of every random choice"),
-    _flag("train.full_determinism_enable", bool, False, _D, "deterministic kernels and engine sampling"),
-    _flag("train.enable_ema", bool, False, _D, "also keep a moving average of the policy"),
-    _flag("train.ema_beta", float, 0.992, _D, "decay of that moving average"),
-    _flag("train.dynamic_batch_enable", bool, False, _D, "cut micro-batches by tokens instead of rows"),
-    _flag("train.max_tokens_per_gpu", int, 16192, _D, "tokens of one training pass on one GPU"),
+    _flag("train.full_determinism_enable", bool, False, _D, "deterministic kernels in training"),
+    _flag("train.dynamic_batch_enable", bool, False, _B, "cut micro-batches by tokens instead of rows"),
+    _flag("train.max_tokens_per_gpu", int, 16192, _B, "tokens of one training pass on one GPU"),
 ]
 _ROLLOUT = [
     _flag("rollout.batch_size", int, 1024, _B, "tasks (groups) of an iteration"),
     _flag("rollout.n_samples_per_prompt", int, 1, _B, "episodes of one task (group size)"),
     _flag("rollout.micro_batch_size", int, 1, _B, "rows of one log-probability pass on one worker"),
-    _flag("rollout.max_tokens_per_gpu", int, None, _D, "tokens of one log-probability pass on one GPU"),
+    _flag("rollout.max_tokens_per_gpu", int, None, _B, "tokens of one log-probability pass on one GPU"),
     _flag("rollout.max_new_tokens", int, None, _B, "tokens that one action may have"),
     _flag("rollout.top_p", float, 1.0, _B, "nucleus sampling threshold in training episodes"),
     _flag("rollout.temperature", float, 1.0, _B, "sampling temperature in training episodes"),
@@ -140,24 +122,23 @@ _CHECKPOINTS = [
     _flag("ckpt.save_steps", int, -1, _B, "save a checkpoint every so many iterations; -1: never"),
     _flag("ckpt.path", str, "./ckpt/checkpoints_ppo_ray", _B, "folder of the checkpoints to resume from"),
     _flag("ckpt.output_dir", str, "./ckpt", _B, "folder of the trained model"),
-    _flag("ckpt.save_hf", bool, False, _B, "save a loadable model with every checkpoint"),
+    _flag("ckpt.save_hf", bool, False, _D, "save a loadable model with every checkpoint"),
     _flag("ckpt.disable_ds", bool, False, _D, "save no DeepSpeed state (such a checkpoint cannot be resumed)"),
     _flag("ckpt.max_num", int, 3, _B, "checkpoints kept"),
     _flag("ckpt.max_mem", float, float("inf"), _D, "gigabytes of checkpoints kept"),
     _flag("ckpt.load_enable", bool, False, _B, "resume from ckpt.path where it holds a checkpoint"),
-    _flag("ckpt.best_metric_key", str, "", _B, "evaluation metric of the best checkpoint; empty: success; none: off"),
-    _flag("logger.logging_steps", int, 1, _B, "log every so many iterations"),
-    _flag("logger.tensorboard_dir", str, None, _B, "folder of TensorBoard logs"),
-    _flag("logger.wandb.key", str, None, _B, "Weights & Biases key; setting it switches that log on", secret=True),
-    _flag("logger.wandb.org", str, None, _B, "Weights & Biases entity"),
-    _flag("logger.wandb.group", str, None, _B, "Weights & Biases group"),
-    _flag("logger.wandb.project", str, "openrlhf_train_ppo", _B, "Weights & Biases project"),
-    _flag("logger.wandb.run_name", str, "ppo_%m%dT%H:%M", _B, "Weights & Biases run name", clock_default=True),
+    _flag("logger.logging_steps", int, 1, _D, "log every so many iterations"),
+    _flag("logger.tensorboard_dir", str, None, _D, "folder of TensorBoard logs"),
+    _flag("logger.wandb.key", str, None, _D, "Weights & Biases key; setting it switches that log on", secret=True),
+    _flag("logger.wandb.org", str, None, _D, "Weights & Biases entity"),
+    _flag("logger.wandb.group", str, None, _D, "Weights & Biases group"),
+    _flag("logger.wandb.project", str, "openrlhf_train_ppo", _D, "Weights & Biases project"),
+    _flag("logger.wandb.run_name", str, "ppo_%m%dT%H:%M", _D, "Weights & Biases run name", clock_default=True),
 ]
 _DEEPSPEED = [
     _flag("ds.zero_stage", int, 2, _D, "DeepSpeed ZeRO stage"),
     _flag("ds.param_dtype", str, "bf16", _B, "number format of the weights", choices=("bf16", "fp16")),
-    _flag("ds.attn_implementation", str, "flash_attention_2", _B, "attention kernel, as transformers names it"),
+    _flag("ds.attn_implementation", str, "flash_attention_2", _D, "attention kernel, as transformers names it"),
     _flag(
         "ds.experts_implementation",
         str,
@@ -261,6 +242,32 @@ _REFUSED = [
     *_refused(
         "this tool brings its own agent loop; add an environment with --env.plugin",
         ("train.agent_func_path", str, None),
+    ),
+    *_refused(
+        "the sampler's log-probabilities are diagnostics only, see policy/sampling_logprob_diff_*; remove it",
+        ("algo.advantage.is_correction_level", str, "off", {"choices": ("off", "token", "seq")}),
+        ("algo.advantage.is_correction_mode", str, "mask", {"choices": ("mask", "clip")}),
+        ("algo.advantage.is_correction_gating", str, "ratio", {"choices": ("ratio", "binary_kl", "tv")}),
+        ("algo.advantage.is_correction_threshold", float, [0.5, 5.0], {"nargs": "+"}),
+    ),
+    *_refused(
+        "the KL weight is constant; set it with --algo.kl.init_coef",
+        ("algo.kl.target", float, None),
+        ("algo.kl.horizon", int, 10000),
+    ),
+    *_refused(
+        "the KL term's own gradient is used; remove it and choose the estimate with --algo.kl.estimator",
+        ("algo.kl.unbiased_gradient", bool, False),
+    ),
+    *_refused("mixture-of-experts balancing is not part of the loss; remove it", ("actor.aux_loss_coef", float, 0)),
+    *_refused(
+        "no moving average of the policy is kept; remove it",
+        ("train.enable_ema", bool, False),
+        ("train.ema_beta", float, 0.992),
+    ),
+    *_refused(
+        "every checkpoint is kept by age; evaluations are in eval.jsonl, remove it",
+        ("ckpt.best_metric_key", str, ""),
     ),
     *_refused("a run is counted in iterations; use --train.num_iterations", ("train.num_episodes", int, 1)),
     *_refused(

@@ -72,7 +72,7 @@ def place(config: Config) -> Plan:
         device=device,
         nodes=1 if local else max(config.actor.num_nodes, 1),
         groups=() if local else _groups(config),
-        environments=config.env.workers,
+        environments=config.env.workers * (1 if local else config.vllm.num_engines or 1),
         episodes=config.rollout.batch_size * config.rollout.n_samples_per_prompt,
         rows_per_update=config.train.batch_size,
         epochs=config.train.max_epochs,

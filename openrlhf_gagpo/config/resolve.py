@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +91,16 @@ class Config:
             "values": {name: _copy(self.get(name)) for name in names},
             "origins": {name: self.origin(name) for name in names},
         }
+
+    def command(self) -> list[str]:
+        """This process's command line without the values of secret flags."""
+        flags, words, hide = all_flags(), [], False
+        for word in sys.argv:
+            name, equals, _ = word.removeprefix("--").partition("=")
+            secret = word.startswith("--") and name in flags and flags[name].secret
+            words.append("***" if hide else f"--{name}=***" if secret and equals else word)
+            hide = secret and not equals
+        return words
 
     def save(self, path: str | Path) -> None:
         """Write ``to_dict`` as YAML; the file is a recipe that gives the same configuration again."""
@@ -187,7 +199,10 @@ def _derive(values: dict[str, Any], origins: dict[str, str]) -> None:
     fill("actor.eps_clip_low_high", [values["actor.eps_clip"]] * 2)
     fill("rollout.concurrency", episodes)
     fill("env.workers", max(1, min(machine.cores(), values["rollout.concurrency"])), MACHINE)
-    if not machine.has_flash_attention():
+    # A submitted job joins the cluster it was submitted to, which may have what this machine lacks.
+    if values["backend"] == "distributed":
+        fill("ray.address", os.environ.get("RAY_ADDRESS") or None, MACHINE)
+    if not machine.has_flash_attention() and not values["ray.address"]:
         fill("ds.attn_implementation", "sdpa", MACHINE)
     if not machine.has_cuda() and not values["ray.address"]:
         # vLLM on a CPU reads this as a share of main memory, of which the models need most.
@@ -199,9 +214,6 @@ def _derive(values: dict[str, Any], origins: dict[str, str]) -> None:
         fill("rollout.max_tokens_per_gpu", values["train.max_tokens_per_gpu"])
     if values["train.dynamic_batch_enable"] or values["ds.ring_attn_size"] > 1:
         fill("ds.packing_samples", True)
-    threshold = values["algo.advantage.is_correction_threshold"]
-    if len(threshold) == 1:
-        values["algo.advantage.is_correction_threshold"] = [0.0, *threshold]
 
 
 def _nest(values: Mapping[str, Any]) -> SimpleNamespace:

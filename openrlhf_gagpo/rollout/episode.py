@@ -177,10 +177,12 @@ async def play_all(
     decode: Callable[[Sequence[int]], str],
     think: bool,
     action_tags: bool,
-    concurrency: int,
+    concurrency: int | asyncio.Semaphore,
     on_done: Callable[[Episode], None] | None = None,
 ) -> list[Episode]:
     """Play all requests, at most ``concurrency`` at a time, each in its own session; results in request order.
+
+    A semaphore given as ``concurrency`` bounds all calls that share it together.
 
     ``on_done`` is called with every episode as it ends, faulted ones included. A session that cannot be opened for an
     environment's reason faults its episode. Sessions are closed whatever happens, cancellation included. The other
@@ -191,12 +193,12 @@ async def play_all(
             error is raised once all other episodes are cancelled and their sessions closed.
         ValueError: ``concurrency`` is below 1, or two requests share group and trajectory.
     """
-    if concurrency < 1:
+    if isinstance(concurrency, int) and concurrency < 1:
         raise ValueError(f"concurrency is {concurrency}: use 1 or more")
     identities = {(request.group, request.trajectory) for request in requests}
     if len(identities) < len(requests):
         raise ValueError("two episode requests share their group and trajectory: give every request its own trajectory")
-    slots = asyncio.Semaphore(concurrency)
+    slots = asyncio.Semaphore(concurrency) if isinstance(concurrency, int) else concurrency
 
     async def play(request: EpisodeRequest) -> Episode:
         try:

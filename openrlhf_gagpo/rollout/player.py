@@ -5,6 +5,7 @@ Both backends own one: the distributed backend inside each rollout actor, the lo
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -68,6 +69,8 @@ class EpisodePlayer:
             reset_timeout=settings.reset_timeout,
             step_timeout=settings.step_timeout,
         )
+        # One for all calls of ``play``, which may overlap.
+        self._slots = asyncio.Semaphore(settings.concurrency)
 
     async def play(
         self,
@@ -86,7 +89,7 @@ class EpisodePlayer:
             decode=self._decode,
             think=self.settings.think,
             action_tags=self.settings.action_tags,
-            concurrency=self.settings.concurrency,
+            concurrency=self._slots,
             on_done=on_done,
         )
 

@@ -61,6 +61,8 @@ class Trainer:
         self.estimator = credit.get(config.algo.advantage.estimator)
         self.options = config.estimator_options()
         self._seed = config.train.seed
+        # Measured after an iteration's row was written: goes into the next one.
+        self._carried: dict[str, float] = {}
 
     def fit(self, start: int = 0) -> None:
         """Run the iterations after ``start`` (0: from the beginning), evaluations and checkpoints included."""
@@ -72,14 +74,14 @@ class Trainer:
             if config.eval.steps > 0 and iteration % config.eval.steps == 0:
                 self.evaluate(iteration)
             if config.ckpt.save_steps > 0 and (iteration % config.ckpt.save_steps == 0 or iteration == last):
-                self.backend.save_checkpoint(f"global_step{iteration}", self._state(iteration))
+                self._save(iteration)
         if config.eval.after_train:
             self._evaluate_once(last)
 
     def iterate(self, iteration: int) -> dict[str, float]:
         """One iteration: rollout, credit, update, sync. Returns and records its metrics."""
         config = self.config
-        metrics: dict[str, float] = {}
+        metrics, self._carried = self._carried, {}
         counted = self.backend.env_stats()
         with _timed(metrics, "time/iteration"):
             tasks = schedule.iteration_tasks(self.train_tasks, config.rollout.batch_size, iteration, self._seed)
@@ -143,8 +145,10 @@ class Trainer:
         batch = StepBatch.from_episodes(episodes, invalid=self.config.algo.advantage.invalid_rule)
         return self.estimator(batch, self.options)
 
-    def _state(self, iteration: int) -> dict[str, Any]:
-        return {"iteration": iteration, "tasks_consumed": iteration * self.config.rollout.batch_size}
+    def _save(self, iteration: int) -> None:
+        # The iteration is the cursor: tasks, seeds and schedule follow from it (see ``schedule``).
+        with _timed(self._carried, "time/checkpoint"):
+            self.backend.save_checkpoint(f"global_step{iteration}", {"iteration": iteration})
 
 
 @contextmanager

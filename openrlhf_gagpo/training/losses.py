@@ -16,6 +16,7 @@ __all__ = [
     "LossScale",
     "finish_metrics",
     "kl_estimate",
+    "masked_entropy",
     "merge_sums",
     "policy_objective",
     "step_loss",
@@ -62,6 +63,17 @@ def token_entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
     """Entropy in nats of every position, (..., V) -> (...)."""
     log_probs = torch.log_softmax(logits.float() / temperature, dim=-1)
     return -(log_probs.exp() * log_probs).sum(-1)
+
+
+def masked_entropy(logits: Tensor, mask: Tensor, temperature: float = 1.0, chunk: int = 1024) -> Tensor:
+    """Entropy (B, A) of the positions where ``mask`` is 1, zero elsewhere; (B, A, V) logits.
+
+    Only those positions are computed, ``chunk`` at a time: the vocabulary of a real model makes each one large.
+    """
+    chosen = mask.bool()
+    parts = [token_entropy(part, temperature) for part in logits[chosen].split(chunk)]
+    out = torch.zeros(mask.shape, dtype=torch.float32, device=logits.device)
+    return out.masked_scatter(chosen, torch.cat(parts)) if parts else out
 
 
 def kl_estimate(log_probs: Tensor, reference: Tensor, estimator: str) -> Tensor:

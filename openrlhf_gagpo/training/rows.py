@@ -106,7 +106,7 @@ def plan_updates(
     response_lengths: Sequence[int],
     *,
     mini_batch: int,
-    micro_batch: int,
+    micro_batch: int | None,
     max_tokens: int | None = None,
     ranks: int = 1,
     epochs: int = 1,
@@ -122,13 +122,13 @@ def plan_updates(
         lengths: (N,) tokens of prompt and response per row.
         response_lengths: (N,) response tokens per row.
         mini_batch: rows per optimizer step, at most.
-        micro_batch: rows per pass on one rank, at most.
+        micro_batch: rows per pass on one rank, at most; None: as many as ``max_tokens`` allows.
         max_tokens: padded tokens per pass on one rank, at most (a single longer row still gets its pass).
     """
     count = len(lengths)
     if count == 0:
         return []
-    if mini_batch < 1 or micro_batch < 1 or ranks < 1 or epochs < 1:
+    if mini_batch < 1 or (micro_batch is not None and micro_batch < 1) or ranks < 1 or epochs < 1:
         raise ValueError("mini_batch, micro_batch, ranks and epochs must be at least 1")
     steps_per_epoch = math.ceil(count / mini_batch)
     rng = np.random.default_rng(seed)
@@ -148,7 +148,7 @@ def plan_updates(
     return plan
 
 
-def _cut(rows: list[int], lengths: Sequence[int], micro_batch: int, max_tokens: int | None) -> list[MicroBatch]:
+def _cut(rows: list[int], lengths: Sequence[int], micro_batch: int | None, max_tokens: int | None) -> list[MicroBatch]:
     """Cut rows (longest first) into micro-batches within both limits."""
     cuts: list[list[int]] = []
     for row in rows:

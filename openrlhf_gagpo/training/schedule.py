@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from openrlhf_gagpo.rollout.types import EpisodeRequest
 
-__all__ = ["evaluation_requests", "iteration_tasks", "stable_seed", "training_requests"]
+__all__ = ["evaluation_requests", "iteration_tasks", "offset_warmup", "stable_seed", "training_requests"]
 
 
 def stable_seed(*parts: object) -> int:
@@ -59,3 +60,9 @@ def evaluation_requests(tasks: Sequence[str], samples: int, iteration: int, seed
         for index, task in enumerate(tasks)
         for sample in range(samples)
     ]
+
+
+def offset_warmup(scheduler: Any, warmup_ratio: float) -> None:
+    """Start a fresh schedule with warm-up at its second value: the first is 0 and would waste a whole iteration."""
+    if warmup_ratio > 0 and scheduler.last_epoch == 0:
+        scheduler.step()

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from openrlhf_gagpo.config.checks import env_options
 from openrlhf_gagpo.rollout.player import RolloutSettings
 from openrlhf_gagpo.rollout.types import SamplingParams
 from openrlhf_gagpo.training.losses import LossOptions
+from openrlhf_gagpo.training.rows import OptimizerStep, TrainingRow, plan_updates
 
-__all__ = ["loss_options", "rollout_settings", "sampling"]
+__all__ = ["loss_options", "plan_forward", "plan_training", "rollout_settings", "sampling"]
 
 
-def rollout_settings(config: Any) -> RolloutSettings:
-    """How episodes are played in this run."""
+def rollout_settings(config: Any, engines: int = 1) -> RolloutSettings:
+    """How each of ``engines`` players plays its part of the episodes in this run."""
     return RolloutSettings(
         env_name=config.env.name,
         env_options=env_options(config),
@@ -21,7 +23,7 @@ def rollout_settings(config: Any) -> RolloutSettings:
         workers=config.env.workers,
         reset_timeout=config.env.reset_timeout,
         step_timeout=config.env.step_timeout,
-        concurrency=config.rollout.concurrency,
+        concurrency=-(-config.rollout.concurrency // engines),
         history_length=config.rollout.history_length,
         think=config.rollout.think,
         action_tags=config.rollout.action_tags,
@@ -52,4 +54,32 @@ def loss_options(args: Any) -> LossOptions:
         kl_coef=args.algo.kl.init_coef,
         kl_estimator=args.algo.kl.estimator,
         entropy_coef=args.actor.entropy_coef or 0.0,
+    )
+
+
+def plan_forward(rows: Sequence[TrainingRow], args: Any, ranks: int = 1) -> list[OptimizerStep]:
+    """Passes that compute every row's log-probabilities once (one "step" over all rows; none without rows)."""
+    by_tokens = args.rollout.max_tokens_per_gpu
+    return plan_updates(
+        [row.length for row in rows],
+        [len(row.response_ids) for row in rows],
+        mini_batch=max(len(rows), 1),
+        micro_batch=None if by_tokens else args.rollout.micro_batch_size,
+        max_tokens=by_tokens,
+        ranks=ranks,
+    )
+
+
+def plan_training(rows: Sequence[TrainingRow], args: Any, ranks: int, seed: int) -> list[OptimizerStep]:
+    """The optimizer steps of one iteration."""
+    by_tokens = args.train.dynamic_batch_enable
+    return plan_updates(
+        [row.length for row in rows],
+        [len(row.response_ids) for row in rows],
+        mini_batch=args.train.batch_size,
+        micro_batch=None if by_tokens else args.train.micro_batch_size,
+        max_tokens=args.train.max_tokens_per_gpu if by_tokens else None,
+        ranks=ranks,
+        epochs=args.train.max_epochs,
+        seed=seed,
     )

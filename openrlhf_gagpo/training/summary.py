@@ -45,7 +45,10 @@ def rollout_metrics(episodes: Sequence[Episode], groups: GroupReport) -> dict[st
 def evaluation_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
     """Success with its 95 % interval, overall and per category; faulted episodes are counted and left out."""
     sound = [episode for episode in episodes if not episode.faulted]
-    low, high = wilson_interval(sum(episode.success for episode in sound), len(sound))
+    # Episodes of one task are not independent: the interval is that of one (mean) outcome per task.
+    tasks = len({episode.task for episode in sound})
+    share = _mean(episode.success for episode in sound) if sound else 0.0
+    low, high = wilson_interval(round(share * tasks), tasks)
     metrics = {
         "eval/success": _mean(episode.success for episode in sound),
         "eval/success_low": low,
@@ -53,7 +56,8 @@ def evaluation_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
         "eval/return": _mean(episode.episode_return for episode in sound),
         "eval/score": _mean(episode.score for episode in sound),
         "eval/episode_length": _mean(len(episode.steps) for episode in sound),
-        "eval/tasks": len(sound),
+        "eval/tasks": tasks,
+        "eval/episodes": len(sound),
         "eval/faulted": len(episodes) - len(sound),
     }
     for entry in success_by_category(episodes):

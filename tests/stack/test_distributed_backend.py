@@ -170,6 +170,13 @@ def test_engine_log_probs_of_long_prompts_after_a_sync(backend: Any) -> None:
             assert float((torch.tensor(answer) - expected).abs().max()) <= 5e-6
 
 
+def test_an_iteration_without_rows_changes_nothing(backend: Any) -> None:
+    """An estimator may set every group aside."""
+    before = policy_parameters(backend)
+    assert backend.update([], seed=0)["policy/optimizer_steps"] == 0
+    assert all(torch.equal(value, before[name]) for name, value in policy_parameters(backend).items())
+
+
 def test_groups_of_uneven_size_and_number_of_steps(backend: Any) -> None:
     """OpenRLHF reshapes samples to groups of n_samples_per_prompt; ours may have lost episodes."""
     episodes = play(backend, iteration=3)
@@ -187,8 +194,8 @@ def test_environment_worker_killed_in_a_rollout_costs_episodes_not_the_run(backe
     def kill_one() -> None:
         workers = [
             process
-            for process in psutil.process_iter(["cmdline"])
-            if "agent_envs" in " ".join(process.info["cmdline"] or [])
+            for process in psutil.Process().children(recursive=True)
+            if "agent_envs" in " ".join(process.cmdline())
         ]
         if workers:
             os.kill(max(process.pid for process in workers), signal.SIGKILL)

@@ -22,10 +22,11 @@ from openrlhf_gagpo.backends.distributed.weights import weight_file
 from openrlhf_gagpo.training.losses import (
     LossScale,
     finish_metrics,
+    masked_entropy,
     merge_sums,
     step_loss,
-    token_entropy,
 )
+from openrlhf_gagpo.training.schedule import offset_warmup
 from openrlhf_gagpo.training.settings import loss_options
 
 __all__ = ["PolicyActor", "ReferenceActor", "StepStrategy", "UpdateStep", "plain_class"]
@@ -60,6 +61,13 @@ class StepStrategy(DeepspeedStrategy):
             config["optimizer"]["params"]["torch_adam"] = True
         return config
 
+    def get_ds_eval_config(self, offload: bool = False) -> dict:
+        config = super().get_ds_eval_config(offload)
+        # Says nothing about a model that is never trained, and DeepSpeed would check that it divides evenly.
+        config.pop("train_batch_size", None)
+        config["train_micro_batch_size_per_gpu"] = 1
+        return config
+
     def optimizer_step(self, _optimizer: Any, model: Any, _scheduler: Any, name: str = "model", **kwargs: Any) -> None:
         """Step the optimizer, not the learning-rate schedule: schedules count iterations here."""
         engine = getattr(model, "model", model)
@@ -81,6 +89,7 @@ class StepPolicyTrainer(ppo_actor.ActorPPOTrainer):
             engines, kwargs["vllm_engines"] = kwargs.get("vllm_engines"), None
             super().__init__(*args, **kwargs)
             self.vllm_engines = engines
+        offset_warmup(self.actor_scheduler, self.args.actor.lr_warmup_ratio)
         self.planned: list[UpdateStep] = []
         self.loss_options = loss_options(self.args)
 
@@ -95,8 +104,6 @@ class StepPolicyTrainer(ppo_actor.ActorPPOTrainer):
                 merge_sums(totals, self._backward(experience, step.scale, boundary))
             self.strategy.optimizer_step(self.actor_optim, self.actor, self.actor_scheduler, name="actor")
             norms.append(self.strategy.get_grad_norm(self.actor))
-            if self.ema_model is not None:
-                self.strategy.moving_average(self.actor, self.ema_model, self.ema_beta, torch.cuda.current_device())
         self.actor_scheduler.step()
         metrics = finish_metrics(self._reduce(totals), len(self.planned))
         if norms:
@@ -115,11 +122,15 @@ class StepPolicyTrainer(ppo_actor.ActorPPOTrainer):
             attention_mask=experience.attention_mask,
             return_output=True,
             ring_attn_group=self.strategy.ring_attn_group,
+            # Packed logits have lost their rows, so OpenRLHF has to take the entropy before it unpacks them.
+            return_entropy=self.args.ds.packing_samples and bool(options.entropy_coef),
         )
-        entropy = None
-        if not self.args.ds.packing_samples:
+        if self.args.ds.packing_samples:
+            entropy = output.entropy if options.entropy_coef else None
+        else:
             with torch.set_grad_enabled(bool(options.entropy_coef)):
-                entropy = token_entropy(output["logits"][:, :-1])
+                # The actor has divided the logits by the temperature already.
+                entropy = masked_entropy(output["logits"][:, :-1], experience.action_mask)
         loss, sums = step_loss(
             log_probs,
             experience.action_log_probs,
@@ -160,17 +171,24 @@ class StepPolicyTrainer(ppo_actor.ActorPPOTrainer):
         torch_dist_barrier_and_cuda_sync()
 
 
+def _use_available_attention(strategy: StepStrategy) -> None:
+    """The worker, not the driver, knows whether it has a GPU."""
+    if not compat.cuda_available() and "flash" in strategy.args.ds.attn_implementation:
+        strategy.args.ds.attn_implementation = "sdpa"
+
+
 class PolicyActorBase(plain_class(ppo_actor.PolicyModelActor)):
     """OpenRLHF's policy actor with the step-level trainer."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         plain_class(ppo_actor.PolicyModelActor).__init__(self, *args, **kwargs)
 
-    def init_model_from_pretrained(self, *args: Any, **kwargs: Any) -> None:
+    def init_model_from_pretrained(self, strategy: StepStrategy, *args: Any, **kwargs: Any) -> None:
+        _use_available_attention(strategy)
         # OpenRLHF builds its trainer through this module global.
         ppo_actor.ActorPPOTrainer, original = StepPolicyTrainer, ppo_actor.ActorPPOTrainer
         try:
-            plain_class(ppo_actor.PolicyModelActor).init_model_from_pretrained(self, *args, **kwargs)
+            plain_class(ppo_actor.PolicyModelActor).init_model_from_pretrained(self, strategy, *args, **kwargs)
         finally:
             ppo_actor.ActorPPOTrainer = original
 
@@ -184,10 +202,14 @@ class PolicyActorBase(plain_class(ppo_actor.PolicyModelActor)):
 
 
 class ReferenceActorBase(plain_class(launcher.ReferenceModelActor)):
-    """OpenRLHF's reference actor, unchanged; a class of ours so that a worker that loads it is prepared first."""
+    """OpenRLHF's reference actor; a class of ours so that a worker that loads it is prepared first."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         plain_class(launcher.ReferenceModelActor).__init__(self, *args, **kwargs)
+
+    def init_model_from_pretrained(self, strategy: StepStrategy, *args: Any, **kwargs: Any) -> None:
+        _use_available_attention(strategy)
+        plain_class(launcher.ReferenceModelActor).init_model_from_pretrained(self, strategy, *args, **kwargs)
 
 
 PolicyActor = ray.remote(num_gpus=1)(PolicyActorBase)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
@@ -24,14 +25,50 @@ from openrlhf_gagpo.config.errors import RunError
 from openrlhf_gagpo.config.machine import cores
 from openrlhf_gagpo.config.placement import SHARE, place
 from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, SamplingParams
-from openrlhf_gagpo.training.rows import TrainingRow, plan_updates
-from openrlhf_gagpo.training.settings import rollout_settings
+from openrlhf_gagpo.training.rows import TrainingRow
+from openrlhf_gagpo.training.settings import plan_forward, plan_training, rollout_settings
 
 __all__ = ["DistributedBackend", "StepTrainer"]
 
 _PLACEMENT_TIMEOUT_S = 300
 # Settings of the libraries that the workers should share with the driver.
 _FORWARDED = ("VLLM_", "HF_", "TRANSFORMERS_", "TOKENIZERS_", "OMP_", "NCCL_", "RAY_ENABLE", "DO_NOT_TRACK")
+
+
+def _worker_variables() -> dict[str, str]:
+    """Environment of the Ray workers: this process's library settings, without secrets.
+
+    Ray refuses a variable that the submitted job's own runtime environment sets, even to the same value.
+    """
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env") or {}
+    taken = job.get("env_vars") or {}
+    variables = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(_FORWARDED) and not any(word in name for word in ("TOKEN", "KEY", "SECRET"))
+    }
+    variables.setdefault("RAY_ENABLE_ZERO_COPY_TORCH_TENSORS", "1")
+    # Of the tokenizers' settings only this one; its name looks like a secret's.
+    variables["TOKENIZERS_PARALLELISM"] = os.environ.get("TOKENIZERS_PARALLELISM", "false")
+    return {name: value for name, value in variables.items() if name not in taken}
+
+
+def _explained(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Turns a failure inside a Ray worker into one sentence with its cause and where the whole trace is."""
+
+    @functools.wraps(method)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(*args, **kwargs)
+        except ray.exceptions.RayError as error:
+            cause = getattr(error, "cause", None) or error
+            text = " ".join(str(cause).split("\n")[-1].split()) or type(cause).__name__
+            logs = f"{ray._private.worker._global_node.get_logs_dir_path()}" if ray.is_initialized() else "Ray's logs"
+            raise RunError(
+                f"a worker failed with {type(cause).__name__}: {text[:400]} (its trace is in {logs})"
+            ) from error
+
+    return run
 
 
 class StepTrainer(BasePPOTrainer):
@@ -46,34 +83,16 @@ class StepTrainer(BasePPOTrainer):
         args, maker = self.args, self.experience_maker
         ranks = args.actor.num_nodes * args.actor.num_gpus_per_node
         ranks //= args.ds.ring_attn_size * args.ds.tensor_parallel_size
-        lengths = [row.length for row in rows]
-        responses = [len(row.response_ids) for row in rows]
         started = time.perf_counter()
-        forward = plan_updates(
-            lengths,
-            responses,
-            mini_batch=len(rows),
-            micro_batch=args.rollout.micro_batch_size,
-            max_tokens=args.rollout.max_tokens_per_gpu,
-            ranks=ranks,
-        )
         # Rank after rank, as OpenRLHF deals a list of batches out in contiguous chunks.
+        forward = plan_forward(rows, args, ranks)
         batches = [batch for step in forward for shard in step.shards for batch in shard]
         old = maker.log_probs(rows, batches, self.actor_model_group)
         reference = None
         if self.reference_model_group is not None:
             reference = maker.log_probs(rows, batches, self.reference_model_group)
         forwarded = time.perf_counter()
-        plan = plan_updates(
-            lengths,
-            responses,
-            mini_batch=args.train.batch_size,
-            micro_batch=args.train.micro_batch_size,
-            max_tokens=args.train.max_tokens_per_gpu if args.train.dynamic_batch_enable else None,
-            ranks=ranks,
-            epochs=args.train.max_epochs,
-            seed=seed,
-        )
+        plan = plan_training(rows, args, ranks, seed)
         maker.hand_over(rows, plan, old, reference)
         metrics = self.ppo_train(global_steps=1)
         return {
@@ -94,11 +113,13 @@ class DistributedBackend:
         self._group: Any = None
         self._owns_ray = False
 
+    @_explained
     def start(self) -> dict[str, str]:
         args = self.args
+        started = time.perf_counter()
         self._connect()
-        if not compat.cuda_available() and args.ds.attn_implementation.startswith("flash"):
-            args.ds.attn_implementation = "sdpa"
+        self._check_gpus()
+        connected = time.perf_counter()
         strategy = StepStrategy(
             seed=args.train.seed,
             full_determinism=args.train.full_determinism_enable,
@@ -121,20 +142,23 @@ class DistributedBackend:
         refs = policy.async_init_model_from_pretrained(strategy, model, self.config.train.num_iterations, self.engines)
         if reference is not None:
             refs += reference.async_init_model_from_pretrained(strategy, model)
-        settings = rollout_settings(self.config)
-        refs += [
-            engine.prepare.remote(settings, model, not args.data.disable_fast_tokenizer) for engine in self.engines
-        ]
+        settings = rollout_settings(self.config, engines=len(self.engines))
+        fast = not args.data.disable_fast_tokenizer
+        engines = [engine.prepare.remote(settings, model, fast) for engine in self.engines]
         ray.get(refs)
+        models = time.perf_counter()
+        ray.get(engines)
         gpus = place(self.config).gpus
-        return {"devices": f"{gpus} GPU" if compat.cuda_available() else f"{gpus} logical GPU on the CPU"}
+        return {
+            "devices": f"{gpus} GPU" if compat.cuda_available() else f"{gpus} logical GPU on the CPU",
+            # From the start of each to when it was ready; models and engines load side by side.
+            "start_ray_s": f"{connected - started:.1f}",
+            "start_models_s": f"{models - connected:.1f}",
+            "start_engines_s": f"{time.perf_counter() - connected:.1f}",
+        }
 
-    def _reserve(self, gpus: int) -> Any:
-        """A placement group with one bundle per GPU, as OpenRLHF makes it for colocated models.
-
-        Raises:
-            RunError: the cluster does not have that many GPUs.
-        """
+    def _check_gpus(self) -> None:
+        """Raise ``RunError`` where the cluster is too small; Ray itself would wait for ever."""
         here = ray.cluster_resources().get("GPU", 0)
         needed = place(self.config).gpus
         if here < needed:
@@ -142,6 +166,9 @@ class DistributedBackend:
                 f"the run needs {needed} GPUs and the Ray cluster has {here:g}: lower the --actor, --ref and --vllm "
                 "counts, or start more nodes"
             )
+
+    def _reserve(self, gpus: int) -> Any:
+        """A placement group with one bundle per GPU, as OpenRLHF makes it for colocated models."""
         group = placement_group([{"GPU": 1, "CPU": 1}] * gpus, strategy="PACK")
         if not group.wait(timeout_seconds=_PLACEMENT_TIMEOUT_S):
             remove_placement_group(group)
@@ -165,17 +192,14 @@ class DistributedBackend:
         if ray.is_initialized():
             return
         self._owns_ray = True
-        variables = {name: value for name, value in os.environ.items() if name.startswith(_FORWARDED)} | {
-            "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "1"
-        }
+        variables = _worker_variables()
         options: dict[str, Any] = {
             "runtime_env": {"env_vars": variables},
             "log_to_driver": False,
             "logging_level": logging.WARNING,
         }
-        address = self.config.ray.address or os.environ.get("RAY_ADDRESS")
-        if address:
-            ray.init(address=address, **options)
+        if self.config.ray.address:
+            ray.init(address=self.config.ray.address, **options)
             return
         if not compat.cuda_available():
             # Ray counts logical GPUs; every bundle also wants a core, whatever the machine has.
@@ -183,6 +207,7 @@ class DistributedBackend:
             options |= {"num_gpus": gpus, "num_cpus": max(cores(), gpus + 1)}
         ray.init(include_dashboard=False, **options)
 
+    @_explained
     def rollout(
         self, requests: Sequence[EpisodeRequest], sampling: SamplingParams, on_done: Callable[[Episode], None]
     ) -> list[Episode]:
@@ -208,9 +233,11 @@ class DistributedBackend:
             batch_vllm_engine_call(self.engines, "sleep")
         return [played[request.group, request.trajectory] for request in requests]
 
+    @_explained
     def update(self, rows: Sequence[TrainingRow], seed: int) -> dict[str, float]:
         return self.trainer.update(rows, seed)
 
+    @_explained
     def sync(self) -> None:
         self.trainer.broadcast_to_vllm()
 
@@ -222,10 +249,13 @@ class DistributedBackend:
         return totals
 
     def track(self, iteration: int, metrics: Mapping[str, float], *, evaluation: bool) -> None:
+        if not evaluation and iteration % self.args.logger.logging_steps:
+            return
         for tracker in (self.trainer.wandb_logger, self.trainer.tensorboard_logger):
             if tracker is not None:
                 (tracker.log_eval if evaluation else tracker.log_train)(iteration, metrics)
 
+    @_explained
     def save_checkpoint(self, tag: str, state: dict[str, Any]) -> None:
         ray.get(
             self.trainer.actor_model_group.async_run_method(
@@ -233,6 +263,7 @@ class DistributedBackend:
             )
         )
 
+    @_explained
     def load_checkpoint(self) -> dict[str, Any] | None:
         states = ray.get(self.trainer.actor_model_group.async_run_method(method_name="get_checkpoint_states"))[0]
         if not states:
@@ -240,6 +271,7 @@ class DistributedBackend:
         self.sync()
         return json.loads(states["loop"])
 
+    @_explained
     def export(self) -> None:
         ray.get(self.trainer.actor_model_group.async_save_model())
 
@@ -260,16 +292,3 @@ class DistributedBackend:
             self._group = None
         if self._owns_ray:
             ray.shutdown()
-
-
-_FORWARDED = (
-    "VLLM_",
-    "HF_",
-    "TRANSFORMERS_",
-    "TOKENIZERS_",
-    "OMP_",
-    "NCCL_",
-    "RAY_ENABLE",
-    "DO_NOT_TRACK",
-    "CUDA_LAUNCH",
-)

@@ -32,7 +32,9 @@ class AgentRolloutActorBase(plain_class(vllm_engine.RolloutRayActor)):
     """A vLLM engine that plays episodes. Implements ``rollout.types.Policy`` through ``sample``."""
 
     async def __init__(self, *args: Any, **kwargs: Any) -> None:
-        if not compat.cuda_available():
+        # OpenRLHF splits an engine over several GPUs through Ray, and hides all of them from this actor.
+        on_gpu = kwargs.get("distributed_executor_backend") == "ray" or compat.cuda_available()
+        if not on_gpu:
             kwargs = _cpu_engine_arguments(kwargs)
             # On a CPU, vLLM would put the model into a third process (actor, engine core, worker) to pin its threads.
             os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"

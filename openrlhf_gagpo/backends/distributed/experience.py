@@ -30,10 +30,13 @@ class StepExperienceMaker(RemoteExperienceMaker):
         Args:
             batches: a partition of the rows, as many micro-batches as the group has ranks or a multiple.
         """
+        if not rows:
+            return []
         tokens = [self._collate(rows, batch) for batch in batches]
         refs = self._dispatch_forward(
             group,
-            sync_condition=False,
+            # Models on the same GPU give their cached memory back before the next one computes.
+            sync_condition=self.args.train.colocate_all or self.args.train.colocate_actor_ref,
             sequences=[batch.sequences for batch in tokens],
             action_mask=[batch.action_mask for batch in tokens],
             attention_mask=[batch.attention_mask for batch in tokens],
