@@ -13,7 +13,6 @@ import json
 import math
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,7 +23,8 @@ from typing import Any
 from openrlhf_gagpo.report import plot_curve
 from openrlhf_gagpo.runfolder import RunFolder
 
-RECIPE = Path(__file__).resolve().parents[1] / "examples/recipes/vault_demo.yaml"
+REPOSITORY = Path(__file__).resolve().parents[1]
+RECIPE = REPOSITORY / "examples/recipes/vault_demo.yaml"
 KEPT = ("run.json", "config.yaml", "metrics.jsonl", "eval.jsonl")
 # 97.5th percentiles of Student's t by degrees of freedom, for intervals over few seeds.
 T975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
@@ -57,6 +57,11 @@ def mean_interval(values: list[float]) -> tuple[float, float, float]:
     return mean, mean - half, mean + half
 
 
+def _portable(text: str, scratch: str) -> str:
+    """``text`` without the paths of the machine it was written on."""
+    return text.replace(scratch, "runs").replace(str(REPOSITORY), ".")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
@@ -86,7 +91,8 @@ def main() -> None:
                 kept = options.out / f"{backend}-seed{seed}"
                 kept.mkdir(parents=True, exist_ok=True)
                 for name in KEPT:
-                    shutil.copy(folder / name, kept / name)
+                    text = (folder / name).read_text(encoding="utf-8")
+                    (kept / name).write_text(_portable(text, scratch), encoding="utf-8")
                 summary["runs"].append(
                     {
                         "backend": backend,

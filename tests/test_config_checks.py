@@ -68,7 +68,7 @@ def test_a_sound_configuration_passes(base):
         ("--algo.kl.no_use_loss", ["KL inside the reward", "algo.kl.init_coef to 0"]),
         ("--algo.kl.target 1 --algo.kl.init_coef 0", ["algo.kl.target"]),
         ("--actor.lr_scheduler wavy", ["--actor.lr_scheduler", "cosine"]),
-        ("--algo.advantage.is_correction_threshold 3 2", ["is_correction_threshold"]),
+        ("--actor.dual_clip 0.5", ["--actor.dual_clip", "more than 1"]),
         ("--eval_only", ["--eval_only needs a split", "--env.eval_split"]),
         ("--eval.steps 5", ["eval.steps needs a split"]),
         ("--train.threads 2", ["--train.threads", "the local backend only"]),
@@ -163,6 +163,7 @@ def test_a_recipe_for_both_backends_is_no_error_on_the_local_one(base, model, tm
 
 def test_more_gpus_than_there_are(base, monkeypatch):
     monkeypatch.setattr(machine, "gpus", lambda: 1)
+    monkeypatch.setattr(machine, "torch_has_cuda", lambda: True)
     check(resolve(base.split()))
     fails(f"{base} --train.no_colocate_all", "needs 10 GPUs", "shows 1", "--train.colocate_all")
     check(resolve(f"{base} --train.no_colocate_all --ray.address auto".split()))

@@ -230,11 +230,6 @@ def test_derived_values_follow_and_yield_to_explicit_ones(monkeypatch):
     assert config.ckpt.path == "c"
     assert config.ds.attn_implementation == "eager"
     assert config.ds.packing_samples
-    assert config.algo.advantage.is_correction_threshold == [0.5, 5.0]
-    assert resolve(["--algo.advantage.is_correction_threshold", "3"]).get("algo.advantage.is_correction_threshold") == [
-        0.0,
-        3.0,
-    ]
 
 
 def test_flash_attention_stays_where_it_can_run(monkeypatch):

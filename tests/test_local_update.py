@@ -140,3 +140,19 @@ def test_no_rows_no_step(vault_model: Path, tmp_path: Path, recwarn: pytest.Warn
         assert not [warning for warning in recwarn if "scheduler" in str(warning.message)]
     finally:
         backend.close()
+
+
+def test_pruning_checkpoints_leaves_other_folders_alone(vault_model: Path, tmp_path: Path) -> None:
+    backend = _backend(vault_model, tmp_path, ckpt__path=str(tmp_path / "kept"), ckpt__max_num=2)
+    (tmp_path / "kept" / "thesis").mkdir(parents=True)
+    try:
+        for iteration in range(1, 5):
+            backend.save_checkpoint(f"global_step{iteration}", {"iteration": iteration})
+        assert sorted(path.name for path in (tmp_path / "kept").iterdir() if path.is_dir()) == [
+            "global_step3",
+            "global_step4",
+            "thesis",
+        ]
+        assert backend.load_checkpoint() == {"iteration": 4}
+    finally:
+        backend.close()

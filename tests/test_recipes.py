@@ -55,6 +55,7 @@ def argv(workplace, monkeypatch):
 
     def arguments(name: str, *flags: str) -> list[str]:
         monkeypatch.setattr(machine, "gpus", lambda: gpus(name))
+        monkeypatch.setattr(machine, "torch_has_cuda", lambda: True)
         config = str(EXAMPLES / "recipes" / f"{name}.yaml")
         return ["--config", config, "--actor.model_name_or_path", "model", "--run_dir", "run", *flags]
 

@@ -87,8 +87,8 @@ def test_a_run_evaluates_trains_and_saves_as_asked(tmp_path: Path) -> None:
     assert trainer.backend.updates == [32] * 5
     assert len(set(trainer.backend.seeds)) == 5
     assert trainer.backend.saved == [
-        ("global_step3", {"iteration": 3, "tasks_consumed": 6}),
-        ("global_step5", {"iteration": 5, "tasks_consumed": 10}),
+        ("global_step3", {"iteration": 3}),
+        ("global_step5", {"iteration": 5}),
     ]
     assert trainer.run.rollout_iterations() == [1, 2, 3, 4, 5]
 
@@ -158,6 +158,8 @@ def test_a_run_stops_when_no_episode_can_be_played(tmp_path: Path, before: bool)
 
 def test_summaries_leave_faulted_episodes_out() -> None:
     episodes = [episode(0, success=True), episode(1, success=False), _fault(2)]
+    for number, played in enumerate(episodes):
+        played.task = f"task-{number}"
     _, groups = drop_incomplete(episodes)
     row = rollout_metrics(episodes, groups)
     assert row["rollout/success"] == 0.5
@@ -199,3 +201,13 @@ def test_loss_options_follow_openrlhfs_flags() -> None:
     actor.policy_loss_type, actor.eps_clip_low_high, actor.dual_clip = "ppo", [0.1, 0.3], 2.0
     options = loss_options(args)
     assert (options.ratio, options.clip_low, options.clip_high, options.dual_clip) == ("token", 0.1, 0.3, 2.0)
+
+
+def test_repeated_episodes_of_a_task_do_not_narrow_the_interval() -> None:
+    """Four equal outcomes for each of two tasks say no more than one each."""
+    once = [episode(0, success=True), episode(1, success=False)]
+    for number, played in enumerate(once):
+        played.task = f"task-{number}"
+    one, four = evaluation_metrics(once), evaluation_metrics(once * 4)
+    assert (four["eval/tasks"], four["eval/episodes"]) == (2, 8)
+    assert all(four[name] == one[name] for name in ("eval/success", "eval/success_low", "eval/success_high"))
