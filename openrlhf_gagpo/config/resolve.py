@@ -202,6 +202,8 @@ def _derive(values: dict[str, Any], origins: dict[str, str]) -> None:
     # A submitted job joins the cluster it was submitted to, which may have what this machine lacks.
     if values["backend"] == "distributed":
         fill("ray.address", os.environ.get("RAY_ADDRESS") or None, MACHINE)
+    if values["ds.param_dtype"] == "fp32":
+        fill("ds.attn_implementation", "sdpa")  # flash-attn has no fp32
     if not machine.has_flash_attention() and not values["ray.address"]:
         fill("ds.attn_implementation", "sdpa", MACHINE)
     if not machine.has_cuda() and not values["ray.address"]:
