@@ -104,6 +104,22 @@ def test_penalty_reaches_earlier_steps_only_as_part_of_the_reward() -> None:
     }
 
 
+def test_a_local_penalty_reaches_earlier_steps_of_gagpo_unless_monte_carlo() -> None:
+    batch = batch_of([("g", "t", "ABz", [0, 1]), ("g", "u", "CDy", [0, 1])], invalid=[0, 1, 0, 0])
+    estimator = credit.get("gagpo")
+
+    def result(**options: Any) -> credit.CreditResult:
+        return estimator(batch, estimator.options_cls(gamma=1.0, normalize="none", invalid_penalty=0.1, **options))
+
+    local = result(lambd=1.0, invalid_penalty_mode="local")
+    np.testing.assert_allclose(local.td_residual, [-0.1, 0, 0, 0], atol=1e-12)
+    np.testing.assert_allclose(local.advantage, [-0.1, 0, 0, 0], atol=1e-12)
+    assert not result(monte_carlo=True, invalid_penalty_mode="local").advantage.any()
+    for mode in ("reward", "none"):
+        assert not result(lambd=1.0, invalid_penalty_mode=mode).advantage.any()
+        assert not result(monte_carlo=True, invalid_penalty_mode=mode).advantage.any()
+
+
 @st.composite
 def trajectory_lists(draw: st.DrawFn, letters: str = "ABCDE") -> list[Trajectory]:
     out = []
@@ -153,6 +169,24 @@ def test_lambda_one_is_monte_carlo_and_lambda_zero_the_residual(
     one, monte_carlo, zero = result(lambd=1.0), result(monte_carlo=True), result(lambd=0.0)
     np.testing.assert_allclose(one.advantage, monte_carlo.advantage, rtol=1e-9, atol=1e-9)
     np.testing.assert_array_equal(zero.advantage, zero.td_residual)
+
+
+@settings(deadline=None, max_examples=40)
+@given(trajectory_lists(), st.randoms(use_true_random=False), st.floats(0, 1), st.sampled_from(["reward", "local"]))
+def test_what_lambda_one_collects_of_later_penalties(
+    trajectories: list[Trajectory], random: Any, gamma: float, mode: str
+) -> None:
+    count = sum(len(rewards) for *_, rewards in trajectories)
+    batch = batch_of(trajectories, invalid=[random.randint(0, 1) for _ in range(count)])
+    estimator = credit.get("gagpo")
+
+    def result(**options: Any) -> np.ndarray:
+        fixed = {"gamma": gamma, "normalize": "none", "invalid_penalty": 0.5, "invalid_penalty_mode": mode}
+        return batch.layout.sort(estimator(batch, estimator.options_cls(**fixed, **options)).advantage)
+
+    later = batch.layout.backward_sum(batch.sorted_invalid, gamma) - batch.sorted_invalid
+    expected = -0.5 * later if mode == "local" else np.zeros(count)
+    np.testing.assert_allclose(result(lambd=1.0) - result(monte_carlo=True), expected, rtol=1e-9, atol=1e-9)
 
 
 @settings(deadline=None, max_examples=40)
@@ -213,6 +247,26 @@ def test_groups_without_reward_are_dropped_only_when_asked(name: str) -> None:
     np.testing.assert_allclose(dropped.advantage[:8], without.advantage)
 
 
+def test_only_groups_with_nothing_but_zeros_are_degenerate() -> None:
+    batch = batch_of([*WORKED, ("h", "u1", "ABz", [0, 0]), ("h", "u2", "Az", [0])])
+    whitened = credit.get("reinforce_baseline")(batch)
+    shared = whitened.advantage[8:]
+    assert shared[0] != 0
+    assert (shared == shared[0]).all()
+    assert whitened.diagnostics["degenerate_group_share"] == 0
+    assert credit.get("grpo")(batch).diagnostics["degenerate_group_share"] == 1 / 2
+
+
+def test_a_trajectory_enters_the_statistics_with_the_penalty_of_its_first_step() -> None:
+    batch = batch_of([("g", "t", "ABz", [0, 1]), ("g", "u", "ABz", [0, 0])], invalid=[1, 0, 0, 0])
+    np.testing.assert_allclose(advantages(batch, "grpo", no_std_norm=True), [0.45, 0.55, -0.45, -0.45])
+
+
+def test_rloo_enlarges_the_penalty_of_a_later_step() -> None:
+    batch = batch_of([("g", "t", "ABz", [0, 1]), ("g", "u", "ABz", [0, 0])], invalid=[0, 1, 0, 0])
+    np.testing.assert_allclose(advantages(batch, "rloo"), [1, 0.8, -1, -1])
+
+
 @pytest.mark.parametrize("normalize", ["batch", "group", "none"])
 def test_a_batch_without_any_reward_may_be_dropped_whole(normalize: str) -> None:
     batch = batch_of([("h", "u1", "ABz", [0, 0]), ("h", "u2", "Az", [0])])
@@ -262,6 +316,9 @@ def test_a_field_name_means_the_same_in_every_estimator() -> None:
         ("gigpo", {"gigpo_mode": "std"}, "gigpo_mode"),
         ("grpo", {"invalid_penalty": -1.0}, "invalid_penalty"),
         ("gagpo", {"lambd": float("nan")}, "lambd"),
+        ("gagpo", {"broadcast_coef": float("nan")}, "broadcast_coef is nan; it must be a finite number"),
+        ("gagpo", {"invalid_penalty": float("inf")}, "invalid_penalty is inf; it must be a finite number"),
+        ("gigpo", {"step_coef": float("-inf")}, "step_coef is -inf; it must be a finite number"),
     ],
 )
 def test_bad_options_are_refused(name: str, options: dict[str, Any], message: str) -> None:
@@ -273,6 +330,10 @@ def test_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     assert credit.names() == ("gagpo", "gigpo", "grpo", "reinforce_baseline", "rloo")
     assert credit.get("gagpo").defaults["actor.policy_loss_type"] == "gspo"
     assert credit.get("grpo").defaults["actor.policy_loss_type"] == "ppo"
+    differing = {
+        name for name, value in credit.get("gagpo").defaults.items() if value != credit.get("grpo").defaults[name]
+    }
+    assert differing == {"actor.policy_loss_type"}
     json.dumps({name: dict(credit.get(name).defaults) for name in credit.names()})
     monkeypatch.setattr(registry, "_ESTIMATORS", dict(registry._ESTIMATORS))
     with pytest.raises(credit.EstimatorError, match="exists already"):

@@ -5,13 +5,16 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from agent_envs.base import EnvError, PromptTemplate, Reset, StepResult
 from openrlhf_gagpo.rollout.episode import RolloutError, play_all, play_episode, turn_seed
 from openrlhf_gagpo.rollout.prompt import PromptBuilder
+from openrlhf_gagpo.rollout.records import read_episodes, write_episodes
 from openrlhf_gagpo.rollout.types import Completion, Episode, EpisodeRequest, SamplingParams
 
 TEMPLATE = PromptTemplate(
@@ -65,6 +68,8 @@ class ScriptedSession:
         self.seed = seed
         if isinstance(self.start, BaseException):
             raise self.start
+        if self.start is not None:
+            return self.start
         return Reset("o0", "s0", task=f"do {task}", admissible_actions=("go",), category="walk")
 
     async def step(self, action: str) -> StepResult:
@@ -74,7 +79,7 @@ class ScriptedSession:
         result = self.script.get(number)
         if isinstance(result, BaseException):
             raise result
-        if result is not None:
+        if number in self.script:
             return result
         ended = number == self.length
         return StepResult(f"o{number}", f"s{number}", float(ended), ended, False, success=ended, score=float(ended))
@@ -192,6 +197,14 @@ def test_environment_truncation() -> None:
         (TimeoutError(), "TimeoutError"),
         (StepResult("o", "s", 0.0, True, True), "EnvError: .*both terminated and truncated"),
         (StepResult("o", "s", math.nan, False, False), "EnvError: .*nan, which is not finite"),
+        (StepResult("o", "s", "much", False, False), "EnvError: .*reward 'much', which is not finite"),  # type: ignore[arg-type]
+        (StepResult("o", "s", 0.0, False, False, score=math.inf), "EnvError: .*score inf, which is not finite"),
+        (StepResult("o", ["s"], 0.0, False, False), "EnvError: .*list as state_key: it must be a str"),  # type: ignore[arg-type]
+        (StepResult(None, "s", 0.0, False, False), "EnvError: .*NoneType as observation"),  # type: ignore[arg-type]
+        (StepResult("o", "s", 0.0, np.zeros(2), False), "EnvError: .*terminated as a ndarray"),  # type: ignore[arg-type]
+        (StepResult("o", "s", 0.0, False, False, admissible_actions="go"), "EnvError: .*admissible_actions"),  # type: ignore[arg-type]
+        (None, "EnvError: .*step returned a NoneType: it must return a StepResult"),
+        (("o", 1.0, True, {}), "EnvError: .*step returned a tuple"),
     ],
 )
 def test_a_faulty_step_ends_the_episode(fault: Any, error: str) -> None:
@@ -211,6 +224,32 @@ def test_a_faulty_reset() -> None:
     assert episode.error == "EnvError: no such task"
 
 
+@pytest.mark.parametrize(
+    ("start", "error"),
+    [
+        (("o", {}), "EnvError: the environment's reset returned a tuple: it must return a Reset"),
+        (Reset("o", 3), "EnvError: the environment's reset returned a int as state_key: it must be a str"),  # type: ignore[arg-type]
+        (Reset("o", "s", category=None), "EnvError: the environment's reset returned a NoneType as category"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_reset_of_the_wrong_type_is_a_fault(start: Any, error: str) -> None:
+    episode = play(ScriptedSession(start=start))
+    assert (episode.end_reason, episode.steps) == ("env_fault", [])
+    assert episode.error.startswith(error)
+
+
+def test_numpy_numbers_of_an_environment_can_be_recorded(tmp_path: Path) -> None:
+    result = StepResult(
+        "o", "s", np.float32(0.5), np.bool_(True), np.bool_(False), np.bool_(True), np.bool_(True), np.float16(1)
+    )  # type: ignore[arg-type]
+    episode = play(ScriptedSession(script={1: result}))
+    assert type(episode.steps[0].reward) is type(episode.score) is float
+    assert type(episode.success) is type(episode.steps[0].terminated) is type(episode.steps[0].admissible) is bool
+    assert (episode.end_reason, episode.steps[0].reward, episode.score) == ("terminated", 0.5, 1.0)
+    write_episodes(tmp_path / "e.jsonl.gz", [episode])
+    assert read_episodes(tmp_path / "e.jsonl.gz") == [episode]
+
+
 def test_prompt_too_long_truncates_the_last_step() -> None:
     session, policy = (
         ScriptedSession(script={1: StepResult("o" * 50, "s1", 0.5, False, False, score=0.1)}),
@@ -225,9 +264,9 @@ def test_prompt_too_long_truncates_the_last_step() -> None:
     assert "50 tokens" in episode.error
 
 
-def test_a_first_prompt_that_cannot_fit_is_a_fault() -> None:
+def test_a_first_prompt_that_cannot_fit_is_no_fault_of_the_environment() -> None:
     episode = play(ScriptedSession(), builder=prompts(max_prompt_tokens=1))
-    assert episode.faulted
+    assert (episode.end_reason, episode.faulted, episode.success) == ("prompt_too_long", False, False)
     assert not episode.steps
     assert "2 tokens" in episode.error
 

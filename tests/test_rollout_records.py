@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from openrlhf_gagpo.rollout.records import (
     EpisodeFileError,
-    format_episode,
     read_credit,
     read_episodes,
+    read_records,
     write_episodes,
 )
 from openrlhf_gagpo.rollout.types import Episode, Step
@@ -102,6 +102,7 @@ def test_credit_round_trip(tmp_path: Path) -> None:
     write_episodes(path, episodes(), credit)
     assert read_episodes(path) == episodes()
     assert read_credit(path) == credit
+    assert read_records(path) == (episodes(), credit)
 
 
 def test_numpy_credit_is_written_as_floats(tmp_path: Path) -> None:
@@ -198,13 +199,3 @@ def test_not_gzip(tmp_path: Path) -> None:
     path.write_text('{"format":"gagpo-episodes"}\n')
     with pytest.raises(EpisodeFileError, match="not gzip-compressed"):
         read_episodes(path)
-
-
-def test_format_episode() -> None:
-    played, faulted = episodes()
-    text = format_episode(played, {("g0", "t0", 1): {"advantage": -0.25}})
-    assert "terminated, success, score 1, return 0.2" in text
-    assert "step 0: reward 0.1\n  observation:\n    A hall.\n    A door.\n" in text
-    assert "format invalid, not admissible, length, terminated, 2 history entries dropped, advantage -0.25" in text
-    assert text.endswith("final observation:\n    Done.")
-    assert "error: EnvError: gone" in format_episode(faulted)

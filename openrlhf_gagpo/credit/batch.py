@@ -242,8 +242,8 @@ def _check_and_index(
 ) -> Layout:
     """Check that the rows are whole trajectories and index them.
 
-    Hashing the keys costs more than all else here, so each trajectory's group and each following state is only compared
-    with the key it must equal.
+    Keys can be long texts, so each is hashed only where it needs a number: a trajectory's group and each following
+    state are merely compared with the key they must equal, which is often the same object.
     """
     (traj,) = _number(names["traj"])
     first_row = np.empty(int(traj.max()) + 1, dtype=np.int64)

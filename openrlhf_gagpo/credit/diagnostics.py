@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from openrlhf_gagpo.credit.batch import StepBatch
 from openrlhf_gagpo.credit.scores import reward_free_groups
-from openrlhf_gagpo.credit.sets import Floats, set_statistics
+from openrlhf_gagpo.credit.sets import ROUNDING, Floats
 
 __all__ = ["SIZE_BINS", "diagnose"]
 
@@ -27,8 +27,9 @@ def diagnose(batch: StepBatch, advantage: Floats, keep: NDArray[np.bool_]) -> di
 
     ``singleton_share``: rows whose state was visited once in their group. ``state_group_size_mean``: visits per
     distinct state of a group; ``state_group_size_share/<bin>``: rows per bin of it. ``advantage_*``: location and
-    spread, dimensionless where the estimator normalises. ``degenerate_group_share``: groups whose advantages do not
-    differ. ``reward_free_group_share``: groups without any reward. ``rows_dropped``: rows not kept.
+    spread, dimensionless where the estimator normalises. ``degenerate_group_share``: groups whose advantages are
+    all 0; a group with one advantage for all its steps that is not 0 does move the policy. ``reward_free_group_share``:
+    groups without any reward. ``rows_dropped``: rows not kept.
     """
     layout = batch.layout
     sizes = layout.cells.count
@@ -36,7 +37,7 @@ def diagnose(batch: StepBatch, advantage: Floats, keep: NDArray[np.bool_]) -> di
     if kept.size == 0:
         kept = np.zeros(1)
     low, high = np.quantile(kept, [0.25, 0.75])
-    degenerate = set_statistics(advantage[layout.order], layout.groups).flat
+    degenerate = layout.groups.largest(np.abs(layout.sort(advantage))) <= ROUNDING
     report = {
         "singleton_share": float(np.count_nonzero(sizes == 1) / layout.n),
         "state_group_size_mean": float(sizes.mean()),

@@ -22,7 +22,7 @@ __all__ = ["Layout", "build_layout", "factorise", "place"]
 def factorise(*columns: Sequence[object]) -> list[Ints]:
     """Number the distinct keys of one or several columns from 0, in order of first appearance.
 
-    Hashing beats sorting here: keys are often long observation strings.
+    By hashing, not sorting: keys are often long observation strings, and a string keeps its hash.
     """
     numbers: defaultdict[object, int] = defaultdict(count().__next__)
     return [np.fromiter(map(numbers.__getitem__, column), dtype=np.int64, count=len(column)) for column in columns]
@@ -160,7 +160,7 @@ def _number_cells(group: Ints, state: Ints, final_state: Ints, last: Ints) -> tu
     keys = group * span + state
     final_keys = group[last] * span + final_state
     size = (int(group.max()) + 1) * span
-    if size <= 16 * len(keys):  # a table of all (group, state) pairs is cheaper than sorting
+    if size <= 16 * len(keys):  # small enough for a table of all (group, state) pairs: no sorting
         counts = np.bincount(keys, minlength=size)
         present = counts > 0
         table = np.where(present, np.cumsum(present) - 1, -1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -27,8 +28,8 @@ _SHARED: Mapping[str, Mapping[str, Any]] = {
     },
     "invalid_penalty": {"help": "reward units taken off for an invalid step", "range": (0.0, float("inf"))},
     "invalid_penalty_mode": {
-        "help": "reward = part of the reward, so it reaches earlier steps; local = only that step's own score or "
-        "return; none = no penalty",
+        "help": "reward = part of the reward, so it reaches earlier steps; local = off that step's own score or return "
+        "(gagpo: also its own reward, so later values carry it to earlier steps); none = no penalty",
         "choices": ("reward", "local", "none"),
     },
     "singleton": {
@@ -58,7 +59,10 @@ def option(name: str, default: bool | int | float | str) -> Any:
 
 @dataclass(frozen=True)
 class EstimatorOptions:
-    """Base of all option classes; checks ``choices`` and ``range`` of every field. Raises ``ValueError``."""
+    """Base of all option classes; checks every field. Raises ``ValueError``.
+
+    A field must be one of its ``choices``, lie in its ``range``, and be finite if it is a float.
+    """
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -66,6 +70,8 @@ class EstimatorOptions:
             choices = item.metadata.get("choices")
             if choices is not None and value not in choices:
                 raise ValueError(f"{item.name} is {value!r}; choose one of {', '.join(map(str, choices))}")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{item.name} is {value}; it must be a finite number")
             low, high = item.metadata.get("range", (None, None))
             if low is not None and not low <= value <= high:
                 raise ValueError(f"{item.name} is {value}; it must lie between {low:g} and {high:g}")

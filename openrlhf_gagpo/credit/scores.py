@@ -51,7 +51,8 @@ def shaped_rewards(batch: StepBatch, penalty: float, mode: str) -> Floats:
 def step_returns(batch: StepBatch, gamma: float, penalty: float, mode: str) -> Floats:
     """Discounted return from each step to the end of its episode.
 
-    Mode ``local`` takes the penalty off the return of the invalid step alone, as GiGPO's reference code does.
+    Mode ``local`` takes the penalty off the return of the invalid step alone, as GiGPO's reference code does; the
+    residuals of GAGPO still pass it on to earlier steps.
     """
     returns = batch.layout.backward_sum(shaped_rewards(batch, penalty, mode), gamma)
     return less_own_penalty(returns, batch, penalty, mode == "local")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from openrlhf_gagpo.rollout.records import read_credit, read_episodes
+from openrlhf_gagpo.rollout.records import read_records
 from openrlhf_gagpo.rollout.types import Episode, Step
 from openrlhf_gagpo.runfolder import RunFolder, RunFolderError
 
@@ -53,7 +53,7 @@ def load_episodes(run: RunFolder, iteration: int) -> list[PlayedEpisode]:
             f"Iteration {iteration} has no recorded episodes; recorded are iterations {_ranges(recorded)}."
         )
     try:
-        episodes, credit = read_episodes(path), read_credit(path)
+        episodes, credit = read_records(path)
     except (OSError, ValueError) as error:
         raise RunFolderError(str(error)) from error
     return [

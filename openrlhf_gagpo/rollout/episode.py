@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from time import perf_counter
 from typing import Protocol
 
 from agent_envs.base import EnvError, Reset, StepResult
+from openrlhf_gagpo.rollout.contract import sound_reset, sound_step
 from openrlhf_gagpo.rollout.parse import parse_action
 from openrlhf_gagpo.rollout.prompt import HistoryEntry, PromptBuilder, PromptTooLong
 from openrlhf_gagpo.rollout.types import Completion, Episode, EpisodeRequest, Policy, SamplingParams, Step
@@ -63,10 +63,10 @@ async def play_episode(
 
     * "terminated" / "truncated": as the environment said with its last step;
     * "prompt_too_long": the next prompt does not fit even without history. The last step played becomes truncated;
-      its reward and next state are the environment's own. ``Episode.error`` holds the numbers;
-    * "env_fault": ``EnvError`` or ``TimeoutError`` from the environment, or a result that breaks its contract (both
-      terminated and truncated, a reward that is not finite). The step it happened in is not recorded. Also when the
-      very first prompt does not fit: such an episode has nothing to learn from and must leave its group.
+      its reward and next state are the environment's own. Without steps where that is the first prompt; the
+      environment did nothing wrong, so such an episode is a failed one. ``Episode.error`` holds the numbers;
+    * "env_fault": ``EnvError`` or ``TimeoutError`` from the environment, or an answer that breaks its contract (see
+      ``rollout.contract``). The step it happened in is not recorded.
 
     In every step ``observation`` is what the policy saw, ``state_key`` the state it acted in. ``Episode.extra`` holds
     "final_observation", and "instruction" where the environment gives one.
@@ -89,9 +89,10 @@ async def play_episode(
     try:
         started = perf_counter()
         try:
-            start = await session.reset(request.task, request.env_seed)
+            answer = await session.reset(request.task, request.env_seed)
         finally:
             episode.environment_s += perf_counter() - started
+        start = sound_reset(answer)
     except _ENV_FAULTS as fault:
         episode.error = _describe(fault)
         return episode
@@ -108,8 +109,8 @@ async def play_episode(
             prompt = prompts.build(start.task, history, now.observation, now.admissible_actions, index)
         except PromptTooLong as error:
             episode.error = str(error)
+            episode.end_reason = "prompt_too_long"
             if episode.steps:
-                episode.end_reason = "prompt_too_long"
                 episode.steps[-1].truncated = True
             return episode
 
@@ -130,10 +131,10 @@ async def play_episode(
         try:
             started = perf_counter()
             try:
-                result = await session.step(parsed.action)
+                answer = await session.step(parsed.action)
             finally:
                 episode.environment_s += perf_counter() - started
-            _check_result(result)
+            result = sound_step(answer)
         except _ENV_FAULTS as fault:
             episode.error = _describe(fault)
             return episode
@@ -262,13 +263,6 @@ def _check_completion(completion: Completion) -> None:
         raise RolloutError("the policy sampled no token: it must return at least one")
     if tokens != log_probs:
         raise RolloutError(f"the policy returned {tokens} tokens but {log_probs} log-probabilities: it must match them")
-
-
-def _check_result(result: StepResult) -> None:
-    if result.terminated and result.truncated:
-        raise EnvError("the environment reported a step as both terminated and truncated")
-    if not math.isfinite(result.reward):
-        raise EnvError(f"the environment returned the reward {result.reward}, which is not finite")
 
 
 def _describe(error: BaseException) -> str:

@@ -13,7 +13,7 @@ __all__ = ["GroupReport", "drop_incomplete"]
 
 @dataclass(frozen=True)
 class GroupReport:
-    """What ``drop_incomplete`` saw and left out. ``episodes`` is the sum of the three episode counts."""
+    """What ``drop_incomplete`` saw and left out. ``episodes`` is the sum of the four episode counts."""
 
     groups: int
     """Groups among the episodes given."""
@@ -21,14 +21,18 @@ class GroupReport:
     kept_episodes: int
     faulted_episodes: int
     """Left out because they ended through no doing of the policy."""
+    unplayed_episodes: int
+    """Left out because they have no step: their first prompt did not fit, so there is nothing to learn from."""
     skipped_groups: int
-    """Groups with too few episodes left once the faulted ones were out."""
+    """Groups with too few episodes left once the faulted and the unplayed ones were out."""
     skipped_episodes: int
-    """Sound episodes left out with their group."""
+    """Episodes left out with their group, though neither faulted nor unplayed."""
 
 
 def drop_incomplete(episodes: Sequence[Episode], min_group: int = 2) -> tuple[list[Episode], GroupReport]:
-    """Leave out faulted episodes, then groups with fewer than ``min_group`` episodes left. Order is kept.
+    """Leave out faulted episodes and those without steps, then groups with fewer than ``min_group`` left.
+
+    Order is kept.
 
     Raises:
         ValueError: ``min_group`` is below 1.
@@ -36,15 +40,17 @@ def drop_incomplete(episodes: Sequence[Episode], min_group: int = 2) -> tuple[li
     if min_group < 1:
         raise ValueError(f"min_group is {min_group}: use 1 or more")
     sound = [episode for episode in episodes if not episode.faulted]
-    sizes = Counter(episode.group for episode in sound)
-    kept = [episode for episode in sound if sizes[episode.group] >= min_group]
+    played = [episode for episode in sound if episode.steps]
+    sizes = Counter(episode.group for episode in played)
+    kept = [episode for episode in played if sizes[episode.group] >= min_group]
     groups = {episode.group for episode in episodes}
     report = GroupReport(
         groups=len(groups),
         episodes=len(episodes),
         kept_episodes=len(kept),
         faulted_episodes=len(episodes) - len(sound),
+        unplayed_episodes=len(sound) - len(played),
         skipped_groups=sum(sizes[group] < min_group for group in groups),
-        skipped_episodes=len(sound) - len(kept),
+        skipped_episodes=len(played) - len(kept),
     )
     return kept, report

@@ -19,7 +19,7 @@ from typing import Any
 
 from openrlhf_gagpo.rollout.types import Episode, Step
 
-__all__ = ["EpisodeFileError", "StepKey", "format_episode", "read_credit", "read_episodes", "write_episodes"]
+__all__ = ["EpisodeFileError", "StepKey", "read_credit", "read_episodes", "read_records", "write_episodes"]
 
 StepKey = tuple[str, str, int]
 """Group, trajectory and index of a step."""
@@ -71,62 +71,56 @@ def write_episodes(
         partial.unlink(missing_ok=True)
 
 
-def read_episodes(path: str | os.PathLike[str]) -> list[Episode]:
-    """Read back exactly what ``write_episodes`` was given, in its order.
+def read_records(path: str | os.PathLike[str]) -> tuple[list[Episode], dict[StepKey, dict[str, float]]]:
+    """Read back the episodes and the ``advantages`` of ``write_episodes`` (empty where none were written).
+
+    Both are exactly what was written; episodes in their order.
 
     Raises:
         EpisodeFileError: the file is of another kind or cut short; names the line.
         OSError: the file cannot be opened.
     """
-    return _read(path)[0]
+    lines = _Lines(path)
+    records = lines.read()
+    header = lines.take(records, "the header")
+    if header.get("format") != _FORMAT or not isinstance(header.get("episodes"), int):
+        raise lines.error(f"is not the header of the {_FORMAT} format")
+    if header.get("version") != _VERSION:
+        raise lines.error(f"has version {header.get('version')} of {_FORMAT}, only {_VERSION} is known")
+    episodes: list[Episode] = []
+    credit: dict[StepKey, dict[str, float]] = {}
+    for number in range(header["episodes"]):
+        record = lines.take(records, f"episode {number + 1} of {header['episodes']}")
+        count = record.pop("steps", None)
+        if record.pop("kind", None) != "episode" or not isinstance(count, int) or record.keys() != set(_EPISODE_FIELDS):
+            raise lines.error("is not a complete episode record")
+        episode = Episode(steps=[], **record)
+        for index in range(count):
+            record = lines.take(records, f"step {index} of episode {episode.trajectory!r}")
+            values = record.pop("credit", None)
+            kind, identity = record.pop("kind", None), [record.pop(name, None) for name in _IDENTITY]
+            if kind != "step" or record.keys() != set(_STEP_FIELDS):
+                raise lines.error("is not a complete step record")
+            if identity != [getattr(episode, name) for name in _IDENTITY]:
+                raise lines.error(f"belongs to another episode than {episode.trajectory!r}")
+            step = Step(**record)
+            episode.steps.append(step)
+            if values is not None:
+                credit[_key(episode, step.index)] = values
+        episodes.append(episode)
+    if next(records, None) is not None:
+        raise lines.error("follows the last episode")
+    return episodes, credit
+
+
+def read_episodes(path: str | os.PathLike[str]) -> list[Episode]:
+    """The episodes of ``read_records``, which says what is raised."""
+    return read_records(path)[0]
 
 
 def read_credit(path: str | os.PathLike[str]) -> dict[StepKey, dict[str, float]]:
-    """Read back the ``advantages`` of ``write_episodes``; empty where none were written.
-
-    Raises:
-        EpisodeFileError, OSError: as ``read_episodes``.
-    """
-    return _read(path)[1]
-
-
-def format_episode(episode: Episode, credit: Mapping[StepKey, Mapping[str, float]] | None = None) -> str:
-    """One episode as plain text for people, with the credit of its steps where ``credit`` has it."""
-    outcome = "success" if episode.success else "no success"
-    lines = [
-        f"episode {episode.trajectory} of group {episode.group}, task {episode.task}, seed {episode.env_seed}",
-        f"{episode.end_reason}, {outcome}, score {episode.score:g}, return {episode.episode_return:g}",
-        f"{len(episode.steps)} steps, {episode.generation_s:.2f} s generating, {episode.environment_s:.2f} s stepping",
-    ]
-    if episode.category:
-        lines.append(f"category: {episode.category}")
-    if episode.error:
-        lines.append(f"error: {episode.error}")
-    for step in episode.steps:
-        remarks = [f"reward {step.reward:g}"]
-        remarks += [] if step.format_valid else ["format invalid"]
-        remarks += [] if step.admissible else ["not admissible"]
-        remarks += [step.finish_reason] if step.finish_reason != "stop" else []
-        remarks += ["terminated"] if step.terminated else []
-        remarks += ["truncated"] if step.truncated else []
-        remarks += [f"{step.history_dropped} history entries dropped"] if step.history_dropped else []
-        values = (credit or {}).get(_key(episode, step.index), {})
-        remarks += [f"{name} {value:+.4g}" for name, value in values.items()]
-        lines += [
-            "",
-            f"step {step.index}: {', '.join(remarks)}",
-            *_block("observation", step.observation),
-            *_block("response", step.response),
-            *_block("action", step.action),
-        ]
-    final = episode.extra.get("final_observation")
-    if isinstance(final, str):
-        lines += ["", *_block("final observation", final)]
-    return "\n".join(lines)
-
-
-def _block(title: str, text: str) -> list[str]:
-    return [f"  {title}:", *(f"    {line}" for line in text.splitlines())]
+    """The credit of ``read_records``, which says what is raised."""
+    return read_records(path)[1]
 
 
 def _key(episode: Episode, index: int) -> StepKey:
@@ -185,37 +179,3 @@ class _Lines:
 
     def error(self, what: str) -> EpisodeFileError:
         return EpisodeFileError(f"{self._path}, line {self._number} {what}: this is not a file of played episodes")
-
-
-def _read(path: str | os.PathLike[str]) -> tuple[list[Episode], dict[StepKey, dict[str, float]]]:
-    lines = _Lines(path)
-    records = lines.read()
-    header = lines.take(records, "the header")
-    if header.get("format") != _FORMAT or not isinstance(header.get("episodes"), int):
-        raise lines.error(f"is not the header of the {_FORMAT} format")
-    if header.get("version") != _VERSION:
-        raise lines.error(f"has version {header.get('version')} of {_FORMAT}, only {_VERSION} is known")
-    episodes: list[Episode] = []
-    credit: dict[StepKey, dict[str, float]] = {}
-    for number in range(header["episodes"]):
-        record = lines.take(records, f"episode {number + 1} of {header['episodes']}")
-        count = record.pop("steps", None)
-        if record.pop("kind", None) != "episode" or not isinstance(count, int) or record.keys() != set(_EPISODE_FIELDS):
-            raise lines.error("is not a complete episode record")
-        episode = Episode(steps=[], **record)
-        for index in range(count):
-            record = lines.take(records, f"step {index} of episode {episode.trajectory!r}")
-            values = record.pop("credit", None)
-            kind, identity = record.pop("kind", None), [record.pop(name, None) for name in _IDENTITY]
-            if kind != "step" or record.keys() != set(_STEP_FIELDS):
-                raise lines.error("is not a complete step record")
-            if identity != [getattr(episode, name) for name in _IDENTITY]:
-                raise lines.error(f"belongs to another episode than {episode.trajectory!r}")
-            step = Step(**record)
-            episode.steps.append(step)
-            if values is not None:
-                credit[_key(episode, step.index)] = values
-        episodes.append(episode)
-    if next(records, None) is not None:
-        raise lines.error("follows the last episode")
-    return episodes, credit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,19 +12,20 @@ from openrlhf_gagpo.credit.batch import StepBatch
 from openrlhf_gagpo.credit.options import EstimatorOptions, option
 from openrlhf_gagpo.credit.registry import register
 from openrlhf_gagpo.credit.result import CreditResult
-from openrlhf_gagpo.credit.scores import against_group, episode_scores, kept_rows, less_own_penalty, step_returns
+from openrlhf_gagpo.credit.scores import (
+    BASELINE_DEFAULTS,
+    against_group,
+    episode_scores,
+    kept_rows,
+    less_own_penalty,
+    step_returns,
+)
 from openrlhf_gagpo.credit.sets import Blocks, Floats, by_spread, deviations, normalise, set_statistics
 
 __all__ = ["DEFAULTS", "GagpoOptions", "gagpo"]
 
-DEFAULTS: dict[str, object] = {
-    "actor.policy_loss_type": "gspo",
-    "algo.kl.init_coef": 0.01,
-    "algo.kl.use_loss": True,
-    "algo.kl.estimator": "k3",
-    "actor.lr_scheduler": "constant",
-    "actor.lr_warmup_ratio": 0.0,
-}
+DEFAULTS: Mapping[str, object] = {**BASELINE_DEFAULTS, "actor.policy_loss_type": "gspo"}
+"""Run-level settings: those of the baselines, with one importance ratio per action."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,11 @@ def gagpo(batch: StepBatch, options: GagpoOptions) -> CreditResult:
 
     ``delta_t = r_t + gamma V(s_{t+1}) - V(s_t)``, ``A_t = delta_t + gamma lambda A_{t+1}``, V = 0 after the last step,
     then standardised over the steps of the group. All steps of a group whose advantages do not differ get exactly 0.
+
+    With the penalty c of an invalid step (I_t = 1) in mode ``reward``, r_t is the reward less c I_t everywhere. In mode
+    ``local`` it is so in delta_t, but V averages R_t - c I_t with R_t the return without penalties. V(s_{t+1}) and the
+    lambda sum then carry a penalty to earlier steps all the same, which the Monte Carlo form R_t - c I_t - V(s_t) does
+    not.
     """
     layout, cells = batch.layout, batch.layout.cells
     penalty, mode = options.invalid_penalty, options.invalid_penalty_mode

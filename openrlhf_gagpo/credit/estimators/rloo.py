@@ -28,9 +28,11 @@ class RlooOptions(EstimatorOptions):
 
 @register("rloo", RlooOptions, BASELINE_DEFAULTS)
 def rloo(batch: StepBatch, options: RlooOptions) -> CreditResult:
-    """``(score - mean) n / (n - 1)`` inside the group, which is the score less the mean of the n - 1 other entries.
+    """``(score - mean) n / (n - 1)`` inside the group, which is an entry's score less the mean of the n - 1 others.
 
-    With ``statistics=rows`` the other entries include the sibling steps of the same trajectory.
+    With ``statistics=rows`` the other entries include the sibling steps of the same trajectory. With ``trajectories``
+    the entries are the scores of steps 0; a later step with its own local penalty is no entry, and the factor
+    ``n / (n - 1)`` enlarges its penalty.
     """
     groups = batch.layout.groups
     scores = episode_scores(batch, options.invalid_penalty, options.invalid_penalty_mode)

@@ -1,0 +1,70 @@
+"""Checks of what an environment returns, so that a wrong answer costs one episode and not the run.
+
+Only what the rollout, the records and credit read is checked. Numbers and switches are made plain Python values, since
+records are JSON.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from agent_envs.base import EnvError, Reset, StepResult
+
+__all__ = ["sound_reset", "sound_step"]
+
+
+def sound_reset(answer: object) -> Reset:
+    """``answer`` itself. Raises ``EnvError`` unless it is a ``Reset`` whose texts are texts."""
+    if not isinstance(answer, Reset):
+        raise EnvError(f"the environment's reset returned a {type(answer).__name__}: it must return a Reset")
+    _check_texts(answer, ("observation", "state_key", "task", "category"), "reset")
+    return answer
+
+
+def sound_step(answer: object) -> StepResult:
+    """``answer`` with plain numbers and switches (``np.float32`` becomes ``float``).
+
+    Raises ``EnvError`` unless it is a ``StepResult`` whose texts are texts, whose reward and score are finite numbers
+    and which ends an episode in one way at most.
+    """
+    if not isinstance(answer, StepResult):
+        raise EnvError(f"the environment's step returned a {type(answer).__name__}: it must return a StepResult")
+    _check_texts(answer, ("observation", "state_key"), "step")
+    result = replace(
+        answer,
+        **{name: _number(answer, name) for name in ("reward", "score")},
+        **{name: _switch(answer, name) for name in ("terminated", "truncated", "admissible", "success")},
+    )
+    if result.terminated and result.truncated:
+        raise EnvError("the environment reported a step as both terminated and truncated: it must choose one")
+    return result
+
+
+def _check_texts(answer: Reset | StepResult, names: tuple[str, ...], method: str) -> None:
+    for name in names:
+        value = getattr(answer, name)
+        if not isinstance(value, str):
+            raise EnvError(f"the environment's {method} returned a {type(value).__name__} as {name}: it must be a str")
+    actions = answer.admissible_actions
+    if not isinstance(actions, tuple | list) or not all(isinstance(action, str) for action in actions):
+        raise EnvError(f"the environment's {method} returned wrong admissible_actions: they must be a tuple of str")
+
+
+def _number(answer: StepResult, name: str) -> float:
+    value = getattr(answer, name)
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise EnvError(f"the environment returned the {name} {value!r}, which is not finite: it must be a number")
+    return number
+
+
+def _switch(answer: StepResult, name: str) -> bool:
+    value = getattr(answer, name)
+    try:
+        return bool(value)
+    except (TypeError, ValueError):  # an array of several
+        raise EnvError(f"the environment returned {name} as a {type(value).__name__}: it must be a bool") from None
