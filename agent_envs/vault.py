@@ -28,9 +28,10 @@ SPLIT_TENTHS = {"train": range(8), "valid": range(8, 9), "test": range(9, 10)}
 MAX_ACTION_CHARS = 64
 
 PROMPT = PromptTemplate(
-    # The first branch is for a model that has to be told the task, the second for one trained on the bare state.
+    # The first branch is for a model that has to be told the task, the second for one trained on the bare state. Only
+    # settings of the run choose between them, so that the wording stays the same within an episode.
     turn="""\
-{% if think or action_tags or history %}
+{% if think or action_tags %}
 You walk through a square grid of rooms. Collect every key, open the chest in its room once you have them all, \
 take the gem out of it and put the gem on the altar. You can only use what is in your own room. The situation gives \
 your row and column and, for each thing, how far away it is to the north or south and to the west or east; "level 0" \
@@ -58,6 +59,12 @@ Give exactly one action between <action> and </action>.
 Answer with exactly one action and nothing else.
 {% endif %}
 {% else %}
+{% for turn in history %}
+{{ turn.observation }} action : {{ turn.action }}
+{% endfor %}
+{% if admissible_actions %}
+possible : {{ admissible_actions | join(" , ") }}
+{% endif %}
 {{ observation }} action :
 {%- endif %}
 """,

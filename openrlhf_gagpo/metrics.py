@@ -119,6 +119,8 @@ _TABLE: tuple[tuple[str, str, str], ...] = (
     ("eval/episodes", "Episodes that count in the averages: all but the faulted ones.", "count"),
     ("eval/faulted", "Episodes ended by a failure of the environment and left out of the averages.", "count"),
     ("eval/success/<category>", "Success rate on the tasks of one category.", "share"),
+    ("eval/success_low/<category>", "Lower end of its 95 % interval.", "share"),
+    ("eval/success_high/<category>", "Upper end of its 95 % interval.", "share"),
     ("eval/tasks/<category>", "Episodes of one category that count in its success rate.", "count"),
     ("time/rollout", "Playing the episodes, from first reset to last step.", "s"),
     ("time/credit", "Computing advantages.", "s"),

@@ -96,7 +96,6 @@ def _check_record(record: Reset | StepResult) -> None:
 def _check_malformed(env: TextEnv, other: TextEnv, task: str) -> None:
     """An action that makes no sense changes nothing but the number of steps."""
     start = env.reset(task, 7)
-    reference = other.reset(task, 7)
     for action in MALFORMED[: env.max_steps - 1]:
         result = env.step(action)
         assert not result.admissible, f"{action[:20]!r} counted as admissible"
@@ -106,11 +105,38 @@ def _check_malformed(env: TextEnv, other: TextEnv, task: str) -> None:
     for action in MALFORMED[env.max_steps - 1 :]:
         env.reset(task, 7)
         assert not env.step(action).terminated
-    if reference.admissible_actions:
-        action = reference.admissible_actions[0]
+    _check_later_steps(env, other, task)
+
+
+def _check_later_steps(env: TextEnv, other: TextEnv, task: str) -> None:
+    """After malformed actions, sensible ones do what they do in an instance that saw none.
+
+    Sensible are the expert's actions and, where there is no expert, listed ones.
+    """
+    offered = other.reset(task, 7).admissible_actions
+    expert = other.expert()
+    actions: list[str] = []
+    clean: list[StepResult] = []
+    # The other half of the steps is for malformed actions.
+    while len(actions) < env.max_steps // 2 and (expert is not None or offered):
+        actions.append(expert() if expert is not None else offered[0])
+        clean.append(other.step(actions[-1]))
+        offered = clean[-1].admissible_actions
+        if clean[-1].terminated or clean[-1].truncated:
+            break
+    room = env.max_steps - len(actions)
+    for first in range(0, len(MALFORMED), room):
         env.reset(task, 7)
-        env.step(MALFORMED[0])
-        assert env.step(action).state_key == other.step(action).state_key
+        for action in MALFORMED[first : first + room]:
+            env.step(action)
+        for action, result in zip(actions, clean, strict=True):
+            assert _effect(env.step(action)) == _effect(result), f"malformed actions changed what {action!r} does"
+
+
+def _effect(result: StepResult) -> tuple[object, ...]:
+    """What may not depend on the number of steps taken before."""
+    ended = (result.terminated, result.success, result.score, result.reward)
+    return (result.state_key, result.admissible, result.admissible_actions, *ended)
 
 
 def _check_truncation(env: TextEnv, task: str) -> None:
@@ -163,6 +189,7 @@ def _explore(env: TextEnv, task: str) -> tuple[Reset, list[StepResult], list[str
     results: list[StepResult] = []
     offered = start.admissible_actions
     while not results or not (results[-1].terminated or results[-1].truncated):
+        assert len(results) < env.max_steps, "the episode goes on after max_steps"
         if offered:
             actions.append(offered[(3 * len(actions) + 1) % len(offered)])
         else:

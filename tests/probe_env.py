@@ -22,7 +22,15 @@ class Probe(TextEnv):
     made: ClassVar[int] = 0
     loaded_in: ClassVar[str] = ""
 
-    def __init__(self, preload_fails: bool = False, make_fails: bool = False, hang_in_close: bool = False) -> None:
+    def __init__(
+        self,
+        preload_fails: bool = False,
+        make_fails: bool = False,
+        make_refuses: bool = False,
+        hang_in_close: bool = False,
+    ) -> None:
+        if make_refuses:
+            raise UnknownTask("probe: no such data")
         if make_fails:
             raise EnvError("probe: nothing works here")
         Probe.made += 1

@@ -20,8 +20,6 @@ from agent_envs.alfworld.layout import (
     OFFICIAL_COUNTS,
     SPLITS,
     TRAJ_FILE,
-    count_games,
-    official_shortfall,
 )
 from agent_envs.alfworld.rooms import LAMP_STANDS, ROOMS, SIZES, TASKS, furniture_of, scenes_of
 from agent_envs.base import EnvError, UnknownTask
@@ -105,17 +103,8 @@ def test_large_houses_have_one_of_what_houses_have_one_of():
         assert all(furniture.count(kind) <= 1 for kind in ("Fridge", "Microwave", "Bed", "Toilet", "GarbageCan"))
 
 
-def test_the_official_counts_are_checked_by_split_and_category(tmp_path):
+def test_the_official_counts_add_up():
     assert [sum(counts.values()) for counts in OFFICIAL_COUNTS.values()] == [3553, 140, 134]
-    assert official_shortfall(OFFICIAL_COUNTS) == []
-    generate(tmp_path, "train", 2, 0, task_types=("pick_and_place_simple", "look_at_obj_in_light"))
-    counts = count_games(tmp_path / GAMES_FOLDER)
-    assert counts == {"train": {"Pick": 1, "Look": 1, "Clean": 0, "Heat": 0, "Cool": 0, "Pick2": 0}}
-    train, seen, unseen = official_shortfall(counts)
-    assert train.startswith("train has 2 games where the official data has 3553 (Pick 1 of 790, Look 1 of 308, ")
-    assert "alfworld-download" in train
-    assert seen.startswith("valid_seen is missing; the official data has 140 games there")
-    assert unseen.startswith("valid_unseen is missing")
 
 
 def test_the_tables_name_what_alfworld_knows():

@@ -23,7 +23,9 @@ HUNT = str(ROOT / "examples" / "external_env" / "number_hunt.py")
 SMALL = ("--env.options", "train_tasks=4", "valid_tasks=1", "test_tasks=0")
 
 BROKEN = """
-from agent_envs import register
+from dataclasses import replace
+
+from agent_envs import PromptTemplate, register
 from agent_envs.vault import VaultEnv
 
 
@@ -37,6 +39,43 @@ class Broken(VaultEnv):
 class Helpless(VaultEnv):
     def expert(self):
         return None
+
+
+@register("endless-vault")
+class Endless(Helpless):
+    def step(self, action):
+        self._steps = 0
+        return super().step(action)
+
+
+@register("mute-vault")
+class Mute(VaultEnv):
+    def step(self, action):
+        super().step(action)
+
+
+@register("misworded-vault")
+class Misworded(VaultEnv):
+    prompt = PromptTemplate(turn="{{ observation }} {% if think %}{{ thought }}{% endif %}")
+
+
+@register("promptless-vault")
+class Promptless(VaultEnv):
+    prompt = "{{ observation }}"
+
+
+@register("limitless-vault")
+class Limitless(VaultEnv):
+    def tasks(self, split):
+        tasks = super().tasks(split)
+        self.max_steps = "many"
+        return tasks
+
+
+@register("surrogate-vault")
+class Surrogate(VaultEnv):
+    def reset(self, task, seed):
+        return replace(super().reset(task, seed), observation="a \\ud800 b")
 
 
 @register("timid-vault")
@@ -101,12 +140,12 @@ def test_list_shows_plugins_and_what_cannot_be_used(env, plugin, monkeypatch):
     assert status == 0
     assert "train, valid, test" in lines["timid-vault"]
     assert "could not be loaded" in lines["gone"]
-    assert lines["vault"].endswith("[needs no_such_package: pip install 'openrlhf-gagpo[vault]']")
+    assert lines["vault"].endswith("[needs no_such_package: run pip install -e '.[vault]' in the checkout]")
 
 
 def test_missing_packages_are_named(env, monkeypatch):
     monkeypatch.setattr(env_access, "_PACKAGES", {"vault": ("no_such_package",), "alfworld": ("no_such_package",)})
-    sentence = "needs no_such_package: pip install 'openrlhf-gagpo[{}]'"
+    sentence = "needs no_such_package: run pip install -e '.[{}]' in the checkout"
     status, _, err = env("play", "vault")
     assert (status, err) == (2, f"gagpo: error: environment 'vault' {sentence.format('vault')}\n")
     status, _, err = env("check", "vault")
@@ -216,6 +255,44 @@ def test_check_tells_what_is_wrong(env, plugin):
 
     status, _, err = env("check", "vault", "--split", "test", *SMALL)
     assert (status, err) == (1, "gagpo: error: vault has no tasks in test; check --env.options\n")
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (("vault", "--split", "train", "test", *SMALL), "vault has no tasks in test; check --env.options"),
+        (
+            ("endless-vault",),
+            "task vault-train-0 goes on after max_steps = 14 steps; let step 14 return truncated=True",
+        ),
+        (("mute-vault",), "the environment's step returned a NoneType: it must return a StepResult"),
+        (
+            ("misworded-vault",),
+            "environment 'misworded-vault': the turn prompt template cannot be rendered: 'thought' is undefined; "
+            "mend its prompt",
+        ),
+        (
+            ("promptless-vault",),
+            "environment 'promptless-vault' has no prompt; give its class an attribute prompt with a PromptTemplate",
+        ),
+    ],
+)
+def test_check_ends_with_what_to_mend(env, plugin, argv, sentence):
+    status, out, err = env("check", *argv, "--plugin", plugin)
+    assert (status, err) == (1, f"gagpo: error: {sentence}\n")
+    assert "Traceback" not in out
+    assert "ready" not in out
+
+
+def test_check_wants_a_step_limit(env, plugin):
+    _, _, err = env("check", "limitless-vault", "--plugin", plugin)
+    assert err == "gagpo: error: the environment's max_steps is 'many'; make it a whole number of at least 1\n"
+
+
+def test_play_shows_text_that_no_encoding_holds(env, plugin):
+    status, out, _ = env("play", "surrogate-vault", "--plugin", plugin)
+    assert status == 0
+    assert "a \\ud800 b" in out
 
 
 def test_parsed_options_are_values():

@@ -42,6 +42,7 @@ def test_help_lists_the_commands(capsys):
     assert cli.main(["--help"]) == 0
     out = capsys.readouterr().out
     assert all(command in out for command in cli.COMMANDS)
+    assert "print one recorded episode of a run" in out
     assert cli.main([]) == 2
 
 

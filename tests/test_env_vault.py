@@ -148,6 +148,16 @@ def test_prompt_is_the_bare_state_for_a_model_without_history_or_tags() -> None:
     assert "open the chest" in told
 
 
+def test_the_prompt_keeps_its_wording_within_an_episode() -> None:
+    engine = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    turn = engine.from_string(ENV.prompt.turn)
+    bare = {"task": "", "observation": "you row 1", "step": 2, "think": False, "action_tags": False}
+    past = [{"step": i, "observation": f"you row {i}", "action": "go south"} for i in range(2)]
+    assert turn.render(**bare, history=past, admissible_actions=["go north", "take gem"]) == (
+        "you row 0 action : go south\nyou row 1 action : go south\npossible : go north , take gem\nyou row 1 action :"
+    )
+
+
 @pytest.mark.parametrize(
     "task",
     [

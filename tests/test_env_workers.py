@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 
 from agent_envs import EnvError, UnknownTask
-from agent_envs.workers import EnvFault, EnvPool, Session, pool
+from agent_envs.workers import RESET_TIMEOUT_S, STEP_TIMEOUT_S, EnvFault, EnvPool, Session, pool
+from openrlhf_gagpo.config.flags import all_flags
+from openrlhf_gagpo.rollout.player import RolloutSettings
 
 PROBE = str(Path(__file__).with_name("probe_env.py"))
 
@@ -252,6 +254,28 @@ def test_what_cannot_start_says_why(name: str, options: dict[str, Any], plugins:
     asyncio.run(run())
 
 
+def test_a_refused_constructor_costs_no_session() -> None:
+    async def body(env_pool: EnvPool) -> None:
+        for _ in range(5):
+            with pytest.raises(UnknownTask, match="no such data"):
+                await env_pool.open()
+        (channel,) = env_pool._channels.values()
+        assert (channel.sessions, channel.idle) == (set(), [])
+
+    with_pool(body, probe_pool(options={"make_refuses": True}))
+
+
+def test_a_slow_start_ends_in_one_sentence() -> None:
+    with pytest.raises(EnvError, match=r"was not loaded within 0\.001 s; give its import and preload less to do"):
+        with_pool(EnvPool.start, probe_pool(start_timeout=0.001))
+
+
+def test_the_default_timeouts_are_the_same_everywhere() -> None:
+    flags = [all_flags()[f"env.{call}_timeout"].default for call in ("reset", "step")]
+    settings = RolloutSettings("vault")
+    assert flags == [RESET_TIMEOUT_S, STEP_TIMEOUT_S] == [settings.reset_timeout, settings.step_timeout]
+
+
 def test_bad_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         EnvPool("vault", size=0)
@@ -259,21 +283,13 @@ def test_bad_arguments_are_refused() -> None:
         EnvPool("vault", step_timeout=0)
 
 
-@pytest.mark.parametrize("how", ["aclose", "kill"])
-def test_closing_leaves_no_process(how: str) -> None:
+def test_closing_leaves_no_process() -> None:
     async def run() -> list[int]:
         env_pool = probe_pool(size=2)
-        session, stuck = await env_pool.open(), await env_pool.open()
+        session, _ = await env_pool.open(), await env_pool.open()
         pids = env_pool.pids + [int(await answer(session, "pid"))]
-        if how == "aclose":
-            await env_pool.aclose()
-            await env_pool.aclose()
-        else:
-            call = asyncio.ensure_future(stuck.step("hang"))
-            await asyncio.sleep(0.05)
-            env_pool.kill()
-            with pytest.raises(EnvFault, match="killed"):
-                await call
+        await env_pool.aclose()
+        await env_pool.aclose()
         with pytest.raises(EnvFault, match="pool was"):
             await session.step("x")
         with pytest.raises(EnvError, match="pool is closed"):
@@ -314,14 +330,14 @@ def test_a_pool_belongs_to_one_loop() -> None:
     async def use() -> None:
         await env_pool.start()
 
-    async def use_and_kill() -> None:
+    async def use_and_close() -> None:
         with pytest.raises(EnvError, match="one per loop"):
             await env_pool.start()
-        env_pool.kill()
+        await env_pool.aclose()
 
     asyncio.run(use())
     pids = env_pool.pids
-    asyncio.run(use_and_kill())
+    asyncio.run(use_and_close())
     assert all_gone(pids)
 
 

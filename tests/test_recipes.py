@@ -121,6 +121,9 @@ def test_a_recipe_says_in_its_name_what_it_trains_with():
         assert config.actor.policy_loss_type == ("gspo" if estimator == "gagpo" else "ppo")
         if estimator in ("gagpo", "gigpo"):
             assert options.gamma == 0.95
+        if estimator != "gagpo":
+            # As verl-agent: statistics over the steps of a group, and its bound on the loss.
+            assert (options.statistics, config.actor.dual_clip) == ("rows", 3.0)
         if estimator == "gagpo":
             assert options.lambd == 0.8
         if estimator == "gigpo":

@@ -63,7 +63,7 @@ def test_full_report(full: RunFolder) -> None:
     assert html.count("<figure>") == 15
     assert "recipe examples/recipes/vault_demo.yaml" in html
     assert "24 of 24" in html
-    assert "Iteration 1, highest return: solved" in html
+    assert "Iteration 1, best (success, then return): solved" in html
     assert "4 more steps are not shown." in html
     assert "before training" in html
 
@@ -73,6 +73,23 @@ def test_text_from_the_run_is_escaped(full: RunFolder) -> None:
     assert "<b>key</b>" not in html
     assert "A door &amp; a &lt;b&gt;key&lt;/b&gt;." in html
     assert "Answer with &lt;one&gt; action." in html
+
+
+def test_categories_have_their_intervals(bare: RunFolder) -> None:
+    bare.append_eval(0, eval_row(3, 64), split="valid")
+    logged = {"eval/success": 0.5, "eval/success/heat": 0.25, "eval/success/cool": 0.5, "eval/tasks/cool": 10}
+    logged |= {"eval/success_low/heat": 0.125, "eval/success_high/heat": 0.375}
+    bare.append_eval(4, logged, split="valid")
+    html = read(build_report(bare.path))
+    assert (
+        '<td>cool</td><td class="n">10</td><td class="n">5.2 % (1.7 to 20.1)</td><td class="n">50.0 % (23.7 to' in html
+    )
+    assert '<td>heat</td><td class="n"></td><td class="n">4.7 % (1.7 to 20.1)</td><td class="n">25.0 % (12.5 to' in html
+
+
+def test_text_that_no_encoding_holds(bare: RunFolder) -> None:
+    write_episodes(bare.rollout_path(1), [episode(0, success=True, observation="a \ud800 b")])
+    assert "a \\ud800 b" in read(build_report(bare.path))
 
 
 def test_equal_runs_give_equal_figures(full: RunFolder) -> None:

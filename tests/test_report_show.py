@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 from report_runs import episode, make_run
 
+from openrlhf_gagpo.cli.main import main as gagpo
 from openrlhf_gagpo.cli.show import main
+from openrlhf_gagpo.report.episodes import extremes, load_episodes
 from openrlhf_gagpo.rollout.records import write_episodes
 from openrlhf_gagpo.runfolder import RunFolder
 
@@ -72,6 +74,23 @@ def test_faulted_episode_without_steps_or_credit(tmp_path: Path, capsys: pytest.
     write_episodes(run.rollout_path(4), [broken, episode(1, success=False)])
     assert "environment failure: the engine died, 0 steps" in show(capsys, str(run.path))
     assert "episode 1 of 0 to 1" in show(capsys, str(run.path), "--worst")
+
+
+def test_text_that_no_encoding_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = RunFolder.create(tmp_path / "run", {}, "")
+    write_episodes(run.rollout_path(1), [episode(0, success=True, observation="a \ud800 b")])
+    assert gagpo(["show", str(run.path)]) == 0
+    assert "a \\ud800 b" in capsys.readouterr().out
+
+
+def test_best_means_the_same_in_help_and_report(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    words = " ".join(capsys.readouterr().out.split())
+    assert "the best episode by success, then return" in words
+    assert "the worst episode by success, then return" in words
+    labels = [label for label, _ in extremes(load_episodes(run, 1))]
+    assert labels == ["best (success, then return)", "worst (success, then return)"]
 
 
 def test_unknown_flag_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:

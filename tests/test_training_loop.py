@@ -17,6 +17,7 @@ from openrlhf_gagpo.config.resolve import resolve
 from openrlhf_gagpo.rollout.grouping import drop_incomplete
 from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, SamplingParams
 from openrlhf_gagpo.runfolder import RunFolder
+from openrlhf_gagpo.stats import wilson_interval
 from openrlhf_gagpo.training.loop import Trainer
 from openrlhf_gagpo.training.settings import loss_options, rollout_settings, sampling
 from openrlhf_gagpo.training.summary import evaluation_metrics, rollout_metrics
@@ -171,6 +172,8 @@ def test_summaries_leave_faulted_episodes_out() -> None:
     assert (row["eval/success"], row["eval/tasks"], row["eval/faulted"]) == (0.5, 2, 1)
     assert row["eval/success_low"] < 0.5 < row["eval/success_high"]
     assert (row["eval/success/cool"], row["eval/success/heat"], row["eval/tasks/heat"]) == (1.0, 0.0, 1)
+    assert (row["eval/success_low/heat"], row["eval/success_high/heat"]) == wilson_interval(0, 1)
+    assert glossary.undocumented([row]) == set()
 
 
 def test_settings_follow_the_flags(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from openrlhf_gagpo.cli.warmstart import main, parse
 from openrlhf_gagpo.hygiene import DEFAULTS
+from openrlhf_gagpo.warmstart import pipeline
 from openrlhf_gagpo.warmstart.settings import WarmstartError, WarmstartSettings
 
 
@@ -25,6 +26,7 @@ def test_flags_become_settings(tmp_path: Path) -> None:
     flags = "--env.name vault --episodes 9 --lr 1e-3 --rollout.history_length 2 --rollout.list_actions"
     options = ["--env.options", '{"size": 4}', "--env.options", "keys=3", "--env.options", "word=gold"]
     settings = parse([*flags.split(), *options, "--out", str(tmp_path)])
+    assert settings == parse([*flags.split(), *options[:1], *options[1::2], "--out", str(tmp_path)])
     assert settings == WarmstartSettings(
         env_name="vault",
         out=tmp_path,
@@ -78,6 +80,19 @@ def test_a_filled_folder_is_left_alone(tmp_path: Path) -> None:
         WarmstartSettings(env_name="vault", out=tmp_path).check()
     with pytest.raises(WarmstartError, match="not an empty folder"):
         WarmstartSettings(env_name="vault", out=tmp_path / "notes.txt").check()
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "warm_start", lambda *_: pytest.fail("the work has begun"))
+    (tmp_path / "file").write_text("")
+    out = tmp_path / "file" / "m"
+    assert main(["--env.name", "vault", "--out", str(out)]) == 2
+    assert (
+        capsys.readouterr().err
+        == f"gagpo: error: --out {out} cannot be written: Not a directory; name another folder.\n"
+    )
 
 
 def test_help_and_errors_import_nothing_heavy(tmp_path: Path) -> None:

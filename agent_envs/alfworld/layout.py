@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -22,10 +20,8 @@ __all__ = [
     "OFFICIAL_COUNTS",
     "SPLITS",
     "TRAJ_FILE",
-    "count_games",
     "games_root",
     "list_games",
-    "official_shortfall",
     "task_type_of",
 ]
 
@@ -102,35 +98,3 @@ def list_games(root: Path, split: str) -> tuple[str, ...]:
         if supported and game.with_name(TRAJ_FILE).is_file() and _SOLVABLE.search(game.read_text(encoding="utf-8")):
             tasks.append(task)
     return tuple(sorted(tasks))
-
-
-def count_games(root: Path) -> dict[str, dict[str, int]]:
-    """Split -> category -> games, for the splits that are there; reads every game file."""
-    counts = {}
-    for split in SPLITS:
-        if (root / split).is_dir():
-            found = Counter(CATEGORIES[task_type_of(task)] for task in list_games(root, split))
-            counts[split] = {category: found[category] for category in CATEGORIES.values()}
-    return counts
-
-
-def official_shortfall(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
-    """What differs from the official data, a sentence per split; empty when the data is complete.
-
-    Args:
-        counts: as ``count_games`` returns them.
-    """
-    sentences = []
-    for split, expected in OFFICIAL_COUNTS.items():
-        total = sum(expected.values())
-        if split not in counts:
-            sentences.append(f"{split} is missing; the official data has {total} games there: run `alfworld-download`.")
-            continue
-        found = counts[split]
-        off = [f"{name} {found[name]} of {games}" for name, games in expected.items() if found[name] != games]
-        if off:
-            sentences.append(
-                f"{split} has {sum(found.values())} games where the official data has {total} "
-                f"({', '.join(off)}): run `alfworld-download --force`, unless these games are your own."
-            )
-    return sentences

@@ -69,7 +69,8 @@ class Launcher:
         except TimeoutError:
             self.kill()
             raise EnvError(
-                f"Environment {spec.name!r} was not loaded within {timeout:g} s; raise the start timeout."
+                f"Environment {spec.name!r} was not loaded within {timeout:g} s; give its import and preload less to "
+                "do, or its data a faster disk."
             ) from None
         except BaseException:
             self.kill()

@@ -14,8 +14,10 @@ from agent_envs.workers.channel import Call, Channel
 from agent_envs.workers.launcher import Launcher
 from agent_envs.workers.wire import EnvFault, EnvSpec
 
-__all__ = ["EnvPool", "PoolStats", "Session"]
+__all__ = ["RESET_TIMEOUT_S", "STEP_TIMEOUT_S", "EnvPool", "PoolStats", "Session"]
 
+RESET_TIMEOUT_S = 120.0
+STEP_TIMEOUT_S = 60.0
 CLOSE_GRACE_S = 5.0
 """How long workers may take to close their environments before they are killed."""
 
@@ -58,8 +60,8 @@ class EnvPool:
         options: Mapping[str, Any] | None = None,
         size: int = 1,
         plugins: Sequence[str] = (),
-        reset_timeout: float = 60.0,
-        step_timeout: float = 30.0,
+        reset_timeout: float = RESET_TIMEOUT_S,
+        step_timeout: float = STEP_TIMEOUT_S,
         start_timeout: float = 600.0,
     ) -> None:
         if size < 1:
@@ -125,7 +127,10 @@ class EnvPool:
             raise EnvError("The environment pool was closed while it started.")
 
     async def open(self) -> Session:
-        """A session with an instance of its own. Raises ``EnvFault`` if the instance cannot be made."""
+        """A session with an instance of its own.
+
+        Raises ``EnvFault`` if the instance cannot be made; ``UnknownTask`` if its constructor raises that.
+        """
         await self.start()
         if len(self._channels) < self._size:
             number = next(self._numbers)
@@ -138,7 +143,9 @@ class EnvPool:
         if not reused:
             try:
                 await session._call("make", self._slow_timeout)
-            except asyncio.CancelledError:
+            except BaseException:
+                # Whether the constructor was cancelled or refused, what it left is not for reuse.
+                session._abandoned = True
                 await session.close()
                 raise
         return session
@@ -172,15 +179,6 @@ class EnvPool:
         finally:
             self._launcher.kill()
             self._channels.clear()
-
-    def kill(self) -> None:
-        """End all processes at once, hung ones included; to be called in the pool's event loop."""
-        self._closed = True
-        if self._starting is not None and not self._starting.done():
-            self._starting.cancel()
-        self._launcher.kill()
-        for number in list(self._channels):
-            self._lose_sessions(self._channels.pop(number), "the environment pool was killed during the episode")
 
     def _worker_late(self, channel: Channel, call: Call) -> None:
         self._stats.timeouts += 1
@@ -236,7 +234,11 @@ class Session:
         self._fault: EnvFault | None = None
         self._closed = False
         self._abandoned = False
-        """A call was cancelled, so the instance may still be at it."""
+        """A call was cancelled, so the instance may still be at it; or the instance was never finished."""
+
+    async def max_steps(self) -> int:
+        """The environment's step limit."""
+        return await self._call("max_steps", self._pool._slow_timeout)
 
     async def reset(self, task: str, seed: int) -> Reset:
         """Start ``task``. Raises ``UnknownTask``, which leaves the session usable."""

@@ -79,6 +79,8 @@ class _Worker:
         if operation == "reset":
             self._experts.pop(instance, None)
             return env.reset(*arguments)
+        if operation == "max_steps":
+            return env.max_steps
         if operation == "tasks":
             return tuple(env.tasks(*arguments))
         if instance not in self._experts:

@@ -11,15 +11,12 @@ from typing import NoReturn
 
 from agent_envs import registry
 from openrlhf_gagpo import hygiene
-from openrlhf_gagpo.cli.env_access import install_hint, load_plugins
+from openrlhf_gagpo.cli.env_access import OPTIONS, install_hint, load_plugins
 from openrlhf_gagpo.cli.env_generate import GENERATORS
 from openrlhf_gagpo.cli.main import guarded
 from openrlhf_gagpo.config.errors import ConfigError
-from openrlhf_gagpo.config.flag import Disposition, Flag
 
 __all__ = ["main", "parse"]
-
-_OPTIONS = Flag("env.options", dict, {}, Disposition.BOTH, "options of the environment: a JSON object, or key=value")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -54,7 +51,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Checked arguments. Raises ``ConfigError`` for those that make no sense; ``SystemExit`` follows ``--help``."""
     given = _parser().parse_args(list(argv))
     if "options" in given:
-        given.options = _OPTIONS.coerce([item for use in given.options for item in use], "--env.options")
+        given.options = OPTIONS.coerce([item for use in given.options for item in use], "--env.options")
     if given.command == "play" and given.task is not None and (given.split, given.index) != (None, None):
         raise ConfigError("--task names one task, so --split and --index have no use with it; remove them")
     return given
@@ -74,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     one = argparse.ArgumentParser(add_help=False, parents=[plugins])
     one.add_argument("name", metavar="NAME", help="environment, as `gagpo env list` names it")
     one.add_argument(
-        "--env.options", dest="options", action="append", nargs="+", default=[], metavar="KEY=VALUE", help=_OPTIONS.help
+        "--env.options", dest="options", action="append", nargs="+", default=[], metavar="KEY=VALUE", help=OPTIONS.help
     )
 
     parser = _Parser(prog="gagpo env", description="List, play, check and generate environments.", allow_abbrev=False)

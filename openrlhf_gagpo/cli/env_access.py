@@ -11,8 +11,11 @@ from typing import Any
 from agent_envs import registry
 from agent_envs.base import EnvError, TextEnv
 from openrlhf_gagpo.config.errors import ConfigError
+from openrlhf_gagpo.config.flag import Disposition, Flag
 
-__all__ = ["install_hint", "load_plugins", "made", "refusals"]
+__all__ = ["OPTIONS", "install_hint", "load_plugins", "made", "refusals"]
+
+OPTIONS = Flag("env.options", dict, {}, Disposition.BOTH, "options of the environment: a JSON object, or key=value")
 
 _PACKAGES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"alfworld": ("alfworld", "textworld"), "webshop": ("regex",)}
@@ -25,7 +28,7 @@ def install_hint(name: str) -> str:
     missing = [package for package in _PACKAGES.get(name, ()) if find_spec(package) is None]
     if not missing:
         return ""
-    return f"needs {' and '.join(missing)}: pip install 'openrlhf-gagpo[{name}]'"
+    return f"needs {' and '.join(missing)}: run pip install -e '.[{name}]' in the checkout"
 
 
 def load_plugins(plugins: Sequence[str]) -> None:

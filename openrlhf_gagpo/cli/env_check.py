@@ -13,16 +13,15 @@ from itertools import zip_longest
 from typing import Any
 
 from agent_envs import registry
-from agent_envs.base import EnvError, StepResult
+from agent_envs.base import EnvError, PromptTemplate, StepResult, TextEnv
 from agent_envs.workers import EnvFault, EnvPool, Session
 from openrlhf_gagpo.cli.env_access import install_hint, refusals
 from openrlhf_gagpo.cli.env_data import DATA
 from openrlhf_gagpo.config.errors import ConfigError, RunError
+from openrlhf_gagpo.rollout.contract import sound_reset, sound_step
+from openrlhf_gagpo.rollout.prompt import PromptBuilder, PromptTemplateError
 
 __all__ = ["check"]
-
-_PATIENCE_S = 600.0
-"""For listing tasks and resets: the first look at data on a slow disk may take minutes."""
 
 _REFUSALS = (
     "agent_envs.base.EnvError:",
@@ -67,10 +66,38 @@ def check(name: str, options: Mapping[str, Any], plugins: Sequence[str], splits:
     if strange:
         raise ConfigError(f"{name} has no split {strange[0]!r}; it has {', '.join(known)}")
     _say("environment", f"{name}, {cls.__module__}.{cls.__qualname__}")
+    _check_prompt(name, cls)
     with _failures():
         if data:
             _say_all("data", data.where(options))
-        asyncio.run(_check(name, options, plugins, tuple(splits or known)))
+        asyncio.run(_check(name, options, plugins, tuple(splits or known), splits or ()))
+
+
+class _Words:
+    """Stands in for a tokenizer: the check is of the wording."""
+
+    def encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        return list(range(len(text.split())))
+
+
+def _check_prompt(name: str, cls: type[TextEnv]) -> None:
+    """Word the prompt for each answer format, as a run does at its start."""
+    template = getattr(cls, "prompt", None)
+    if not isinstance(template, PromptTemplate):
+        raise RunError(f"environment {name!r} has no prompt; give its class an attribute prompt with a PromptTemplate")
+    for asks in (True, False):
+        try:
+            PromptBuilder(
+                template,
+                _Words(),
+                history_length=1,
+                think=asks,
+                action_tags=asks,
+                list_actions=asks,
+                max_prompt_tokens=1_000_000,
+            )
+        except PromptTemplateError as error:
+            raise RunError(f"environment {name!r}: {str(error).rstrip('.')}; mend its prompt") from error
 
 
 @contextmanager
@@ -85,9 +112,11 @@ def _failures() -> Iterator[None]:
         raise RunError(str(error).rstrip(".")) from error
 
 
-async def _check(name: str, options: Mapping[str, Any], plugins: Sequence[str], splits: Sequence[str]) -> None:
+async def _check(
+    name: str, options: Mapping[str, Any], plugins: Sequence[str], splits: Sequence[str], needed: Sequence[str]
+) -> None:
     begin = time.perf_counter()
-    async with EnvPool(name, options, size=1, plugins=plugins, reset_timeout=_PATIENCE_S) as pool:
+    async with EnvPool(name, options, size=1, plugins=plugins) as pool:
         _say("loaded", f"in {time.perf_counter() - begin:.2f} s, in a worker process")
         # Where no instance can be made, this says so once; listing would say it for every split.
         await (await pool.open()).close()
@@ -98,8 +127,9 @@ async def _check(name: str, options: Mapping[str, Any], plugins: Sequence[str], 
             _report(await _episode(pool, playable))
     if faults:
         raise RunError(f"{str(faults[0]).rstrip('.')}; or name the splits you need with --split")
-    if playable is None:
-        raise RunError(f"{name} has no tasks in {', '.join(splits)}; check --env.options")
+    empty = [split for split in needed if not tasks[split]] or (splits if playable is None else ())
+    if empty:
+        raise RunError(f"{name} has no tasks in {', '.join(empty)}; check --env.options")
     _say("result", "ready")
 
 
@@ -118,17 +148,24 @@ async def _tasks(pool: EnvPool, splits: Sequence[str]) -> tuple[dict[str, tuple[
 async def _episode(pool: EnvPool, task: str) -> _Played:
     """The expert's episode, or a random one where there is no expert."""
     session = await pool.open()
+    limit = await session.max_steps()
+    if not isinstance(limit, int) or limit < 1:
+        raise RunError(f"the environment's max_steps is {limit!r}; make it a whole number of at least 1")
     begin = time.perf_counter()
-    start = await session.reset(task, 0)
+    start = sound_reset(await session.reset(task, 0))
     played = _Played(task, "expert", time.perf_counter() - begin)
     offered, rng = start.admissible_actions, random.Random(0)
     while played.last is None or not (played.last.terminated or played.last.truncated):
+        if len(played.step_s) >= limit:
+            raise RunError(
+                f"task {task} goes on after max_steps = {limit} steps; let step {limit} return truncated=True"
+            )
         action = await _expert_action(session) if played.player == "expert" else None
         if action is None:
             played.player = "random actions" if offered else "meaningless actions (no expert, no list of actions)"
             action = rng.choice(offered) if offered else "?"
         begin = time.perf_counter()
-        played.last = await session.step(action)
+        played.last = sound_step(await session.step(action))
         played.step_s.append(time.perf_counter() - begin)
         played.earned += played.last.reward
         offered = played.last.admissible_actions

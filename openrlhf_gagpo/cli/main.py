@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
@@ -16,8 +17,8 @@ __all__ = ["COMMANDS", "guarded", "main"]
 COMMANDS = {
     "train": ("openrlhf_gagpo.cli.train", "train an agent, or evaluate one (--eval_only)"),
     "warmstart": ("openrlhf_gagpo.cli.warmstart", "make a starting model from demonstrations"),
-    "show": ("openrlhf_gagpo.cli.show", "look at a run: its numbers, its episodes, its report"),
-    "env": ("openrlhf_gagpo.cli.env", "list, describe and play environments"),
+    "show": ("openrlhf_gagpo.cli.show", "print one recorded episode of a run"),
+    "env": ("openrlhf_gagpo.cli.env", "list, play and check environments, and generate their data"),
 }
 """Command -> module with ``main(argv)``, and what it does. Modules are imported only when their command runs."""
 
@@ -31,6 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def guarded(command: Callable[[list[str]], int | None], argv: list[str]) -> int:
     """Exit status of ``command``: 2 for a wrong configuration, 1 for a failed run, 130 after Ctrl-C; no traceback."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Models and environments may say what the terminal cannot show, lone surrogates included.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return command(argv) or 0
     except (ConfigError, RunFolderError) as error:

@@ -11,6 +11,7 @@ from rich.padding import Padding
 from rich.rule import Rule
 from rich.text import Text
 
+from openrlhf_gagpo.cli.main import guarded
 from openrlhf_gagpo.report.episodes import PlayedEpisode, best, load_episodes, worst
 from openrlhf_gagpo.rollout.types import Step
 from openrlhf_gagpo.runfolder import RunFolder, RunFolderError
@@ -42,8 +43,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--iteration", type=int, metavar="N", help="training iteration (default: the last recorded)")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--episode", type=int, metavar="K", default=0, help="episode of the iteration, from 0 (default)")
-    which.add_argument("--best", action="store_true", help="the episode with the highest return")
-    which.add_argument("--worst", action="store_true", help="the episode with the lowest return")
+    which.add_argument("--best", action="store_true", help="the best episode by success, then return")
+    which.add_argument("--worst", action="store_true", help="the worst episode by success, then return")
     return parser
 
 
@@ -107,4 +108,4 @@ def _render_step(step: Step, credit: dict[str, float]) -> list[RenderableType]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main, sys.argv[1:]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from openrlhf_gagpo import hygiene
+from openrlhf_gagpo.cli.env_access import OPTIONS
+from openrlhf_gagpo.config.errors import ConfigError
 from openrlhf_gagpo.warmstart.settings import WarmstartError, WarmstartSettings
 
 __all__ = ["main", "parse"]
@@ -53,9 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     env = parser.add_argument_group("environment and prompts")
     flag(env, "env.name", "environment to demonstrate", required=True)
     env.add_argument("--out", type=Path, required=True, help="folder to save to; must be new or empty")
-    flag(
-        env, "env.options", "options of the environment, as a JSON object or as key=value; repeatable", action="append"
-    )
+    flag(env, "env.options", OPTIONS.help, action="append", nargs="+", metavar="KEY=VALUE")
     flag(env, "env.plugin", "Python file or module that registers an environment; repeatable", action="append")
     flag(env, "env.split", "split whose tasks are demonstrated")
     flag(env, "rollout.history_length", "past steps shown in a prompt", type=int)
@@ -83,29 +82,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _options(items: Sequence[str]) -> dict[str, Any]:
-    options: dict[str, Any] = {}
-    for item in items:
-        if item.lstrip().startswith("{"):
-            try:
-                options |= json.loads(item)
-            except json.JSONDecodeError as error:
-                raise WarmstartError(f"--env.options {item} is not a JSON object: {error}.") from error
-            continue
-        key, equals, value = item.partition("=")
-        if not equals or not key:
-            raise WarmstartError(f"--env.options takes a JSON object or key=value, not {item!r}.")
-        try:
-            options[key] = json.loads(value)
-        except json.JSONDecodeError:
-            options[key] = value
-    return options
-
-
 def parse(argv: Sequence[str]) -> WarmstartSettings:
     """Settings from command-line flags. Raises ``WarmstartError`` for a flag or value that does not fit."""
     values = vars(_parser().parse_args(argv))
-    values["env_options"] = _options(values.get("env_options", ()))
+    try:
+        given = [item for use in values.get("env_options", ()) for item in use]
+        values["env_options"] = OPTIONS.coerce(given, "--env.options")
+    except ConfigError as error:
+        raise WarmstartError(f"{error}.") from error
     values["env_plugins"] = tuple(values.get("env_plugins", ()))
     return WarmstartSettings(**values)
 
@@ -144,6 +128,7 @@ def _run(settings: WarmstartSettings) -> int:
         raise WarmstartError(str(error)) from error
     try:
         check_demonstrable(env, settings.split)
+        settings.claim_out()
         # Heavy imports come only after everything above has been found usable.
         from openrlhf_gagpo.warmstart.pipeline import warm_start
 

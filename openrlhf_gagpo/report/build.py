@@ -11,7 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from openrlhf_gagpo.report.data import Evaluation, Setting, config_table, evaluations, number
+from openrlhf_gagpo.report.data import CategoryRate, Evaluation, Setting, config_table, evaluations, number
 from openrlhf_gagpo.report.episodes import PlayedEpisode, extremes, load_episodes
 from openrlhf_gagpo.report.figures import panels
 from openrlhf_gagpo.runfolder import RunFolder, RunFolderError
@@ -33,12 +33,16 @@ class Headline:
 
 @dataclass(frozen=True)
 class CategoryRow:
-    """Success of one category at the first and the last evaluation, as text."""
+    """Success of one category at the first and the last evaluation; None where it was not evaluated."""
 
     name: str
-    episodes: str
-    before: str
-    after: str
+    before: CategoryRate | None
+    after: CategoryRate | None
+
+    @property
+    def episodes(self) -> str:
+        """Episodes of the last evaluation, as text."""
+        return "" if self.after is None or self.after.episodes is None else str(self.after.episodes)
 
 
 def build_report(run_dir: str | os.PathLike[str]) -> Path:
@@ -59,7 +63,7 @@ def build_report(run_dir: str | os.PathLike[str]) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": _percent, "interval": _interval, "number": _number, "clip": _clip}
+    environment.filters |= {"percent": _percent, "rate": _rate, "interval": _interval, "number": _number, "clip": _clip}
     info = run.info()
     html = environment.get_template("report.html.j2").render(
         name=run.path.resolve().name,
@@ -78,7 +82,8 @@ def build_report(run_dir: str | os.PathLike[str]) -> Path:
         shown_steps=_SHOWN_STEPS,
     )
     temporary = run.report_path.with_name(".report.html.tmp")
-    temporary.write_text(html, encoding="utf-8")
+    # A model may write lone surrogates, which UTF-8 cannot hold.
+    temporary.write_text(html, encoding="utf-8", errors="backslashreplace")
     temporary.replace(run.report_path)
     return run.report_path
 
@@ -136,12 +141,7 @@ def _moment(text: str) -> str:
 
 def _categories(headline: Headline) -> list[CategoryRow]:
     before, after = headline.before.categories, headline.after.categories
-    nothing = (math.nan, None)
-    rows = []
-    for name in sorted(before.keys() | after.keys()):
-        (old, _), (new, episodes) = before.get(name, nothing), after.get(name, nothing)
-        rows.append(CategoryRow(name, "" if episodes is None else str(episodes), _percent(old), _percent(new)))
-    return rows
+    return [CategoryRow(name, before.get(name), after.get(name)) for name in sorted(before.keys() | after.keys())]
 
 
 def _samples(run: RunFolder) -> tuple[list[tuple[int, str, PlayedEpisode]], str]:
@@ -159,6 +159,15 @@ def _samples(run: RunFolder) -> tuple[list[tuple[int, str, PlayedEpisode]], str]
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %" if math.isfinite(share) else "unknown"
+
+
+def _rate(rate: CategoryRate | None) -> str:
+    """A category's success with its interval in brackets."""
+    if rate is None:
+        return "unknown"
+    if not (math.isfinite(rate.low) and math.isfinite(rate.high)):
+        return _percent(rate.success)
+    return f"{_percent(rate.success)} ({100 * rate.low:.1f} to {100 * rate.high:.1f})"
 
 
 def _interval(evaluation: Evaluation) -> str:

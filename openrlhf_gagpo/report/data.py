@@ -12,7 +12,7 @@ import numpy as np
 from openrlhf_gagpo.runfolder import RunFolder
 from openrlhf_gagpo.stats import wilson_interval
 
-__all__ = ["Evaluation", "Points", "Setting", "config_table", "evaluations", "points"]
+__all__ = ["CategoryRate", "Evaluation", "Points", "Setting", "config_table", "evaluations", "points"]
 
 _CATEGORY = "eval/success/"
 
@@ -40,6 +40,17 @@ class Setting:
 
 
 @dataclass(frozen=True)
+class CategoryRate:
+    """Success on the tasks of one category."""
+
+    success: float
+    low: float
+    high: float
+    """95 % interval; NaN when the number of episodes is unknown."""
+    episodes: int | None
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """One evaluation of one split."""
 
@@ -50,8 +61,7 @@ class Evaluation:
     high: float
     """95 % interval; NaN when the number of tasks is unknown."""
     tasks: int | None
-    categories: dict[str, tuple[float, int | None]] = field(default_factory=dict)
-    """Category -> success rate, episodes."""
+    categories: dict[str, CategoryRate] = field(default_factory=dict)
     row: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -79,16 +89,20 @@ def evaluations(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Evaluation]
 
 
 def _evaluation(row: Mapping[str, Any], split: str) -> Evaluation:
-    success, tasks = number(row["eval/success"]), _count(row.get("eval/tasks"))
-    low, high = number(row.get("eval/success_low")), number(row.get("eval/success_high"))
-    if tasks is not None and not (math.isfinite(low) and math.isfinite(high)):
-        low, high = wilson_interval(min(tasks, round(success * tasks)), tasks)
-    categories = {
-        name.removeprefix(_CATEGORY): (number(value), _count(row.get(f"eval/tasks/{name.removeprefix(_CATEGORY)}")))
-        for name, value in row.items()
-        if name.startswith(_CATEGORY)
-    }
-    return Evaluation(row["iteration"], split, success, low, high, tasks, categories, row)
+    names = [name.removeprefix(_CATEGORY) for name in row if name.startswith(_CATEGORY)]
+    overall, categories = _rate(row, ""), {name: _rate(row, f"/{name}") for name in names}
+    return Evaluation(
+        row["iteration"], split, overall.success, overall.low, overall.high, overall.episodes, categories, row
+    )
+
+
+def _rate(row: Mapping[str, Any], suffix: str) -> CategoryRate:
+    """A success rate with its interval, which older rows lack; ``suffix`` is "" or "/<category>"."""
+    success, count = number(row[f"eval/success{suffix}"]), _count(row.get(f"eval/tasks{suffix}"))
+    low, high = number(row.get(f"eval/success_low{suffix}")), number(row.get(f"eval/success_high{suffix}"))
+    if count is not None and math.isfinite(success) and not (math.isfinite(low) and math.isfinite(high)):
+        low, high = wilson_interval(min(count, round(success * count)), count)
+    return CategoryRate(success, low, high, count)
 
 
 def _count(value: object) -> int | None:

@@ -63,12 +63,12 @@ def load_episodes(run: RunFolder, iteration: int) -> list[PlayedEpisode]:
 
 
 def best(played: list[PlayedEpisode]) -> PlayedEpisode:
-    """The first of the episodes with the highest return; faulted ones only when there is nothing else."""
+    """The first of the best episodes by success, then return; faulted ones only when there is nothing else."""
     return max(played, key=lambda p: (not p.episode.faulted, p.episode.success, p.episode.episode_return))
 
 
 def worst(played: list[PlayedEpisode]) -> PlayedEpisode:
-    """The first of the episodes with the lowest return; faulted ones only when there is nothing else."""
+    """The first of the worst episodes by success, then return; faulted ones only when there is nothing else."""
     return min(played, key=lambda p: (p.episode.faulted, p.episode.success, p.episode.episode_return))
 
 
@@ -79,7 +79,7 @@ def extremes(played: list[PlayedEpisode]) -> list[tuple[str, PlayedEpisode]]:
     top, bottom = best(played), worst(played)
     if top.episode.episode_return == bottom.episode.episode_return and top.episode.success == bottom.episode.success:
         return [("first episode", top)]
-    return [("highest return", top), ("lowest return", bottom)]
+    return [("best (success, then return)", top), ("worst (success, then return)", bottom)]
 
 
 def _ranges(numbers: list[int]) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agent_envs import registry
-from agent_envs.workers import EnvPool
+from agent_envs.workers import RESET_TIMEOUT_S, STEP_TIMEOUT_S, EnvPool
 from openrlhf_gagpo.rollout.episode import play_all
 from openrlhf_gagpo.rollout.prompt import PromptBuilder
 from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, Policy, SamplingParams
@@ -27,8 +27,8 @@ class RolloutSettings:
     env_options: Mapping[str, Any] = field(default_factory=dict)
     plugins: tuple[str, ...] = ()
     workers: int = 1
-    reset_timeout: float = 60.0
-    step_timeout: float = 30.0
+    reset_timeout: float = RESET_TIMEOUT_S
+    step_timeout: float = STEP_TIMEOUT_S
     concurrency: int = 256
     history_length: int = 2
     think: bool = True

@@ -62,6 +62,9 @@ def evaluation_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
     }
     for entry in success_by_category(episodes):
         if entry.category:
+            low, high = entry.interval
             metrics[f"eval/success/{entry.category}"] = entry.share
+            metrics[f"eval/success_low/{entry.category}"] = low
+            metrics[f"eval/success_high/{entry.category}"] = high
             metrics[f"eval/tasks/{entry.category}"] = entry.episodes
     return metrics

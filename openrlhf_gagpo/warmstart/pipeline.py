@@ -41,7 +41,7 @@ class WarmstartSummary:
 def warm_start(settings: WarmstartSettings, env: TextEnv, say: Callable[[str], None]) -> WarmstartSummary:
     """Clone noisy-expert episodes of ``env`` and save model, tokenizer and ``warmstart.json`` to ``settings.out``.
 
-    Nothing is written before training has finished. ``say`` receives one line per stage. Raises ``WarmstartError``
+    No file is written before training has finished. ``say`` receives one line per stage. Raises ``WarmstartError``
     for prompts that do not fit.
     """
     if settings.device == "cuda" and not torch.cuda.is_available():

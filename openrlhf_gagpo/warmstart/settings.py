@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -80,6 +81,17 @@ class WarmstartSettings:
             )
         if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
             raise WarmstartError(f"--out {self.out} exists and is not an empty folder; name a new folder.")
+
+    def claim_out(self) -> None:
+        """Create ``out`` and see that it can be written. Raises ``WarmstartError`` where it cannot."""
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.out):
+                pass
+        except OSError as error:
+            raise WarmstartError(
+                f"--out {self.out} cannot be written: {error.strerror}; name another folder."
+            ) from error
 
     def to_dict(self) -> dict[str, Any]:
         """The settings in JSON types."""
