@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache
@@ -71,22 +71,25 @@ class BatchSampler:
 
 @torch.inference_mode()
 def generate_batch(model: Any, turns: Sequence[_Turn], eos_ids: Sequence[int], pad_id: int) -> list[Completion]:
-    """Sample one completion per turn; finished rows leave the batch."""
+    """Sample one completion per turn; equal prompts are read once, finished rows leave the batch."""
     device = next(model.parameters()).device
-    width = max(len(turn.prompt_ids) for turn in turns)
-    input_ids = torch.full((len(turns), width), pad_id, dtype=torch.long)
-    mask = torch.zeros((len(turns), width), dtype=torch.long)
-    for row, turn in enumerate(turns):
-        input_ids[row, width - len(turn.prompt_ids) :] = torch.tensor(turn.prompt_ids)
-        mask[row, width - len(turn.prompt_ids) :] = 1
+    index: dict[tuple[int, ...], int] = {}
+    copies = [index.setdefault(tuple(turn.prompt_ids), len(index)) for turn in turns]
+    width = max(len(prompt) for prompt in index)
+    input_ids = torch.full((len(index), width), pad_id, dtype=torch.long)
+    mask = torch.zeros((len(index), width), dtype=torch.long)
+    for prompt, row in index.items():
+        input_ids[row, width - len(prompt) :] = torch.tensor(prompt)
+        mask[row, width - len(prompt) :] = 1
     input_ids, mask = input_ids.to(device), mask.to(device)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    uniforms = [np.random.default_rng(turn.params.seed) for turn in turns]
+    uniforms = [random.Random(turn.params.seed) for turn in turns]
     tokens: list[list[int]] = [[] for _ in turns]
     log_probs: list[list[float]] = [[] for _ in turns]
     reasons = ["length"] * len(turns)
     alive = list(range(len(turns)))
     cache = DynamicCache(config=model.config)
+    expand: Tensor | None = torch.tensor(copies, device=device)
     while True:
         output = model(
             input_ids=input_ids,
@@ -96,17 +99,21 @@ def generate_batch(model: Any, turns: Sequence[_Turn], eos_ids: Sequence[int], p
             use_cache=True,
             logits_to_keep=1,
         )
-        params = [turns[index].params for index in alive]
-        draws = [uniforms[index].random() for index in alive]
-        chosen, scores = _sample(output.logits[:, -1], params, draws)
+        logits = output.logits[:, -1]
+        if expand is not None:
+            logits, mask, positions = logits[expand], mask[expand], positions[expand]
+            cache.batch_select_indices(expand)
+            expand = None
+        params = [turns[turn].params for turn in alive]
+        draws = [uniforms[turn].random() for turn in alive]
+        chosen, scores = _sample(logits, params, draws)
         keep = []
-        for row, index in enumerate(alive):
-            token = int(chosen[row])
-            tokens[index].append(token)
-            log_probs[index].append(float(scores[row]))
+        for row, (turn, token, score) in enumerate(zip(alive, chosen.tolist(), scores.tolist(), strict=True)):
+            tokens[turn].append(token)
+            log_probs[turn].append(score)
             if token in eos_ids:
-                reasons[index] = "stop"
-            elif len(tokens[index]) < turns[index].params.max_new_tokens:
+                reasons[turn] = "stop"
+            elif len(tokens[turn]) < turns[turn].params.max_new_tokens:
                 keep.append(row)
         if not keep:
             break

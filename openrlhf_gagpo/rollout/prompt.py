@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import jinja2
@@ -107,6 +108,8 @@ class PromptBuilder:
             raise ValueError(f"chat_template is {chat_template!r}: use 'auto' or 'none'")
         self._template = template
         self._tokenizer = tokenizer
+        # Members of a rollout group meet the same states, so most prompts of an iteration are asked for several times.
+        self._encode = lru_cache(maxsize=1024)(lambda text: tuple(tokenizer.encode(text, add_special_tokens=False)))
         self._history_length = history_length
         self._list_actions = list_actions
         self._max_prompt_tokens = max_prompt_tokens
@@ -181,7 +184,7 @@ class PromptBuilder:
     def _attempt(self, variables: Mapping[str, object], window: list[HistoryEntry], drop: int) -> BuiltPrompt:
         turn = _render(self._turn, {**variables, "history": window[drop:]}, "turn")
         text = self._wrap(turn)
-        return BuiltPrompt(self._tokenizer.encode(text, add_special_tokens=False), text, drop)
+        return BuiltPrompt(list(self._encode(text)), text, drop)
 
     def _wrap(self, turn: str) -> str:
         if self._system_role:

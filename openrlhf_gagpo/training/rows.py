@@ -111,6 +111,7 @@ def plan_updates(
     ranks: int = 1,
     epochs: int = 1,
     seed: int = 0,
+    equal: Sequence[int] | None = None,
 ) -> list[OptimizerStep]:
     """Plan the optimizer steps of one iteration.
 
@@ -123,6 +124,8 @@ def plan_updates(
         response_lengths: (N,) response tokens per row.
         mini_batch: rows per optimizer step, at most.
         micro_batch: rows per pass on one rank, at most; None: as many as ``max_tokens`` allows.
+        equal: (N,) rows with the same number are the same sequence and stay together in the permutation, so that most
+            of them share an optimizer step, where a backend may compute them once.
         max_tokens: padded tokens per pass on one rank, at most (a single longer row still gets its pass).
     """
     count = len(lengths)
@@ -134,7 +137,12 @@ def plan_updates(
     rng = np.random.default_rng(seed)
     plan = []
     for _ in range(epochs):
-        for rows in np.array_split(rng.permutation(count), steps_per_epoch):
+        order = rng.permutation(count)
+        if equal is not None:
+            place: dict[int, int] = {}
+            first_seen = [place.setdefault(equal[row], position) for position, row in enumerate(order)]
+            order = order[np.argsort(first_seen, kind="stable")]
+        for rows in np.array_split(order, steps_per_epoch):
             by_length = sorted((int(row) for row in rows), key=lambda row: (-lengths[row], row))
             shards = [_cut(by_length[rank::ranks], lengths, micro_batch, max_tokens) for rank in range(ranks)]
             passes = max(len(shard) for shard in shards)

@@ -9,7 +9,7 @@ from openrlhf_gagpo.config.checks import env_options
 from openrlhf_gagpo.rollout.player import RolloutSettings
 from openrlhf_gagpo.rollout.types import SamplingParams
 from openrlhf_gagpo.training.losses import LossOptions
-from openrlhf_gagpo.training.rows import OptimizerStep, TrainingRow, plan_updates
+from openrlhf_gagpo.training.rows import OptimizerStep, TrainingRow, plan_updates, unique_rows
 
 __all__ = ["loss_options", "plan_forward", "plan_training", "rollout_settings", "sampling"]
 
@@ -82,4 +82,5 @@ def plan_training(rows: Sequence[TrainingRow], args: Any, ranks: int, seed: int)
         ranks=ranks,
         epochs=args.train.max_epochs,
         seed=seed,
+        equal=unique_rows(rows)[1],
     )
