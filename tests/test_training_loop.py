@@ -137,12 +137,10 @@ def test_an_iteration_without_any_whole_group_updates_nothing(tmp_path: Path) ->
     assert glossary.undocumented([metrics]) == set()
 
 
-def test_episodes_without_steps_give_no_credit(tmp_path: Path) -> None:
+def test_prompts_that_never_fit_stop_the_run(tmp_path: Path) -> None:
     trainer = _trainer(tmp_path, lambda n: replace(_fault(n), end_reason="prompt_too_long"), eval__before_train=False)
-    metrics = trainer.iterate(1)
-    assert trainer.backend.updates == []
-    assert metrics["rollout/prompts_too_long"] == 8
-    assert trainer.run.rollout_iterations() == [1]
+    with pytest.raises(RunError, match=r"--data\.max_len"):
+        trainer.iterate(1)
 
 
 @pytest.mark.parametrize("before", [True, False])

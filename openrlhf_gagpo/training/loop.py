@@ -130,12 +130,12 @@ class Trainer:
         self.observer.phase(iteration, phase, len(requests))
         parameters = sampling(self.config, evaluation=phase == "evaluation")
         episodes = self.backend.rollout(requests, parameters, self.observer.episode)
-        if all(episode.faulted for episode in episodes):
+        if all(episode.faulted or not episode.steps for episode in episodes):
             when = f"after iteration {iteration}" if phase == "evaluation" else f"of iteration {iteration}"
             cause = " ".join(episodes[0].error.split()).rstrip(".")
             raise RunError(
                 f"no episode of the {phase} {when} could be played ({len(episodes)} failed, the first with: {cause}); "
-                f"mend the environment {self.config.env.name} or its options"
+                f"mend the environment {self.config.env.name}, its options, or --data.max_len"
             )
         return episodes
 
