@@ -215,13 +215,13 @@ def test_sigterm_cancels_what_asyncio_runs() -> None:
 
 
 def test_sigterm_interrupts_where_ctrl_c_is_ignored() -> None:
-    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    previous, before = signal.signal(signal.SIGINT, signal.SIG_IGN), signal.getsignal(signal.SIGTERM)
     try:
         with terminate_as_interrupt(), pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
     finally:
         signal.signal(signal.SIGINT, previous)
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def _faulty(model: Path, run: Path, workers: int = 1, **options: str) -> list[str]:

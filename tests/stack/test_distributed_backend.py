@@ -15,8 +15,9 @@ import torch
 from conftest import make_model
 
 from openrlhf_gagpo.backends.local import LocalBackend
+from openrlhf_gagpo.config.errors import RunError
 from openrlhf_gagpo.config.resolve import resolve
-from openrlhf_gagpo.rollout.types import Episode
+from openrlhf_gagpo.rollout.types import Episode, SamplingParams
 from openrlhf_gagpo.training import schedule
 from openrlhf_gagpo.training.rows import MicroBatch, TrainingRow
 from openrlhf_gagpo.training.settings import sampling
@@ -210,3 +211,11 @@ def test_environment_worker_killed_in_a_rollout_costs_episodes_not_the_run(backe
     assert all(episode.error for episode in faulted)
     assert backend.env_stats()["env/faults"] + backend.env_stats()["env/restarts"] > 0
     assert not any(episode.faulted for episode in play(backend, iteration=5))
+
+
+def test_a_failure_in_a_worker_is_one_sentence_and_not_the_end(backend: Any) -> None:
+    requests = schedule.training_requests(["vault-train-0"], 4, 6, seed=0)
+    with pytest.raises(RunError, match=r"a worker failed with RolloutError: episode .* \(its trace is in .*\)") as stop:
+        backend.rollout(requests, SamplingParams(max_new_tokens=4, temperature=-1.0), lambda episode: None)
+    assert "\n" not in str(stop.value)
+    assert len(play(backend, iteration=7)) == 16

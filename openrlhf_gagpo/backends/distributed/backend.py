@@ -48,7 +48,7 @@ def _worker_variables() -> dict[str, str]:
         if name.startswith(_FORWARDED) and not any(word in name for word in ("TOKEN", "KEY", "SECRET"))
     }
     variables.setdefault("RAY_ENABLE_ZERO_COPY_TORCH_TENSORS", "1")
-    # Of the tokenizers' settings only this one; its name looks like a secret's.
+    # Its name looks like a secret's.
     variables["TOKENIZERS_PARALLELISM"] = os.environ.get("TOKENIZERS_PARALLELISM", "false")
     return {name: value for name, value in variables.items() if name not in taken}
 
@@ -62,8 +62,9 @@ def _explained(method: Callable[..., Any]) -> Callable[..., Any]:
             return method(*args, **kwargs)
         except ray.exceptions.RayError as error:
             cause = getattr(error, "cause", None) or error
-            text = " ".join(str(cause).split("\n")[-1].split()) or type(cause).__name__
-            logs = f"{ray._private.worker._global_node.get_logs_dir_path()}" if ray.is_initialized() else "Ray's logs"
+            text = " ".join(str(cause).strip().split("\n")[-1].split())
+            node = ray._private.worker._global_node
+            logs = "Ray's logs" if node is None else node.get_logs_dir_path()
             raise RunError(
                 f"a worker failed with {type(cause).__name__}: {text[:400]} (its trace is in {logs})"
             ) from error
@@ -192,9 +193,8 @@ class DistributedBackend:
         if ray.is_initialized():
             return
         self._owns_ray = True
-        variables = _worker_variables()
         options: dict[str, Any] = {
-            "runtime_env": {"env_vars": variables},
+            "runtime_env": {"env_vars": _worker_variables()},
             "log_to_driver": False,
             "logging_level": logging.WARNING,
         }
