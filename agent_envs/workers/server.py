@@ -14,6 +14,7 @@ import pickle
 import selectors
 import signal
 import socket
+import sys
 import traceback
 
 from agent_envs import registry
@@ -37,6 +38,8 @@ def main(control_fd: int, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Engines that print must not end up in the output of a command.
     os.dup2(2, 1)
+    # Workers end without a last flush: each line goes out when it is printed.
+    sys.stdout.reconfigure(line_buffering=True)
     control = socket.socket(fileno=control_fd)
     spec: EnvSpec = pickle.loads(control.recv(CONTROL_LIMIT))
     try:
