@@ -38,12 +38,15 @@ def measure(backend: str, model: str, iterations: int, folder: Path) -> dict[str
         check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     total = time.perf_counter() - started
-    rows = RunFolder.open(folder).metrics()
+    run = RunFolder.open(folder)
+    rows = run.metrics()
     spent = sum(row["time/iteration"] for row in rows)
     return {
         "total_s": total,
         "iterations_s": spent,
         "start_and_end_s": total - spent,
+        # What the backend says of its own start: devices, and seconds per part where it has parts.
+        "start": run.info().get("backend", {}),
         "median_s": {phase: statistics.median(row[f"time/{phase}"] for row in rows[1:]) for phase in PHASES},
     }
 
