@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import fast_downward
@@ -64,11 +65,14 @@ class Engine:
         self._buffer = (fast_downward.Operator * 64)()
         self._view: View | None = None
 
-    def load(self, content: Mapping[str, Any]) -> None:
-        """Take the parsed content of a ``game.tw-pddl`` file. Raises ``EnvError`` when the engine cannot read it."""
+    def load(self, content: Mapping[str, Any], cache_dir: Path | None = None) -> None:
+        """Take the parsed content of a ``game.tw-pddl`` file; its translation is kept in ``cache_dir``.
+
+        Raises ``EnvError`` when the engine cannot read it.
+        """
         self._game = None
         with _guarded("load the game"):
-            self._game = shared_game(content)
+            self._game = shared_game(content, cache_dir)
         self._view = None
 
     def reset(self) -> View:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -36,6 +37,8 @@ class AlfworldEnv(TextEnv):
         state_key: ``observation``, the paper's choice: the observation text (at the start the whole raw text), so that
             "Nothing happens." is one state wherever it is read; or ``situation``: the observation with the agent's
             place and what it carries, which tells such states apart.
+        cache_dir: where translations of games are kept (30 KB each at the official size); default ``gagpo/alfworld`` in
+            the user's cache folder.
 
     Raises:
         EnvError: no games there, or an option out of range.
@@ -51,6 +54,7 @@ class AlfworldEnv(TextEnv):
         max_steps: int = 50,
         success_reward: float = 10.0,
         state_key: str = "observation",
+        cache_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         if max_steps < 1:
             raise EnvError(f"max_steps of the ALFWorld environment must be at least 1, not {max_steps}")
@@ -61,6 +65,7 @@ class AlfworldEnv(TextEnv):
         self.max_steps = max_steps
         self._success_reward = success_reward
         self._state_key = state_key
+        self._cache_dir = None if cache_dir is None else Path(cache_dir).expanduser()
         self._root = games_root(data_dir)
         self._tasks: dict[str, tuple[str, ...]] = {}
         self._engine: Engine | None = None
@@ -174,7 +179,7 @@ class AlfworldEnv(TextEnv):
             ) from error
         if not isinstance(game, dict):
             raise EnvError(f"the ALFWorld game {path} is no JSON object; generate or download it again")
-        engine.load(game)
+        engine.load(game, self._cache_dir)
         self._loaded = task
 
 

@@ -6,10 +6,10 @@ rollout group, and all episodes of a game after the first. It holds no state of 
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Any
 
 import fast_downward
@@ -19,6 +19,7 @@ from textworld.logic import Type, TypeHierarchy
 
 from agent_envs.alfworld.facts import Binding, Fact, Facts, negated
 from agent_envs.alfworld.planning import essential_problem
+from agent_envs.alfworld.translation import translated
 from agent_envs.alfworld.wording import Wording
 from agent_envs.base import EnvError
 
@@ -56,41 +57,29 @@ class Game:
         domain: PDDL domain.
         grammar: textworld's grammar of commands and feedback.
         problem: PDDL problem.
+        cache_dir: see ``translated``.
     """
 
-    def __init__(self, domain: str, grammar: str, problem: str) -> None:
+    def __init__(self, domain: str, grammar: str, problem: str, cache_dir: Path | None) -> None:
         self._domain = domain
         self._problem = problem
-        # Without optimisation every operator is kept, and the engine shows them all.
-        task, sas = fast_downward.pddl2sas(domain, problem)
-        # A twentieth of the size, and unpacked in less than 1 ms.
-        self._sas = zlib.compress(sas.encode(), level=1)
-        self._types = {thing.name: thing.type_name for thing in task.objects}
-        self._parameters = {
-            action.name: tuple((parameter.name.strip("?"), parameter.type_name) for parameter in action.parameters)
-            for action in task.actions
-        }
-        self._changing = {effect.literal.predicate for action in task.actions for effect in action.effects}
+        translation = translated(domain, problem, cache_dir)
+        self.sas = translation.sas.encode()
+        """The translation that is played."""
+        self._types = translation.objects
+        self._parameters = translation.parameters
+        self._changing = set(translation.changing)
         hierarchy = TypeHierarchy()
         # ALFRED declares "object", which is also the root of all types; as in the stock engine, the root comes first.
-        for kind in {kind.name: kind for kind in reversed(task.types)}.values():
-            hierarchy.add(Type(kind.name, kind.supertype_names))
-        self.start = Facts(
-            self._fact(atom.predicate, atom.args)
-            for atom in task.init
-            if isinstance(atom, fast_downward.translate.pddl.Atom) and atom.predicate != "="
-        )
-        """What holds at the beginning. The task's numbers (costs and distances) are no facts."""
+        for name, ancestors in dict(reversed(translation.types)).items():
+            hierarchy.add(Type(name, ancestors))
+        self.start = Facts(self._fact(predicate, arguments) for predicate, *arguments in translation.start)
+        """What holds at the beginning."""
         things = self._named_things()
         self._names = {name: thing.name for name, thing in things.items()}
         self.wording = Wording(grammar, hierarchy, things)
         self.operators: dict[int, Operator] = {}
         """Operators met so far, by their numbers in the translation."""
-
-    @property
-    def sas(self) -> bytes:
-        """The translation that is played."""
-        return zlib.decompress(self._sas)
 
     def essential_sas(self, facts: Facts) -> bytes:
         """A translation to plan with where ``facts`` hold, reduced to what the goal can need."""
@@ -116,7 +105,7 @@ class Game:
         action = self.wording.actions[action_name]
         parameters = self._parameters[action_name]
         # The translator appends the variables of "exists" to an action's parameters; an operator's name omits them.
-        binding = {parameter: (thing, parameter[1]) for parameter, thing in zip(parameters, things, strict=False)}
+        binding = {(name, kind): (thing, kind) for (name, kind), thing in zip(parameters, things, strict=False)}
         operator = Operator(binding, action.template, action.feedback_rule, command=None, effects=effects)
         # A command that asks only for predicates no action changes (in ALFRED: where the furniture stands) has one text
         # for the whole game.
@@ -156,7 +145,7 @@ class Game:
         return things
 
 
-def shared_game(content: Mapping[str, Any]) -> Game:
+def shared_game(content: Mapping[str, Any], cache_dir: Path | None = None) -> Game:
     """The game of a parsed ``game.tw-pddl`` file, from this process's cache if it is there.
 
     The key is the content, so a file that was written again is read again. Raises ``EnvError`` if parts are missing.
@@ -164,9 +153,9 @@ def shared_game(content: Mapping[str, Any]) -> Game:
     missing = [key for key in _REQUIRED if key not in content]
     if missing:
         raise EnvError(f"the ALFWorld game lacks {', '.join(missing)}; generate or download it again")
-    return _game(*(content[key] for key in _REQUIRED))
+    return _game(*(content[key] for key in _REQUIRED), cache_dir)
 
 
 @lru_cache(maxsize=_KEPT_GAMES)
-def _game(domain: str, grammar: str, problem: str) -> Game:
-    return Game(domain, grammar, problem)
+def _game(domain: str, grammar: str, problem: str, cache_dir: Path | None) -> Game:
+    return Game(domain, grammar, problem, cache_dir)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from agent_envs.cache import default_cache
 from agent_envs.webshop.products import CatalogueError, Product
 from agent_envs.webshop.search import Index, IndexBuilder
 from agent_envs.webshop.sources import FileSet, Sources, find_sources, read_products
@@ -113,7 +114,7 @@ def load_catalogue(
     if num_products is not None and num_products < 1:
         raise CatalogueError(f"num_products of the WebShop environment must be at least 1, not {num_products}.")
     sources = find_sources(data_dir, files)
-    root = Path(cache_dir).expanduser() if cache_dir is not None else _default_cache()
+    root = Path(cache_dir).expanduser() if cache_dir is not None else default_cache("webshop")
     try:
         content = [file_digest(path, root) for path in sources.paths]
     except OSError as error:
@@ -126,10 +127,6 @@ def load_catalogue(
 def _open(folder: Path, sources: Sources, limit: int | None) -> Catalogue:
     arrays, notes = open_or_build(folder, lambda scratch: _pack(scratch, sources, limit))
     return Catalogue(folder, arrays, notes)
-
-
-def _default_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "gagpo" / "webshop"
 
 
 def _pack(folder: Path, sources: Sources, limit: int | None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

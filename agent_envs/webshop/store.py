@@ -5,21 +5,20 @@ Mapped files are shared by all processes of a node through the page cache, so a 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from agent_envs.base import EnvError
+from agent_envs.cache import locked
 
 __all__ = ["Blob", "BlobWriter", "StoreError", "file_digest", "open_or_build"]
 
@@ -81,7 +80,7 @@ def open_or_build(
         return found
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(folder.with_suffix(".lock")):
+        with locked(folder.with_suffix(".lock")):
             found = _read(folder)
             if found is None:
                 _write(folder, build)
@@ -169,10 +168,3 @@ def _replace(path: Path, text: str) -> None:
     scratch = path.with_suffix(f".{os.getpid()}")
     scratch.write_text(text, encoding="utf-8")
     scratch.replace(path)
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

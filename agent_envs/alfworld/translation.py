@@ -1,0 +1,117 @@
+"""Translations of games for the native engine, kept on disk.
+
+Translating takes nearly all of a game's first reset (a fifth of a second at the official size) and depends on the
+game's PDDL alone, so it is done once per machine: one process translates, the others that want the same game meanwhile
+(the members of a rollout group) wait for it and read the result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import zlib
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import fast_downward
+
+from agent_envs.cache import default_cache, locked
+
+__all__ = ["Translation", "translated"]
+
+_FORMAT = 1
+_LOCKS = 64
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Translation:
+    """What the engine needs to know of a game's PDDL. Lists and not tuples, as JSON gives them back."""
+
+    sas: str
+    """The task as the native engine reads it; no operator is left out."""
+    objects: dict[str, str]
+    """Thing -> its type."""
+    parameters: dict[str, list[list[str]]]
+    """Action -> (name, type) of its parameters."""
+    changing: list[str]
+    """Predicates that some action changes."""
+    types: list[list[str | list[str]]]
+    """(type, its ancestors), in the order of declaration."""
+    start: list[list[str]]
+    """Predicate and arguments of what holds at the beginning. The task's numbers (costs, distances) are no facts."""
+
+
+def translated(domain: str, problem: str, cache_dir: Path | None = None) -> Translation:
+    """The translation of a game, from ``cache_dir`` (default: the user's cache folder) if it is there.
+
+    A cache that cannot be read or written costs time and nothing else.
+    """
+    folder = cache_dir if cache_dir is not None else default_cache("alfworld")
+    key = hashlib.sha256("\0".join((str(_FORMAT), _translator(), domain, problem)).encode()).hexdigest()[:32]
+    path = folder / key[:2] / f"{key}.z"
+    found = _read(path)
+    if found is not None:
+        return found
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(folder / f"{int(key, 16) % _LOCKS:02}.lock"):
+            found = _read(path)
+            if found is None:
+                found = _translate(domain, problem)
+                _write(path, found)
+            return found
+    except OSError as error:
+        _warn(f"{folder} cannot be used ({error.strerror or error}): every process translates every ALFWorld game")
+        return found or _translate(domain, problem)
+
+
+def _translate(domain: str, problem: str) -> Translation:
+    # Without optimisation every operator is kept, and the engine shows them all.
+    task, sas = fast_downward.pddl2sas(domain, problem)
+    return Translation(
+        sas=sas,
+        objects={thing.name: thing.type_name for thing in task.objects},
+        parameters={
+            action.name: [[parameter.name.strip("?"), parameter.type_name] for parameter in action.parameters]
+            for action in task.actions
+        },
+        changing=sorted({effect.literal.predicate for action in task.actions for effect in action.effects}),
+        types=[[kind.name, list(kind.supertype_names)] for kind in task.types],
+        start=[
+            [atom.predicate, *atom.args]
+            for atom in task.init
+            if isinstance(atom, fast_downward.translate.pddl.Atom) and atom.predicate != "="
+        ],
+    )
+
+
+def _read(path: Path) -> Translation | None:
+    """None where there is nothing, or something that was not written whole."""
+    try:
+        return Translation(**json.loads(zlib.decompress(path.read_bytes())))
+    except (OSError, ValueError, TypeError, zlib.error):
+        return None
+
+
+def _write(path: Path, translation: Translation) -> None:
+    content: dict[str, Any] = asdict(translation)
+    draft = path.with_suffix(f".{os.getpid()}")
+    draft.write_bytes(zlib.compress(json.dumps(content, separators=(",", ":")).encode(), level=1))
+    draft.replace(path)
+
+
+@cache
+def _translator() -> str:
+    return version("fast-downward-textworld")
+
+
+@cache
+def _warn(message: str) -> None:
+    _log.warning(message)
