@@ -304,7 +304,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "platform": platform.platform(),
         **{name: version(name) for name in ("alfworld", "textworld", "fast-downward-textworld")},
     }
-    result["arguments"] = {name: str(value) for name, value in vars(args).items()}
+    result["arguments"] = {name: str(value) for name, value in vars(args).items() if name != "out"}
     for line in table(result):
         sys.stdout.write(line + "\n")
     if args.out:

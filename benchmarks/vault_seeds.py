@@ -11,40 +11,19 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import platform
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
+
+from recording import REPOSITORY, gagpo, keep, machine
 
 from openrlhf_gagpo.report import plot_curve
 from openrlhf_gagpo.runfolder import RunFolder
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 RECIPE = REPOSITORY / "examples/recipes/vault_demo.yaml"
-KEPT = ("run.json", "config.yaml", "metrics.jsonl", "eval.jsonl")
 # 97.5th percentiles of Student's t by degrees of freedom, for intervals over few seeds.
 T975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-
-
-def gagpo(*arguments: str) -> float:
-    """Run a command and return its seconds."""
-    started = time.perf_counter()
-    subprocess.run(
-        [
-            sys.executable,
-            "-W",
-            "ignore",
-            "-c",
-            "from openrlhf_gagpo.cli.main import main; raise SystemExit(main())",
-            *arguments,
-        ],
-        check=True,
-    )
-    return time.perf_counter() - started
 
 
 def mean_interval(values: list[float]) -> tuple[float, float, float]:
@@ -57,11 +36,6 @@ def mean_interval(values: list[float]) -> tuple[float, float, float]:
     return mean, mean - half, mean + half
 
 
-def _portable(text: str, scratch: str) -> str:
-    """``text`` without the paths of the machine it was written on."""
-    return text.replace(scratch, "runs").replace(str(REPOSITORY), ".")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
@@ -71,7 +45,7 @@ def main() -> None:
     options = parser.parse_args()
 
     summary: dict[str, Any] = {
-        "machine": {"cores": os.cpu_count(), "python": platform.python_version(), "platform": platform.platform()},
+        "machine": machine(),
         "flags": options.flags,
         "runs": [],
         "rise": {},
@@ -88,11 +62,7 @@ def main() -> None:
                 )  # fmt: skip
                 run = RunFolder.open(folder)
                 first, last = run.evals()[0], run.evals()[-1]
-                kept = options.out / f"{backend}-seed{seed}"
-                kept.mkdir(parents=True, exist_ok=True)
-                for name in KEPT:
-                    text = (folder / name).read_text(encoding="utf-8")
-                    (kept / name).write_text(_portable(text, scratch), encoding="utf-8")
+                keep(folder, options.out / f"{backend}-seed{seed}", scratch)
                 summary["runs"].append(
                     {
                         "backend": backend,

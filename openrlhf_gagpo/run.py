@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -55,7 +56,7 @@ def _work(
     backend = backends.create(config)
     try:
         facts = backend.start()
-        folder.add_facts(facts)
+        folder.add_facts({**facts, "ready": datetime.now(UTC).isoformat(timespec="milliseconds")})
         display.note(f"run {folder.path}, {config.backend} backend on {facts['devices']}")
         trainer = Trainer(config, backend, folder, train_tasks, eval_tasks, display)
         # Once more: Ray has put its own handler in place, which would end the process on the spot.

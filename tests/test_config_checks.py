@@ -68,6 +68,15 @@ def test_a_sound_configuration_passes(base):
         ("--algo.kl.no_use_loss", ["KL inside the reward", "algo.kl.init_coef to 0"]),
         ("--algo.kl.target 1 --algo.kl.init_coef 0", ["algo.kl.target"]),
         ("--actor.lr_scheduler wavy", ["--actor.lr_scheduler", "cosine"]),
+        ("--algo.advantage.inadmissible_penalty -1", ["inadmissible_penalty is -1", "0 or more"]),
+        (
+            "--algo.advantage.inadmissible_penalty 0.1 --algo.advantage.invalid_rule either",
+            ["inadmissible_penalty", "invalid_rule at format"],
+        ),
+        (
+            "--algo.advantage.inadmissible_penalty 0.1 --algo.advantage.invalid_penalty 0",
+            ["inadmissible_penalty", "invalid_penalty above 0", "alone with algo.advantage.invalid_rule action"],
+        ),
         ("--actor.dual_clip 0.5", ["--actor.dual_clip", "more than 1"]),
         ("--eval_only", ["--eval_only needs a split", "--env.eval_split"]),
         ("--eval.steps 5", ["eval.steps needs a split"]),

@@ -45,7 +45,7 @@ def columns(**changes: Any) -> dict[str, Any]:
         ({"reward": ["a"] * 5}, "column reward must hold numbers"),
         ({"state": ["A"]}, "column state has 1 rows but step has 5"),
         ({"truncated": [True]}, "column truncated has shape"),
-        ({"invalid": [0, 0, 2, 0, 0]}, r"row 2 .*: invalid must lie between 0 and 1"),
+        ({"invalid": [0, 0, -1, 0, 0]}, r"row 2 .*: invalid must be 0 or more"),
         ({"n_tokens": [1, 1.5, 1, 1, 1]}, r"row 1 .*: n_tokens must be a whole number"),
         ({"state": [["A"], "B", "C", "A", "C"]}, "need hashable keys"),
         ({"next_state": ["B", np.zeros(2), "end", "C", "end"]}, "need hashable keys"),

@@ -14,12 +14,14 @@ from report_runs import episode
 from openrlhf_gagpo import metrics as glossary
 from openrlhf_gagpo.config.errors import RunError
 from openrlhf_gagpo.config.resolve import resolve
+from openrlhf_gagpo.credit import registry
+from openrlhf_gagpo.credit.batch import StepBatch
 from openrlhf_gagpo.rollout.grouping import drop_incomplete
 from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, SamplingParams
 from openrlhf_gagpo.runfolder import RunFolder
 from openrlhf_gagpo.stats import wilson_interval
 from openrlhf_gagpo.training.loop import Trainer
-from openrlhf_gagpo.training.settings import loss_options, rollout_settings, sampling
+from openrlhf_gagpo.training.settings import invalid_share, loss_options, rollout_settings, sampling
 from openrlhf_gagpo.training.summary import evaluation_metrics, rollout_metrics
 
 
@@ -184,6 +186,24 @@ def test_settings_follow_the_flags(tmp_path: Path) -> None:
     played = rollout_settings(config)
     assert (played.env_name, played.concurrency, played.think, played.max_prompt_tokens) == ("vault", 5, False, 58)
     assert played.env_options["max_steps"] == 10
+
+
+def test_a_malformed_and_an_unrecognised_action_have_prices_of_their_own(tmp_path: Path) -> None:
+    # step 1 is malformed, step 2 well-formed but not recognised
+    played = [episode(number, success=False) for number in range(4)]
+
+    def penalties(**flags: object) -> list[float]:
+        flags = {f"algo.advantage.{name}": value for name, value in flags.items()}
+        config = resolve(tiny_vault.arguments("model", tmp_path, **flags)[1:])
+        batch = StepBatch.from_episodes(played, invalid=invalid_share(config))
+        returns = registry.get("gagpo")(batch, config.estimator_options()).return_
+        return [round(value, 9) for value in returns[:4]]
+
+    # discounted by 0.95 a step, the reward being 0
+    one, other = {"invalid_penalty": 0.1, "invalid_rule": "format"}, {"inadmissible_penalty": 0.02}
+    assert penalties(**one) == [-0.095, -0.1, 0, 0]
+    assert penalties(**one, **other) == [round(-0.95 * (0.1 + 0.95 * 0.02), 9), -0.119, -0.02, 0]
+    assert penalties(**one, inadmissible_penalty=0.3) == [round(-0.95 * 0.385, 9), -0.385, -0.3, 0]
 
 
 def test_loss_options_follow_openrlhfs_flags() -> None:

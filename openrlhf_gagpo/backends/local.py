@@ -51,6 +51,7 @@ class LocalBackend:
 
     def start(self) -> dict[str, str]:
         config = self.config
+        started = time.perf_counter()
         if config.train.threads:
             torch.set_num_threads(config.train.threads)
         set_seed(config.train.seed)
@@ -69,8 +70,13 @@ class LocalBackend:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
         self.optimizer, self.scheduler = _optimizer(self.model, config)
         self.sampler = BatchSampler(self.model, _eos_ids(self.model, self.tokenizer), self.tokenizer.pad_token_id)
+        loaded = time.perf_counter()
         self._player = self._runner.run(_make_player(config, self.tokenizer))
-        return {"devices": str(self.device)}
+        return {
+            "devices": str(self.device),
+            "start_models_s": f"{loaded - started:.1f}",
+            "start_environments_s": f"{time.perf_counter() - loaded:.1f}",
+        }
 
     def _load_model(self, path: str) -> Any:
         model = AutoModelForCausalLM.from_pretrained(

@@ -28,7 +28,7 @@ _AT_LEAST_ONE = (
 _OFF_OR_POSITIVE = ("eval.steps", "ckpt.save_steps")
 _NOT_NEGATIVE = (
     "rollout.history_length", "eval.temperature", "algo.kl.init_coef", "actor.adam.weight_decay",
-    "actor.max_norm", "train.seed", "ray.num_gpus",
+    "actor.max_norm", "train.seed", "ray.num_gpus", "algo.advantage.inadmissible_penalty",
 )  # fmt: skip
 _POSITIVE = (
     "env.reset_timeout", "env.step_timeout", "rollout.temperature", "actor.adam.lr", "actor.adam.eps", "actor.muon.lr",
@@ -116,6 +116,15 @@ def _algorithm(config: Config) -> Iterator[str]:
     kl = config.algo.kl
     if kl.init_coef > 0 and not kl.use_loss:
         yield "a KL inside the reward is not supported; set algo.kl.use_loss, or algo.kl.init_coef to 0"
+    advantage = config.algo.advantage
+    if advantage.inadmissible_penalty is not None and not (
+        advantage.invalid_rule == "format" and getattr(advantage, "invalid_penalty", 0) > 0
+    ):
+        yield (
+            f"{_say(config, 'algo.advantage.inadmissible_penalty')} stands beside a penalty of malformed responses: "
+            "set algo.advantage.invalid_penalty above 0 and leave algo.advantage.invalid_rule at format, or penalise "
+            "unrecognised actions alone with algo.advantage.invalid_rule action"
+        )
     if config.actor.dual_clip is not None and not config.actor.dual_clip > 1:
         yield f"{_say(config, 'actor.dual_clip')} is {config.actor.dual_clip}; it must be more than 1"
     if config.actor.lr_scheduler not in _SCHEDULERS:

@@ -46,6 +46,8 @@ OWN_FLAGS: tuple[Flag, ...] = (
     Flag("rollout.concurrency", int, None, _B, "episodes in flight; unset: all of an iteration"),
     Flag("rollout.record", str, "all", _B, "episodes written to the run folder", choices=("all", "none")),
     Flag("algo.advantage.invalid_rule", str, "format", _B, "what makes a step invalid", choices=_INVALID_RULES),
+    Flag("algo.advantage.inadmissible_penalty", float, None, _B, "reward units taken off for a well-formed action that "
+         "the environment did not recognise; unset: as invalid_rule says"),
     Flag("train.num_iterations", int, 160, _B, "iterations: one rollout and the updates from it"),
     Flag("train.device", str, "auto", _L, "device of the local backend", choices=("auto", "cpu", "cuda")),
     Flag("train.threads", int, None, _L, "torch threads of the local backend; unset: torch's choice"),

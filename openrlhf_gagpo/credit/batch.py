@@ -55,7 +55,7 @@ class StepBatch:
     terminated: Bools
     truncated: Bools
     invalid: Floats
-    """1 where the action counts as invalid, else 0."""
+    """How many times the invalid penalty the step costs: 1 where the action is invalid, 0 where it is not."""
     n_tokens: Ints
     """Trained response tokens of the step."""
     value: Floats | None
@@ -112,9 +112,7 @@ class StepBatch:
             "reward": _float_column("reward", reward, identity),
             "invalid": np.zeros(n) if invalid is None else _float_column("invalid", invalid, identity),
         }
-        _refuse(
-            (numbers["invalid"] < 0) | (numbers["invalid"] > 1), "invalid must lie between 0 and 1", identity=identity
-        )
+        _refuse(numbers["invalid"] < 0, "invalid must be 0 or more", identity=identity)
         tokens = np.ones(n) if n_tokens is None else _float_column("n_tokens", n_tokens, identity)
         _refuse((tokens < 0) | (tokens != np.floor(tokens)), "n_tokens must be a whole number, 0 or more", identity)
         ends = {
@@ -136,12 +134,12 @@ class StepBatch:
 
     @classmethod
     def from_episodes(
-        cls, episodes: Sequence[Episode], *, invalid: str | Callable[[Step], bool] = "format"
+        cls, episodes: Sequence[Episode], *, invalid: str | Callable[[Step], float] = "format"
     ) -> StepBatch:
         """Rows of played episodes: episodes in the given order, each by rising step index.
 
-        ``invalid`` is a name in ``INVALID_RULES`` or a function of a step. An episode stopped because its next prompt
-        would not fit counts as truncated. Episodes without steps give no rows.
+        ``invalid`` is a name in ``INVALID_RULES`` or a function of a step that gives its share of the penalty. An
+        episode stopped because its next prompt would not fit counts as truncated. Episodes without steps give no rows.
 
         Raises ``StepBatchError`` for a faulted episode, which must leave its group first, and as ``from_columns``.
         """

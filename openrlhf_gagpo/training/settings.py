@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from openrlhf_gagpo.config.checks import env_options
 from openrlhf_gagpo.rollout.player import RolloutSettings
-from openrlhf_gagpo.rollout.types import SamplingParams
+from openrlhf_gagpo.rollout.types import SamplingParams, Step
 from openrlhf_gagpo.training.losses import LossOptions
 from openrlhf_gagpo.training.rows import OptimizerStep, TrainingRow, plan_updates, unique_rows
 
-__all__ = ["loss_options", "plan_forward", "plan_training", "rollout_settings", "sampling"]
+__all__ = ["invalid_share", "loss_options", "plan_forward", "plan_training", "rollout_settings", "sampling"]
 
 
 def rollout_settings(config: Any, engines: int = 1) -> RolloutSettings:
@@ -40,6 +40,21 @@ def sampling(config: Any, *, evaluation: bool = False) -> SamplingParams:
         temperature=config.eval.temperature if evaluation else config.rollout.temperature,
         top_p=config.rollout.top_p,
     )
+
+
+def invalid_share(config: Any) -> str | Callable[[Step], float]:
+    """How ``StepBatch.from_episodes`` is to weigh invalid steps: a rule's name, or shares of ``invalid_penalty``."""
+    algo = config.algo.advantage
+    if algo.inadmissible_penalty is None:
+        return algo.invalid_rule
+    inadmissible = algo.inadmissible_penalty / algo.invalid_penalty
+
+    def share(step: Step) -> float:
+        if not step.format_valid:
+            return 1.0
+        return 0.0 if step.admissible else inadmissible
+
+    return share
 
 
 def loss_options(args: Any) -> LossOptions:
