@@ -81,8 +81,7 @@ def main() -> None:
         plot_curve(
             [options.out / f"{backend}-seed{seed}" for seed in options.seeds],
             options.out / f"{backend}.png",
-            metric="eval/success",
-            label="success",
+            metrics={"success": "eval/success"},
             title="vault: sampled success on 256 held-out tasks",
         )
     (options.out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")

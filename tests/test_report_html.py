@@ -183,11 +183,11 @@ def test_plot_curve(tmp_path: Path) -> None:
         run.append_eval(0, eval_row(seed, 8), split="valid")
         runs.append(run.path)
     assert plot_curve(runs, tmp_path / "out" / "curve.png").read_bytes().startswith(b"\x89PNG")
-    svg = plot_curve(runs, tmp_path / "a.svg", metric="eval/success", label="success", title="Vault").read_bytes()
+    svg = plot_curve(runs, tmp_path / "a.svg", metrics={"success": "eval/success"}, title="Vault").read_bytes()
     assert b"<svg" in svg
-    assert (
-        plot_curve(runs, tmp_path / "b.svg", metric="eval/success", label="success", title="Vault").read_bytes() == svg
-    )
+    both = {"in training": "rollout/success", "held out": "eval/success"}
+    assert plot_curve(runs, tmp_path / "c.svg", metrics=both).read_bytes().count(b"<path") > svg.count(b"<path")
+    assert plot_curve(runs, tmp_path / "b.svg", metrics={"success": "eval/success"}, title="Vault").read_bytes() == svg
 
 
 def test_plot_curve_says_what_is_wrong(tmp_path: Path, bare: RunFolder) -> None:
