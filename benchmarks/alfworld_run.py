@@ -17,7 +17,6 @@ from typing import Any
 
 from recording import REPOSITORY, gagpo, keep, machine
 
-from agent_envs.alfworld.rooms import TASKS
 from openrlhf_gagpo.report import plot_curve
 from openrlhf_gagpo.runfolder import RunFolder
 
@@ -49,10 +48,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch) / "houses"
         for split, count in summary["houses"].items():
-            gagpo(
-                "env", "generate", "alfworld", "--out", str(data), "--split", split, "--count", str(count),
-                "--task_types", *TASKS,
-            )  # fmt: skip
+            gagpo("env", "generate", "alfworld", "--out", str(data), "--split", split, "--count", str(count))
         env = ("--env.options", f"data_dir={data}")
         for seed in options.seeds:
             start, folder = Path(scratch) / f"start-{seed}", Path(scratch) / f"seed{seed}"
@@ -64,10 +60,10 @@ def main() -> None:
                 "train", "--config", str(RECIPE), *env, "--backend", options.backend, "--train.seed", str(seed),
                 "--actor.model_name_or_path", str(start), "--run_dir", str(folder), *options.flags,
             )  # fmt: skip
-            keep(folder, options.out / f"seed{seed}", scratch)
             summary["runs"].append({"seed": seed, "warmstart_s": warm, "train_s": seconds, **outcome(folder)})
+        kept = keep([Path(scratch) / f"seed{seed}" for seed in options.seeds], options.out, scratch)
     plot_curve(
-        [options.out / f"seed{seed}" for seed in options.seeds],
+        kept,
         options.out / "curve.png",
         metrics={"training houses": "rollout/success", "held-out houses": "eval/success"},
         title="ALFWorld, generated small houses: sampled success",
@@ -82,7 +78,8 @@ def outcome(folder: Path) -> dict[str, Any]:
     evals, rows = run.evals(), run.metrics()
 
     def held_out(row: dict[str, Any]) -> dict[str, float]:
-        return {name.removeprefix("eval/"): row[name] for name in row if name.startswith(("eval/success", "eval/tasks"))}
+        names = [name for name in row if name.startswith(("eval/success", "eval/tasks"))]
+        return {name.removeprefix("eval/"): row[name] for name in names}
 
     return {
         "held_out_before": held_out(evals[0]),

@@ -7,6 +7,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,21 @@ def gagpo(*arguments: str) -> float:
     return time.perf_counter() - started
 
 
-def keep(run: Path, folder: Path, scratch: str) -> None:
-    """Copy a run's configuration and metrics to ``folder``, without the paths of the machine it ran on."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in _KEPT:
-        text = (run / name).read_text(encoding="utf-8")
-        text = text.replace(scratch, "runs").replace(str(REPOSITORY), ".")
-        (folder / name).write_text(text, encoding="utf-8")
+def keep(runs: Iterable[Path], out: Path, scratch: str) -> list[Path]:
+    """Copy the runs' configurations and metrics to ``out``, without the paths of the machine they ran on.
+
+    Call it after the last run: results belong to the repository, and a run notes whether that differs from its commit.
+    """
+    kept = []
+    for run in runs:
+        folder = out / run.name
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in _KEPT:
+            text = (run / name).read_text(encoding="utf-8")
+            text = text.replace(scratch, "runs").replace(str(REPOSITORY), ".")
+            (folder / name).write_text(text, encoding="utf-8")
+        kept.append(folder)
+    return kept
 
 
 def machine() -> dict[str, Any]:

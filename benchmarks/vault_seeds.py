@@ -55,14 +55,13 @@ def main() -> None:
             start = Path(scratch) / f"start-{seed}"
             warm = gagpo("warmstart", "--env.name", "vault", "--out", str(start), "--seed", str(seed))
             for backend in options.backends:
-                folder = Path(scratch) / f"{backend}-{seed}"
+                folder = Path(scratch) / f"{backend}-seed{seed}"
                 seconds = gagpo(
                     "train", "--config", str(RECIPE), "--backend", backend, "--train.seed", str(seed),
                     "--actor.model_name_or_path", str(start), "--run_dir", str(folder), *options.flags,
                 )  # fmt: skip
                 run = RunFolder.open(folder)
                 first, last = run.evals()[0], run.evals()[-1]
-                keep(folder, options.out / f"{backend}-seed{seed}", scratch)
                 summary["runs"].append(
                     {
                         "backend": backend,
@@ -74,12 +73,16 @@ def main() -> None:
                         "warmstart_s": warm,
                     }
                 )
+        kept = {
+            backend: keep([Path(scratch) / f"{backend}-seed{seed}" for seed in options.seeds], options.out, scratch)
+            for backend in options.backends
+        }
     for backend in options.backends:
         rises = [run["after"] - run["before"] for run in summary["runs"] if run["backend"] == backend]
         mean, low, high = mean_interval(rises)
         summary["rise"][backend] = {"mean": mean, "low": low, "high": high, "seeds": len(rises)}
         plot_curve(
-            [options.out / f"{backend}-seed{seed}" for seed in options.seeds],
+            kept[backend],
             options.out / f"{backend}.png",
             metrics={"success": "eval/success"},
             title="vault: sampled success on 256 held-out tasks",

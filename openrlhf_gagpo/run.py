@@ -73,6 +73,7 @@ def _work(
 def _tasks(config: Any) -> tuple[list[str], list[str]]:
     from agent_envs import EnvError, registry
     from openrlhf_gagpo.config.checks import env_options
+    from openrlhf_gagpo.training.schedule import evaluation_tasks
 
     try:
         for plugin in config.env.plugin:
@@ -87,7 +88,7 @@ def _tasks(config: Any) -> tuple[list[str], list[str]]:
         raise ConfigError(str(error)) from error
     if not train and not config.eval_only:
         raise ConfigError(f"the split {config.env.split!r} of {config.env.name} has no tasks; name another --env.split")
-    return train, evaluation[: config.eval.tasks]
+    return train, evaluation_tasks(evaluation, config.eval.tasks)
 
 
 def _open_folder(config: Any) -> RunFolder:

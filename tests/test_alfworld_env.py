@@ -73,7 +73,8 @@ def test_tasks_are_game_folders_unique_across_splits(env, data):
 
 
 def test_the_start_gives_task_category_and_actions_without_help(env):
-    start = env.reset(env.tasks("train")[0], seed=0)
+    pick = next(task for task in env.tasks("train") if "/pick_and_place_simple-" in task)
+    start = env.reset(pick, seed=0)
     assert start.state_key == start.observation
     assert f"Your task is to: {start.task}." in start.observation
     assert start.task.startswith("put ")

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openrlhf_gagpo.training.schedule import evaluation_requests, iteration_tasks, stable_seed, training_requests
+from openrlhf_gagpo.training.schedule import (
+    evaluation_requests,
+    evaluation_tasks,
+    iteration_tasks,
+    stable_seed,
+    training_requests,
+)
 
 
 @given(count=st.integers(1, 30), per_iteration=st.integers(1, 40), seed=st.integers(0, 5))
@@ -33,6 +41,18 @@ def test_passes_are_shuffled_anew() -> None:
     first, second = (iteration_tasks(tasks, 20, i, seed=0) for i in (1, 2))
     assert first != second
     assert first != tasks
+
+
+@given(size=st.integers(0, 50), count=st.none() | st.integers(1, 60))
+def test_evaluation_tasks_are_spread_over_the_split(size: int, count: int | None) -> None:
+    tasks = [f"task{i:02}" for i in range(size)]
+    chosen = evaluation_tasks(tasks, count)
+    assert len(chosen) == len(set(chosen)) == (size if count is None else min(size, count))
+    assert chosen == sorted(chosen)
+    positions = [tasks.index(task) for task in chosen]
+    gaps = {later - earlier for earlier, later in pairwise(positions)}
+    assert len(gaps) <= 2
+    assert max(gaps, default=0) - min(gaps, default=0) <= 1
 
 
 def test_seeds_are_the_same_everywhere_and_always() -> None:

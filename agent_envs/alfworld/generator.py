@@ -46,7 +46,7 @@ def generate(
     count: int,
     seed: int,
     size: str = "small",
-    task_types: Sequence[str] = ("pick_and_place_simple",),
+    task_types: Sequence[str] = tuple(TASKS),
     *,
     workers: int = 1,
     on_game: Callable[[str], object] | None = None,
@@ -62,7 +62,7 @@ def generate(
         count: games the split shall have for these arguments, those of earlier runs included.
         seed: any number; other seeds give other games.
         size: one of ``SIZES``.
-        task_types: any of ``TASKS``.
+        task_types: any of ``TASKS``, which take turns.
         workers: processes that write games at the same time. More than one needs the caller's module to be importable
             without side effects, as always with ``multiprocessing``.
         on_game: called with each task id once its game is there, in order.

@@ -42,10 +42,10 @@ def _alfworld_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--task_types",
         nargs="+",
-        default=["pick_and_place_simple"],
+        default=tuple(CATEGORIES),
         choices=tuple(CATEGORIES),
         metavar="TYPE",
-        help=f"task types, which take turns (default pick_and_place_simple); known: {', '.join(CATEGORIES)}",
+        help=f"task types, which take turns (default all): {', '.join(CATEGORIES)}",
     )
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that make games (default 1)")
 

@@ -51,7 +51,7 @@ OWN_FLAGS: tuple[Flag, ...] = (
     Flag("train.num_iterations", int, 160, _B, "iterations: one rollout and the updates from it"),
     Flag("train.device", str, "auto", _L, "device of the local backend", choices=("auto", "cpu", "cuda")),
     Flag("train.threads", int, None, _L, "torch threads of the local backend; unset: torch's choice"),
-    Flag("eval.tasks", int, None, _B, "evaluate on the first so many tasks; unset: all"),
+    Flag("eval.tasks", int, None, _B, "evaluate on so many tasks, evenly spaced over the split; unset: all"),
     Flag("eval.before_train", bool, True, _B, "evaluate before the first iteration"),
     Flag("eval.after_train", bool, True, _B, "evaluate after the last iteration"),
     Flag("ray.address", str, None, _D, "running Ray cluster to join; unset: start one here"),

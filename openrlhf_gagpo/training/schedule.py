@@ -10,7 +10,14 @@ import numpy as np
 
 from openrlhf_gagpo.rollout.types import EpisodeRequest
 
-__all__ = ["evaluation_requests", "iteration_tasks", "offset_warmup", "stable_seed", "training_requests"]
+__all__ = [
+    "evaluation_requests",
+    "evaluation_tasks",
+    "iteration_tasks",
+    "offset_warmup",
+    "stable_seed",
+    "training_requests",
+]
 
 
 def stable_seed(*parts: object) -> int:
@@ -45,6 +52,15 @@ def training_requests(tasks: Sequence[str], members: int, iteration: int, seed: 
         for index, task in enumerate(tasks)
         for member in range(members)
     ]
+
+
+def evaluation_tasks(tasks: Sequence[str], count: int | None) -> list[str]:
+    """``count`` tasks evenly spaced over the split, in its order; all of them with None.
+
+    Not the first ones: an environment may list its tasks kind by kind.
+    """
+    count = len(tasks) if count is None else min(count, len(tasks))
+    return [tasks[position * len(tasks) // count] for position in range(count)]
 
 
 def evaluation_requests(tasks: Sequence[str], samples: int, iteration: int, seed: int) -> list[EpisodeRequest]:
