@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 __all__ = ["EnvError", "PromptTemplate", "Reset", "StepResult", "TextEnv", "UnknownTask"]
@@ -90,6 +91,8 @@ class TextEnv(ABC):
     splits: ClassVar[tuple[str, ...]]
     prompt: ClassVar[PromptTemplate]
     max_steps: int
+    record: Mapping[str, object] = MappingProxyType({})
+    """What a run should note about the instance beside its options, in JSON types: which data it found, which rule."""
 
     @abstractmethod
     def tasks(self, split: str) -> Sequence[str]:

@@ -180,7 +180,7 @@ def memory(root: str, tasks: Sequence[str], episodes: int) -> dict[str, float]:
 
     AlfworldEnv.preload()
     before = resident_mb()
-    envs = [AlfworldEnv(root) for _ in range(8)]
+    envs = [AlfworldEnv(root, cache_dir=Path(root) / "cache") for _ in range(8)]
     for number, env in enumerate(envs):
         episode(env, tasks[number % len(tasks)], seed=number, steps=50)
     per_env = (resident_mb() - before) / len(envs)

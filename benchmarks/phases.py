@@ -42,7 +42,7 @@ def measure(backend: str, model: str, iterations: int, folder: Path) -> dict[str
     rows = run.metrics()
     facts = run.info()["backend"]
     spent = sum(row["time/iteration"] for row in rows)
-    start = datetime.fromisoformat(facts["ready"]).timestamp() - called
+    start = datetime.fromisoformat(facts["ready_at"]).timestamp() - called
     return {
         "total_s": total,
         "iterations_s": spent,

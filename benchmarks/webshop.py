@@ -129,7 +129,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in ("steps_per_s", "resets_per_s", "warm_s", "memory"):
         known = (UPSTREAM.get(row["products"], {}).get(name, "") for row in rows)
         write(f"{'original ' + name:<24}" + "".join(f"{value:>12}" for value in known) + "\n")
-    report: dict[str, Any] = {"python": platform.python_version(), "numpy": np.__version__, "sizes": rows}
+    report: dict[str, Any] = {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "numpy": np.__version__,
+        "arguments": {"products": args.products, "seconds": args.seconds, "seed": args.seed},
+        "sizes": rows,
+    }
     if len(rows) > 1:
         small, large = rows[-2:]
         share = (FULL_CATALOGUE - large["products"]) / (large["products"] - small["products"])

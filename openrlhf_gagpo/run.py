@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,8 +27,9 @@ def run(config: Any) -> int:
     if Path(config.actor.model_name_or_path).is_dir():
         # Before anything imports the hub's client, which reads this once.
         hygiene.stay_offline()
-    train_tasks, eval_tasks = _tasks(config)
+    train_tasks, eval_tasks, record = _tasks(config)
     folder = _open_folder(config)
+    folder.add_environment(record)
     display = ProgressDisplay(config.train.num_iterations)
     try:
         with folder.tracked(), terminate_as_interrupt(), display:
@@ -56,7 +57,7 @@ def _work(
     backend = backends.create(config)
     try:
         facts = backend.start()
-        folder.add_facts({**facts, "ready": datetime.now(UTC).isoformat(timespec="milliseconds")})
+        folder.add_facts({**facts, "ready_at": datetime.now(UTC).isoformat(timespec="milliseconds")})
         display.note(f"run {folder.path}, {config.backend} backend on {facts['devices']}")
         trainer = Trainer(config, backend, folder, train_tasks, eval_tasks, display)
         # Once more: Ray has put its own handler in place, which would end the process on the spot.
@@ -70,7 +71,8 @@ def _work(
         backend.close()
 
 
-def _tasks(config: Any) -> tuple[list[str], list[str]]:
+def _tasks(config: Any) -> tuple[list[str], list[str], Mapping[str, object]]:
+    """Tasks to train on, tasks to evaluate on, and what the environment says of itself."""
     from agent_envs import EnvError, registry
     from openrlhf_gagpo.config.checks import env_options
     from openrlhf_gagpo.training.schedule import evaluation_tasks
@@ -82,13 +84,14 @@ def _tasks(config: Any) -> tuple[list[str], list[str]]:
         try:
             train = [] if config.eval_only else list(env.tasks(config.env.split))
             evaluation = list(env.tasks(config.env.eval_split)) if config.env.eval_split else []
+            record = env.record
         finally:
             env.close()
     except (EnvError, ValueError) as error:
         raise ConfigError(str(error)) from error
     if not train and not config.eval_only:
         raise ConfigError(f"the split {config.env.split!r} of {config.env.name} has no tasks; name another --env.split")
-    return train, evaluation_tasks(evaluation, config.eval.tasks)
+    return train, evaluation_tasks(evaluation, config.eval.tasks), record
 
 
 def _open_folder(config: Any) -> RunFolder:

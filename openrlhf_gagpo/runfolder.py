@@ -1,7 +1,8 @@
 """The folder of one training run: what is in it, and how it survives being killed at any moment.
 
 ===========================  =====================================================================================
-``run.json``                 state, start time, command line, seed, package versions, git commit, prompt hash
+``run.json``                 state, start time, command line, seed, package versions, git commit, prompt hash, what
+                             the environment and the backend say of themselves
 ``config.yaml``              the resolved configuration with the origin of every value
 ``prompt.txt``               the resolved prompt template
 ``metrics.jsonl``            one JSON object per iteration
@@ -45,6 +46,7 @@ _PACKAGES = (
     "numpy",
     "textworld",
     "alfworld",
+    "spacy",
 )
 _ROLLOUT = re.compile(r"iter_(\d+)\.jsonl\.gz")
 
@@ -154,6 +156,10 @@ class RunFolder:
     def add_facts(self, facts: Mapping[str, str]) -> None:
         """Add what the backend found at its start (devices, seconds) to ``run.json``."""
         self._write_info(self.info() | {"backend": dict(facts)})
+
+    def add_environment(self, record: Mapping[str, object]) -> None:
+        """Add what the environment says of its data and rules to ``run.json``."""
+        self._write_info(self.info() | {"environment": dict(record)})
 
     def set_state(self, state: State, error: str = "") -> None:
         """Record how the run stands; ``error`` says why it failed."""

@@ -32,13 +32,6 @@ def data(tmp_path_factory):
     return tmp_path_factory.mktemp("alfworld")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_translations_from_elsewhere(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 @pytest.fixture(scope="module")
 def stock():
     return AlfredDemangler(PddlEnv(EnvInfos(won=True, admissible_commands=True)), shuffle=False)

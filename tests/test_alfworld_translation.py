@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +19,7 @@ from agent_envs.alfworld.game import _game
 from agent_envs.alfworld.generator import generate
 from agent_envs.alfworld.layout import GAME_FILE, GAMES_FOLDER
 from agent_envs.alfworld.translation import translated
+from agent_envs.cache import locked
 
 
 @pytest.fixture(scope="module")
@@ -106,4 +111,69 @@ def test_a_folder_that_cannot_be_used_costs_time_only(pddl, tmp_path, translatio
     assert results[0] == results[1]
     assert len(translations) == 2
     assert len(caplog.records) == 1, "one sentence, not one per game"
-    assert "cannot be used" in caplog.text
+    assert "cannot be kept" in caplog.text
+
+
+def test_other_processes_read_what_one_has_translated(data, task, tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from agent_envs.alfworld import AlfworldEnv, translation\n"
+        "made = []; translate = translation._translate\n"
+        "translation._translate = lambda *pddl: made.append(1) or translate(*pddl)\n"
+        "AlfworldEnv(sys.argv[1], cache_dir=sys.argv[2]).reset(sys.argv[3], 0); print(len(made))"
+    )
+    command = [sys.executable, "-c", code, str(data), str(tmp_path), task]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    assert sorted(process.communicate(timeout=120)[0].strip() for process in processes) == ["0", "0", "1"]
+
+
+def test_a_lock_that_is_never_let_go_costs_time_only(pddl, tmp_path, translations, monkeypatch, caplog):
+    monkeypatch.setattr(translation, "_LOCK_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(translation, "_LOCKS", 1)
+    translation._warn.cache_clear()
+    with locked(tmp_path / "00.lock"), caplog.at_level(logging.WARNING):
+        assert translated(*pddl, tmp_path).sas
+    assert len(translations) == 1
+    assert "another process holds its lock" in caplog.text
+    assert not list(tmp_path.rglob("*.z"))
+
+
+def test_a_failed_write_leaves_nothing_behind(pddl, tmp_path, translations, monkeypatch):
+    def full(self, target):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", full)
+        good = translated(*pddl, tmp_path)
+    assert [path.suffix for path in tmp_path.rglob("*") if path.is_file()] == [".lock"]
+    assert translated(*pddl, tmp_path) == good
+    assert len(translations) == 2
+
+
+def test_what_a_killed_writer_left_is_cleared_away(pddl, tmp_path, translations):
+    translated(*pddl, tmp_path)
+    (path,) = tmp_path.rglob("*.z")
+    draft = path.with_suffix(".draft12345")
+    path.rename(draft)
+    translated(*pddl, tmp_path)
+    assert path.is_file()
+    assert not draft.exists()
+
+
+def test_another_translator_or_format_is_another_translation(pddl, tmp_path, translations, monkeypatch):
+    translated(*pddl, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(translation, "_translator", lambda: "another version")
+        translated(*pddl, tmp_path)
+    monkeypatch.setattr(translation, "_FORMAT", -1)
+    translated(*pddl, tmp_path)
+    assert len(translations) == 3
+
+
+def test_a_user_without_a_home_plays(pddl, translations, monkeypatch):
+    def nowhere(self):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "expanduser", nowhere)
+    assert translated(*pddl).sas
+    assert len(translations) == 1

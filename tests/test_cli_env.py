@@ -334,6 +334,20 @@ def test_alfworld_from_nothing_to_a_checked_environment(env, tmp_path, monkeypat
     assert "no games of split 'valid_seen'" in err
     assert "name the splits you need with --split" in err
 
+    # The same games under names of the official data, which is not there in full; then one that was fetched by half.
+    for number, game in enumerate(games):
+        game.parent.rename(game.parent.with_name(f"trial_T20190906_{number:06}_000000"))
+    assert "official games, but not all of them" in env("check", "alfworld", "--split", "train")[1]
+    games = sorted((tmp_path / "data").rglob("game.tw-pddl"))
+    games[0].unlink()
+    assert "train: 1 games lack game.tw-pddl" in env("check", "alfworld", "--split", "train")[1]
+    for game in games[1:]:
+        game.unlink()
+    status, _, err = env("check", "alfworld", "--split", "train")
+    assert status == 1
+    assert "3 games of split 'train'" in err
+    assert "no game.tw-pddl: fetch the rest with `alfworld-download`" in err
+
     occupied = tmp_path / "file"
     occupied.write_text("")
     status, _, err = env("generate", "alfworld", "--out", str(occupied), "--split", "train", "--count", "1")

@@ -77,6 +77,10 @@ def test_a_sound_configuration_passes(base):
             "--algo.advantage.inadmissible_penalty 0.1 --algo.advantage.invalid_penalty 0",
             ["inadmissible_penalty", "invalid_penalty above 0", "alone with algo.advantage.invalid_rule action"],
         ),
+        (
+            "--algo.advantage.inadmissible_penalty 0.1 --algo.advantage.invalid_penalty_mode none",
+            ["inadmissible_penalty", "mode not to none"],
+        ),
         ("--actor.dual_clip 0.5", ["--actor.dual_clip", "more than 1"]),
         ("--eval_only", ["--eval_only needs a split", "--env.eval_split"]),
         ("--eval.steps 5", ["eval.steps needs a split"]),

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import uuid
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -75,7 +76,13 @@ def whole(vault_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_leaves_everything_behind(whole: Path, vault_model: Path) -> None:
     run = RunFolder.open(whole)
-    assert run.info()["state"] == "finished"
+    info = run.info()
+    assert info["state"] == "finished"
+    assert info["environment"] == {}
+    started, ended = (datetime.fromisoformat(info[name]).timestamp() for name in ("started", "ended"))
+    # The whole run's times are in full seconds.
+    assert started <= datetime.fromisoformat(info["backend"]["ready_at"]).timestamp() < ended + 1
+    assert float(info["backend"]["start_models_s"]) >= 0
     assert run.config()["values"]["env.name"] == "vault"
     assert "action :" in run.prompt()
     assert [row["iteration"] for row in run.metrics()] == [1, 2]

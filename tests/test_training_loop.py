@@ -21,7 +21,7 @@ from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, SamplingParams
 from openrlhf_gagpo.runfolder import RunFolder
 from openrlhf_gagpo.stats import wilson_interval
 from openrlhf_gagpo.training.loop import Trainer
-from openrlhf_gagpo.training.settings import invalid_share, loss_options, rollout_settings, sampling
+from openrlhf_gagpo.training.settings import invalid_weight, loss_options, rollout_settings, sampling
 from openrlhf_gagpo.training.summary import evaluation_metrics, rollout_metrics
 
 
@@ -195,7 +195,7 @@ def test_a_malformed_and_an_unrecognised_action_have_prices_of_their_own(tmp_pat
     def penalties(**flags: object) -> list[float]:
         flags = {f"algo.advantage.{name}": value for name, value in flags.items()}
         config = resolve(tiny_vault.arguments("model", tmp_path, **flags)[1:])
-        batch = StepBatch.from_episodes(played, invalid=invalid_share(config))
+        batch = StepBatch.from_episodes(played, invalid=invalid_weight(config))
         returns = registry.get("gagpo")(batch, config.estimator_options()).return_
         return [round(value, 9) for value in returns[:4]]
 

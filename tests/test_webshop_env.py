@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 from env_contract import check_env
@@ -294,11 +297,44 @@ def test_action_form(action, parsed):
     assert parse_action(action) == parsed
 
 
+_POOL = """
+import asyncio, sys
+from agent_envs import make
+from agent_envs.workers import EnvPool
+
+options = {"data_dir": sys.argv[1], "cache_dir": sys.argv[2], "test_goals": 100}
+if sys.argv[3] == "made before":
+    make("webshop", **options)
+
+async def play():
+    async with EnvPool("webshop", options, size=3) as pool:
+        for session in [await pool.open() for _ in range(3)]:
+            await session.reset("train-0", 0)
+
+if __name__ == "__main__":
+    asyncio.run(play())
+"""
+
+
+@pytest.mark.skipif(nouns._tagger() is not None, reason="spaCy's model is installed, so that nobody is warned")
+@pytest.mark.parametrize("before", ["made before", "workers only"])
+def test_a_pool_of_workers_says_once_that_a_word_list_finds_nouns(root, tmp_path, before):
+    script = tmp_path / "pool.py"
+    script.write_text(_POOL)
+    kept = {name: value for name, value in os.environ.items() if name != nouns._TOLD}
+    done = subprocess.run(
+        [sys.executable, str(script), str(root), str(tmp_path / "cache"), before],
+        capture_output=True, text=True, check=True, env=kept | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert (done.stdout + done.stderr).count("word list") == 1
+
+
 def test_the_noun_rule_is_recorded_and_its_fallback_warns_once(make, caplog, monkeypatch):
     assert make().record["nouns"] == "word list"
     assert make(nouns=title_words).reset("train-0", 0).info["nouns"] == "title_words"
     assert make(nouns="test_webshop_env:title_words").record["nouns"] == "title_words"
     monkeypatch.setattr(nouns, "_tagger", lambda: None)
+    monkeypatch.setenv(nouns._TOLD, "")  # and taken back after the test
     nouns._default.cache_clear()
     with caplog.at_level(logging.WARNING):
         assert nouns.find_nouns("auto") is nouns.find_nouns("auto") is nouns.rule_nouns

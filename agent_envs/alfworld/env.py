@@ -37,8 +37,8 @@ class AlfworldEnv(TextEnv):
         state_key: ``observation``, the paper's choice: the observation text (at the start the whole raw text), so that
             "Nothing happens." is one state wherever it is read; or ``situation``: the observation with the agent's
             place and what it carries, which tells such states apart.
-        cache_dir: where translations of games are kept (30 KB each at the official size); default ``gagpo/alfworld`` in
-            the user's cache folder.
+        cache_dir: where translations of games are kept, 30 to 45 KB each at the official size; default
+            ``gagpo/alfworld`` in the user's cache folder.
 
     Raises:
         EnvError: no games there, or an option out of range.

@@ -20,7 +20,9 @@ __all__ = [
     "OFFICIAL_COUNTS",
     "SPLITS",
     "TRAJ_FILE",
+    "count_halves",
     "games_root",
+    "is_official",
     "list_games",
     "task_type_of",
 ]
@@ -51,6 +53,7 @@ OFFICIAL_COUNTS = MappingProxyType(
 )
 """Split -> category -> games of the official data (ALFWorld, arXiv 2010.03768, table 1): 3,553, 140 and 134 in all."""
 
+_OFFICIAL_TRIAL = re.compile(r"/trial_T\d{8}_")
 _SOLVABLE = re.compile(r'"solvable"\s*:\s*true')
 
 
@@ -83,7 +86,7 @@ def list_games(root: Path, split: str) -> tuple[str, ...]:
 
     Raises:
         UnknownTask: ``split`` is none of ``SPLITS``.
-        EnvError: the data folder has no such split.
+        EnvError: the data folder has no such split, or no game of it is complete.
     """
     if split not in SPLITS:
         raise UnknownTask(f"ALFWorld has no split {split!r}; choose one of {', '.join(SPLITS)}")
@@ -92,9 +95,32 @@ def list_games(root: Path, split: str) -> tuple[str, ...]:
     tasks = []
     for game in (root / split).glob(f"*/*/{GAME_FILE}"):
         task = game.parent.relative_to(root).as_posix()
-        supported = task_type_of(task) in CATEGORIES and "movable" not in task and "Sliced" not in task
         # The flag is searched, not parsed: inside the JSON strings a quote is always escaped, so this cannot misfire,
         # and the official games are large.
-        if supported and game.with_name(TRAJ_FILE).is_file() and _SOLVABLE.search(game.read_text(encoding="utf-8")):
+        if (
+            _supported(task)
+            and game.with_name(TRAJ_FILE).is_file()
+            and _SOLVABLE.search(game.read_text(encoding="utf-8"))
+        ):
             tasks.append(task)
+    if not tasks and (halves := count_halves(root, split)):
+        raise EnvError(
+            f"{halves} games of split {split!r} under {root} have {TRAJ_FILE} but no {GAME_FILE}: fetch the rest with "
+            "`alfworld-download`"
+        )
     return tuple(sorted(tasks))
+
+
+def count_halves(root: Path, split: str) -> int:
+    """Games of a split that an unfinished download left without their game file."""
+    trials = (path.parent for path in (root / split).glob(f"*/*/{TRAJ_FILE}"))
+    return sum(_supported(trial.relative_to(root).as_posix()) and not (trial / GAME_FILE).is_file() for trial in trials)
+
+
+def is_official(task: str) -> bool:
+    """Whether a task id is named as the official games are, by the time their demonstration was recorded."""
+    return _OFFICIAL_TRIAL.search(task) is not None
+
+
+def _supported(task: str) -> bool:
+    return task_type_of(task) in CATEGORIES and "movable" not in task and "Sliced" not in task

@@ -1,6 +1,6 @@
 """Translations of games for the native engine, kept on disk.
 
-Translating takes nearly all of a game's first reset (a fifth of a second at the official size) and depends on the
+Translating takes nearly all of a game's first reset (0.2 to 0.4 s at the official size) and depends on the
 game's PDDL alone, so it is done once per machine: one process translates, the others that want the same game meanwhile
 (the members of a rollout group) wait for it and read the result.
 """
@@ -24,8 +24,11 @@ from agent_envs.cache import default_cache, locked
 
 __all__ = ["Translation", "translated"]
 
+# Part of every key: raise it when ``Translation`` or ``_translate`` changes, and old files are not read.
 _FORMAT = 1
 _LOCKS = 64
+# Translating takes a second or two; a holder that takes longer is stopped or hangs.
+_LOCK_TIMEOUT_S = 30.0
 
 _log = logging.getLogger(__name__)
 
@@ -51,24 +54,28 @@ class Translation:
 def translated(domain: str, problem: str, cache_dir: Path | None = None) -> Translation:
     """The translation of a game, from ``cache_dir`` (default: the user's cache folder) if it is there.
 
-    A cache that cannot be read or written costs time and nothing else.
+    A cache that cannot be read or written, or is held by another process for too long, costs time and nothing else.
     """
-    folder = cache_dir if cache_dir is not None else default_cache("alfworld")
-    key = hashlib.sha256("\0".join((str(_FORMAT), _translator(), domain, problem)).encode()).hexdigest()[:32]
-    path = folder / key[:2] / f"{key}.z"
-    found = _read(path)
-    if found is not None:
-        return found
+    found = None
     try:
+        folder = cache_dir if cache_dir is not None else default_cache("alfworld")
+        key = hashlib.sha256("\0".join((str(_FORMAT), _translator(), domain, problem)).encode()).hexdigest()[:32]
+        path = folder / key[:2] / f"{key}.z"
+        found = _read(path)
+        if found is not None:
+            return found
         path.parent.mkdir(parents=True, exist_ok=True)
-        with locked(folder / f"{int(key, 16) % _LOCKS:02}.lock"):
+        with locked(folder / f"{int(key, 16) % _LOCKS:02}.lock", _LOCK_TIMEOUT_S):
             found = _read(path)
             if found is None:
                 found = _translate(domain, problem)
                 _write(path, found)
             return found
     except OSError as error:
-        _warn(f"{folder} cannot be used ({error.strerror or error}): every process translates every ALFWorld game")
+        _warn(
+            f"translations of ALFWorld games cannot be kept ({error}), so that every process makes its own; "
+            "set cache_dir to a folder that can be written"
+        )
         return found or _translate(domain, problem)
 
 
@@ -102,9 +109,14 @@ def _read(path: Path) -> Translation | None:
 
 def _write(path: Path, translation: Translation) -> None:
     content: dict[str, Any] = asdict(translation)
-    draft = path.with_suffix(f".{os.getpid()}")
-    draft.write_bytes(zlib.compress(json.dumps(content, separators=(",", ":")).encode(), level=1))
-    draft.replace(path)
+    for left in path.parent.glob(f"{path.stem}.draft*"):
+        left.unlink(missing_ok=True)  # by a process that was killed while it wrote
+    draft = path.with_suffix(f".draft{os.getpid()}")
+    try:
+        draft.write_bytes(zlib.compress(json.dumps(content, separators=(",", ":")).encode(), level=1))
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 @cache

@@ -7,7 +7,7 @@ import os
 import random
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import ClassVar, Literal, overload
+from typing import Any, ClassVar, Literal, overload
 
 import numpy as np
 
@@ -118,7 +118,14 @@ class WebShopEnv(TextEnv):
             "mode": mode,
             "nouns": finder_name(finder),
         }
-        """What a run should note about its environment."""
+
+    @classmethod
+    def preload(cls, **options: Any) -> None:
+        """Open the catalogue and choose the noun rule, for a process that worker processes are forked from.
+
+        Raises ``EnvError`` as making an instance does.
+        """
+        cls(**options).close()
 
     def tasks(self, split: str) -> Sequence[str]:
         return TaskNames(split, len(self._indexes(split)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import os
 import re
 from collections.abc import Callable
 from functools import cache, lru_cache
@@ -44,6 +45,9 @@ _NO_NOUNS = frozenset(
     """.split()  # noqa: SIM905  a list of two hundred strings reads worse
 )
 
+_TOLD = "GAGPO_WEBSHOP_NOUNS_TOLD"
+"""Variable that tells the processes which this one starts that the user knows."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -58,7 +62,8 @@ rule_nouns.name = "word list"  # type: ignore[attr-defined]
 def find_nouns(rule: str) -> NounFinder:
     """The finder called ``auto``, ``spacy``, ``words`` or ``module:function``.
 
-    ``auto`` is spaCy's tagger where its model is installed, else the word list with one warning per process.
+    ``auto`` is spaCy's tagger where its model is installed, else the word list with one warning, which processes
+    that are started later do not repeat.
 
     Raises:
         EnvError: it is not there.
@@ -92,6 +97,9 @@ def _default() -> NounFinder:
     tagger = _tagger()
     if tagger is not None:
         return tagger
+    if os.environ.get(_TOLD):
+        return rule_nouns
+    os.environ[_TOLD] = "1"
     _log.warning(
         "WebShop finds nouns with a word list, so its type reward differs a little from the original; "
         "install spacy and its model %s for the original's rule.",

@@ -70,13 +70,8 @@ class LocalBackend:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
         self.optimizer, self.scheduler = _optimizer(self.model, config)
         self.sampler = BatchSampler(self.model, _eos_ids(self.model, self.tokenizer), self.tokenizer.pad_token_id)
-        loaded = time.perf_counter()
         self._player = self._runner.run(_make_player(config, self.tokenizer))
-        return {
-            "devices": str(self.device),
-            "start_models_s": f"{loaded - started:.1f}",
-            "start_environments_s": f"{time.perf_counter() - loaded:.1f}",
-        }
+        return {"devices": str(self.device), "start_models_s": f"{time.perf_counter() - started:.1f}"}
 
     def _load_model(self, path: str) -> Any:
         model = AutoModelForCausalLM.from_pretrained(

@@ -47,8 +47,17 @@ def _alfworld_folder(options: _Options) -> Iterator[str]:
 
 def _alfworld_table(tasks: _Tasks, options: _Options) -> list[str]:
     """Games found / games of the official data, by split and category."""
-    from agent_envs.alfworld.layout import CATEGORIES, OFFICIAL_COUNTS, task_type_of
+    from agent_envs.alfworld.layout import (
+        CATEGORIES,
+        GAME_FILE,
+        OFFICIAL_COUNTS,
+        count_halves,
+        games_root,
+        is_official,
+        task_type_of,
+    )
 
+    root = games_root(options.get("data_dir"))
     lines = [f"{'found/official':<15}" + "".join(f"{kind:>10}" for kind in ("all", *CATEGORIES.values()))]
     differs = False
     for split, ids in tasks.items():
@@ -57,7 +66,11 @@ def _alfworld_table(tasks: _Tasks, options: _Options) -> list[str]:
         cells += [f"{found[kind]}/{official[kind]}" for kind in CATEGORIES.values()]
         lines.append(f"{split:<15}" + "".join(f"{cell:>10}" for cell in cells))
         differs = differs or found != official
-    if differs:
+        if halves := count_halves(root, split):
+            lines.append(f"{split}: {halves} games lack {GAME_FILE}; `alfworld-download` fetches the rest.")
+    if differs and any(is_official(task) for ids in tasks.values() for task in ids):
+        lines.append("These are official games, but not all of them; `alfworld-download` fetches the rest.")
+    elif differs:
         lines += [
             "These are not the official games; `alfworld-download` fetches those, and",
             "`gagpo env generate alfworld --out DIR --split train --count 50` makes games without a download.",

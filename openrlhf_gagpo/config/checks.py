@@ -117,13 +117,13 @@ def _algorithm(config: Config) -> Iterator[str]:
     if kl.init_coef > 0 and not kl.use_loss:
         yield "a KL inside the reward is not supported; set algo.kl.use_loss, or algo.kl.init_coef to 0"
     advantage = config.algo.advantage
-    if advantage.inadmissible_penalty is not None and not (
-        advantage.invalid_rule == "format" and getattr(advantage, "invalid_penalty", 0) > 0
-    ):
+    # An option of other estimators is None.
+    penalised = (advantage.invalid_penalty or 0) > 0 and advantage.invalid_penalty_mode != "none"
+    if advantage.inadmissible_penalty is not None and not (advantage.invalid_rule == "format" and penalised):
         yield (
             f"{_say(config, 'algo.advantage.inadmissible_penalty')} stands beside a penalty of malformed responses: "
-            "set algo.advantage.invalid_penalty above 0 and leave algo.advantage.invalid_rule at format, or penalise "
-            "unrecognised actions alone with algo.advantage.invalid_rule action"
+            "set algo.advantage.invalid_penalty above 0 and its mode not to none, leave algo.advantage.invalid_rule at "
+            "format, or penalise unrecognised actions alone with algo.advantage.invalid_rule action"
         )
     if config.actor.dual_clip is not None and not config.actor.dual_clip > 1:
         yield f"{_say(config, 'actor.dual_clip')} is {config.actor.dual_clip}; it must be more than 1"

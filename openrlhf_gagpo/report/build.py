@@ -96,6 +96,7 @@ def _facts(info: Mapping[str, Any], settings: list[Setting], rows: list[dict[str
     packages = info.get("packages", {})
     facts = [
         ("Environment", values.get("env.name", "")),
+        ("Its data and rules", ", ".join(f"{name} {value}" for name, value in info.get("environment", {}).items())),
         ("Model", values.get("actor.model_name_or_path", "")),
         ("Estimator", values.get("algo.advantage.estimator", "")),
         ("Backend", values.get("backend", "")),

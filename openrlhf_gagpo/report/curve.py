@@ -26,11 +26,14 @@ def plot_curve(
     """Draw the mean of ``metrics`` (label -> name) over runs (seeds), each with a band from the lowest to the highest.
 
     ``out`` ends in ``.png`` or ``.svg``. ``eval/...`` metrics come from ``eval.jsonl``. At an iteration that only some
-    runs reached, mean and band are over those. Raises ``ValueError`` without runs or when no run has a metric.
+    runs reached, mean and band are over those. Raises ``ValueError`` without runs, for no or too many metrics, or when
+    no run has one.
     """
     out = Path(out)
     if out.suffix not in (".png", ".svg"):
         raise ValueError(f"the picture must end in .png or .svg, not {out.name!r}.")
+    if not 0 < len(metrics) <= len(PALETTE):
+        raise ValueError(f"one picture shows 1 to {len(PALETTE)} metrics, not {len(metrics)}.")
     if not run_dirs:
         raise ValueError("give at least one run folder to draw.")
     runs = [RunFolder.open(path) for path in run_dirs]

@@ -18,7 +18,7 @@ from openrlhf_gagpo.runfolder import RunFolder
 from openrlhf_gagpo.training import schedule
 from openrlhf_gagpo.training.backend import Backend
 from openrlhf_gagpo.training.rows import rows_from_episodes
-from openrlhf_gagpo.training.settings import invalid_share, sampling
+from openrlhf_gagpo.training.settings import invalid_weight, sampling
 from openrlhf_gagpo.training.summary import evaluation_metrics, rollout_metrics
 
 __all__ = ["Observer", "Trainer"]
@@ -142,7 +142,7 @@ class Trainer:
     def _credit(self, episodes: list[Episode]) -> CreditResult | None:
         if not any(episode.steps for episode in episodes):
             return None
-        batch = StepBatch.from_episodes(episodes, invalid=invalid_share(self.config))
+        batch = StepBatch.from_episodes(episodes, invalid=invalid_weight(self.config))
         return self.estimator(batch, self.options)
 
     def _save(self, iteration: int) -> None:

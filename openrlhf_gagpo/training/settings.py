@@ -11,7 +11,7 @@ from openrlhf_gagpo.rollout.types import SamplingParams, Step
 from openrlhf_gagpo.training.losses import LossOptions
 from openrlhf_gagpo.training.rows import OptimizerStep, TrainingRow, plan_updates, unique_rows
 
-__all__ = ["invalid_share", "loss_options", "plan_forward", "plan_training", "rollout_settings", "sampling"]
+__all__ = ["invalid_weight", "loss_options", "plan_forward", "plan_training", "rollout_settings", "sampling"]
 
 
 def rollout_settings(config: Any, engines: int = 1) -> RolloutSettings:
@@ -42,7 +42,7 @@ def sampling(config: Any, *, evaluation: bool = False) -> SamplingParams:
     )
 
 
-def invalid_share(config: Any) -> str | Callable[[Step], float]:
+def invalid_weight(config: Any) -> str | Callable[[Step], float]:
     """How ``StepBatch.from_episodes`` is to weigh invalid steps: a rule's name, or shares of ``invalid_penalty``."""
     algo = config.algo.advantage
     if algo.inadmissible_penalty is None:

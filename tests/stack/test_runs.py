@@ -161,6 +161,9 @@ def test_cpu_recipe(
     assert len(episodes) == 8
     assert not any(episode.faulted for episode in episodes), [episode.error for episode in episodes]
     assert all(0 < len(episode.steps) <= limit for episode in episodes)
+    if name == "webshop":
+        assert run.info()["environment"]["nouns"] == "word list"
+        assert "nouns word list" in run.report_path.read_text(encoding="utf-8")
 
 
 def test_kill_resume_and_interrupt_leave_nothing_behind(tmp_path: Path) -> None:
