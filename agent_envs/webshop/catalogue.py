@@ -17,7 +17,7 @@ from agent_envs.cache import default_cache
 from agent_envs.webshop.products import CatalogueError, Product
 from agent_envs.webshop.search import Index, IndexBuilder
 from agent_envs.webshop.sources import FileSet, Sources, find_sources, read_products
-from agent_envs.webshop.store import Blob, BlobWriter, file_digest, open_or_build
+from agent_envs.webshop.store import Blob, BlobWriter, StoreError, file_digest, open_or_build
 
 __all__ = ["Card", "Catalogue", "load_catalogue"]
 
@@ -114,7 +114,10 @@ def load_catalogue(
     if num_products is not None and num_products < 1:
         raise CatalogueError(f"num_products of the WebShop environment must be at least 1, not {num_products}.")
     sources = find_sources(data_dir, files)
-    root = Path(cache_dir).expanduser() if cache_dir is not None else default_cache("webshop")
+    try:
+        root = Path(cache_dir).expanduser() if cache_dir is not None else default_cache("webshop")
+    except OSError as error:
+        raise StoreError(f"there is no folder for the WebShop cache ({error}); set cache_dir to one") from error
     try:
         content = [file_digest(path, root) for path in sources.paths]
     except OSError as error:

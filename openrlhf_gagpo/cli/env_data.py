@@ -59,16 +59,18 @@ def _alfworld_table(tasks: _Tasks, options: _Options) -> list[str]:
 
     root = games_root(options.get("data_dir"))
     lines = [f"{'found/official':<15}" + "".join(f"{kind:>10}" for kind in ("all", *CATEGORIES.values()))]
-    differs = False
+    differs = fewer = False
     for split, ids in tasks.items():
         found, official = Counter(CATEGORIES[task_type_of(task)] for task in ids), OFFICIAL_COUNTS[split]
         cells = [f"{len(ids)}/{sum(official.values())}"]
         cells += [f"{found[kind]}/{official[kind]}" for kind in CATEGORIES.values()]
         lines.append(f"{split:<15}" + "".join(f"{cell:>10}" for cell in cells))
         differs = differs or found != official
-        if halves := count_halves(root, split):
-            lines.append(f"{split}: {halves} games lack {GAME_FILE}; `alfworld-download` fetches the rest.")
-    if differs and any(is_official(task) for ids in tasks.values() for task in ids):
+        if any(found[kind] < official[kind] for kind in CATEGORIES.values()):
+            fewer = True
+            if halves := count_halves(root, split):
+                lines.append(f"{split}: {halves} games lack {GAME_FILE}; `alfworld-download` fetches the rest.")
+    if fewer and any(is_official(task) for ids in tasks.values() for task in ids):
         lines.append("These are official games, but not all of them; `alfworld-download` fetches the rest.")
     elif differs:
         lines += [
