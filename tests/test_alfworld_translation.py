@@ -105,11 +105,13 @@ def test_a_damaged_file_is_made_anew(pddl, tmp_path, translations, content):
 
 
 def test_a_folder_that_cannot_be_used_costs_time_only(pddl, tmp_path, translations, caplog):
+    translation._warn.cache_clear()
     (tmp_path / "file").touch()
     with caplog.at_level(logging.WARNING):
         results = [translated(*pddl, tmp_path / "file") for _ in range(2)]
+        translated(pddl[0], pddl[1] + "\n", tmp_path / "file")
     assert results[0] == results[1]
-    assert len(translations) == 2
+    assert len(translations) == 3
     assert len(caplog.records) == 1, "one sentence, not one per game"
     assert "cannot be kept" in caplog.text
 
