@@ -74,8 +74,8 @@ def translated(domain: str, problem: str, cache_dir: Path | None = None) -> Tran
     except OSError as error:
         # Without the file's name, which differs from game to game: the same trouble is told of once.
         _warn(
-            f"translations of ALFWorld games cannot be kept ({error.strerror or error}), so that every process makes its "
-            "own; set cache_dir to a folder that can be written"
+            f"translations of ALFWorld games cannot be kept ({error.strerror or error}), so that every process makes "
+            "its own; set cache_dir to a folder that can be written"
         )
         return found or _translate(domain, problem)
 
