@@ -80,14 +80,14 @@ class Layout:
         """
         if decay == 0.0:
             return values.copy()
-        out = values.take(self.packed)
+        out = values.take(self.packed, mode="wrap")  # as in ``Labels.expand``
         scaled = np.empty(self.bounds[1])
         later = out[:0]
         for start, end in zip(self.bounds[-2::-1], self.bounds[:0:-1], strict=True):
             continued = out[start : start + len(later)]
             np.add(continued, np.multiply(later, decay, out=scaled[: len(later)]), out=continued)
             later = out[start:end]
-        return out.take(self.unpacked)
+        return out.take(self.unpacked, mode="wrap")
 
     def next_values(self, values: Floats, final: Floats | float = 0.0) -> Floats:
         """The quantity of each row's next row, and ``final`` (one per trajectory, or one for all) on last rows."""

@@ -86,7 +86,7 @@ class Labels:
         return out
 
     def expand(self, per_set: NDArray) -> NDArray:
-        return per_set.take(self.label)
+        return per_set.take(self.label, mode="wrap")  # never out of range, and quicker than looking whether it is
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +110,10 @@ def set_statistics(values: Floats, sets: Sets, ddof: int = 1) -> SetStatistics:
 
 def by_spread(stats: SetStatistics) -> Floats:
     """Factor per set ``1 / (std + epsilon)``; 1 in flat sets, which are centred only."""
-    return np.where(stats.flat, 1.0, 1.0 / (stats.std + EPSILON))
+    factor = stats.std + EPSILON
+    np.divide(1.0, factor, out=factor)
+    np.putmask(factor, stats.flat, 1.0)
+    return factor
 
 
 def normalise(
@@ -122,20 +125,30 @@ def normalise(
     """
     centred, stats = _centre(values, sets, ddof)
     if scale is not None or stats.flat.any():
-        centred *= sets.expand(np.where(stats.flat, 0.0, 1.0 if scale is None else scale(stats)))
+        factor = np.ones_like(stats.std) if scale is None else scale(stats)
+        np.putmask(factor, stats.flat, 0.0)
+        centred *= sets.expand(factor)
     return centred, stats
 
 
 def _centre(values: Floats, sets: Sets, ddof: int) -> tuple[Floats, SetStatistics]:
     """Values less the mean of their set, and the statistics."""
+    # in place: there may be nearly as many sets as rows
     count = sets.count
-    mean = sets.sum(values) / count
+    size = count.astype(np.float64)
+    mean = sets.sum(values)
+    mean /= size
     centred = sets.expand(mean)
     np.subtract(values, centred, out=centred)
-    std = np.sqrt(sets.sum(centred * centred) / np.maximum(count - ddof, 1))
+    std = sets.sum(centred * centred)
+    size -= ddof
+    std /= np.maximum(size, 1.0, out=size)
+    np.sqrt(std, out=std)
     # where there is no spread, the mean is as large as the largest entry
-    flat = std <= ROUNDING * np.maximum(1.0, np.abs(mean))
-    return centred, SetStatistics(count=count, mean=mean, std=std, flat=flat)
+    bound = np.abs(mean, out=size)
+    np.maximum(bound, 1.0, out=bound)
+    bound *= ROUNDING
+    return centred, SetStatistics(count=count, mean=mean, std=std, flat=std <= bound)
 
 
 def deviations(values: Floats, sets: Sets, stats: SetStatistics, scale: Scale | None = by_spread) -> Floats:
