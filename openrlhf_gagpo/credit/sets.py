@@ -100,7 +100,7 @@ class SetStatistics:
 
 
 Scale = Callable[[SetStatistics], Floats]
-"""What deviations are multiplied by, per set."""
+"""What deviations are multiplied by, per set, in an array that the caller may change."""
 
 
 def set_statistics(values: Floats, sets: Sets, ddof: int = 1) -> SetStatistics:
