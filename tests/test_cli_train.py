@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -120,6 +121,30 @@ def test_interrupts_end_quietly(capsys):
 
     assert cli.guarded(interrupted, []) == 130
     assert capsys.readouterr().err == "gagpo: interrupted\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "where"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), ";"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded", "runs/x/metrics.jsonl"), " under runs/x/metrics.jsonl;"),
+        (RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"), ";"),
+    ],
+)
+def test_a_full_disk_is_told_of_in_a_sentence(capsys, error, where):
+    def full(argv):
+        raise error
+
+    assert cli.guarded(full, []) == 1
+    assert capsys.readouterr().err.startswith(f"gagpo: error: no space is left on the disk{where}")
+
+
+def test_a_defect_keeps_its_traceback():
+    def broken(argv):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with pytest.raises(OSError, match="Input/output error"):
+        cli.guarded(broken, [])
 
 
 def test_hygiene_yields_to_the_user(monkeypatch):

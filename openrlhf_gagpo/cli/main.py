@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import sys
 from collections.abc import Callable, Sequence
@@ -31,7 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def guarded(command: Callable[[list[str]], int | None], argv: list[str]) -> int:
-    """Exit status of ``command``: 2 for a wrong configuration, 1 for a failed run, 130 after Ctrl-C; no traceback."""
+    """Exit status of ``command``: 2 for a wrong configuration, 1 for a failed run or a full disk, 130 after Ctrl-C.
+
+    These are told in one sentence; any other exception is a defect and keeps its traceback.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Models and environments may say what the terminal cannot show, lone surrogates included.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -46,6 +50,19 @@ def guarded(command: Callable[[list[str]], int | None], argv: list[str]) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("gagpo: interrupted\n")
         return 130
+    except Exception as error:
+        if not _disk_full(error):
+            raise
+        where = f" under {error.filename}" if isinstance(error, OSError) and error.filename else ""
+        sys.stderr.write(f"gagpo: error: no space is left on the disk{where}; free some, or name a folder elsewhere\n")
+        return 1
+
+
+def _disk_full(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    # safetensors has an error class of its own, which keeps the system's number in its text.
+    return f"(os error {errno.ENOSPC})" in str(error)
 
 
 def _dispatch(argv: list[str]) -> int | None:
