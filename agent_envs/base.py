@@ -78,7 +78,7 @@ Expert = Callable[[], str]
 class TextEnv(ABC):
     """One environment instance; reusable for many episodes, used by one thread at a time.
 
-    Contract (``tests/env_contract.py`` checks it for every registered environment):
+    Contract (``tests/support/env_contract.py`` checks it for every registered environment):
 
     * ``tasks(split)`` is fixed for given options; task ids are unique across splits;
     * ``reset(task, seed)`` with equal arguments gives equal starts, and equal actions then give equal results;

@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Any
 
 from openrlhf_gagpo import hygiene
-from openrlhf_gagpo.config.errors import ConfigError, RunError
+from openrlhf_gagpo.errors import ConfigError, RunError
 from openrlhf_gagpo.progress import ProgressDisplay, summary_table
 from openrlhf_gagpo.runfolder import RunFolder
 

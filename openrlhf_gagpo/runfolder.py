@@ -31,7 +31,9 @@ from typing import Any, Literal
 
 import yaml
 
-__all__ = ["RunFolder", "RunFolderError", "State"]
+from openrlhf_gagpo.errors import RunFolderError
+
+__all__ = ["RunFolder", "State"]
 
 State = Literal["running", "finished", "interrupted", "failed"]
 
@@ -49,10 +51,6 @@ _PACKAGES = (
     "spacy",
 )
 _ROLLOUT = re.compile(r"iter_(\d+)\.jsonl\.gz")
-
-
-class RunFolderError(Exception):
-    """The folder is not a usable run; the message is one sentence for the user."""
 
 
 class RunFolder:

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import tiny_vault
+
+from support import tiny_vault
 
 
 def pytest_configure() -> None:

@@ -14,7 +14,7 @@ from openrlhf_gagpo import hygiene
 from openrlhf_gagpo.cli.env_access import OPTIONS, install_hint, load_plugins
 from openrlhf_gagpo.cli.env_generate import GENERATORS
 from openrlhf_gagpo.cli.main import guarded
-from openrlhf_gagpo.config.errors import ConfigError
+from openrlhf_gagpo.errors import ConfigError
 
 __all__ = ["main", "parse"]
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from agent_envs import registry
 from agent_envs.base import EnvError, TextEnv
-from openrlhf_gagpo.config.errors import ConfigError
 from openrlhf_gagpo.config.flag import Disposition, Flag
+from openrlhf_gagpo.errors import ConfigError
 
 __all__ = ["OPTIONS", "install_hint", "load_plugins", "made", "refusals"]
 

@@ -17,9 +17,9 @@ from agent_envs.base import EnvError, PromptTemplate, StepResult, TextEnv
 from agent_envs.workers import EnvFault, EnvPool, Session
 from openrlhf_gagpo.cli.env_access import install_hint, refusals
 from openrlhf_gagpo.cli.env_data import DATA
-from openrlhf_gagpo.config.errors import ConfigError, RunError
+from openrlhf_gagpo.errors import ConfigError, PromptTemplateError, RunError
 from openrlhf_gagpo.rollout.contract import sound_reset, sound_step
-from openrlhf_gagpo.rollout.prompt import PromptBuilder, PromptTemplateError
+from openrlhf_gagpo.rollout.prompt import PromptBuilder
 
 __all__ = ["check"]
 

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from agent_envs.alfworld.layout import CATEGORIES, SPLITS
 from openrlhf_gagpo.cli.env_access import install_hint, refusals
-from openrlhf_gagpo.config.errors import ConfigError
+from openrlhf_gagpo.errors import ConfigError
 
 __all__ = ["GENERATORS", "Generator", "generate"]
 

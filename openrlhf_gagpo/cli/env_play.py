@@ -13,7 +13,7 @@ from rich.text import Text
 
 from agent_envs.base import EnvError, Expert, StepResult, TextEnv
 from openrlhf_gagpo.cli.env_access import made, refusals
-from openrlhf_gagpo.config.errors import ConfigError, RunError
+from openrlhf_gagpo.errors import ConfigError, RunError
 
 __all__ = ["play"]
 

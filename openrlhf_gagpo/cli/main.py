@@ -10,8 +10,7 @@ from difflib import get_close_matches
 from importlib import import_module
 
 from openrlhf_gagpo import hygiene
-from openrlhf_gagpo.config.errors import ConfigError, RunError
-from openrlhf_gagpo.runfolder import RunFolderError
+from openrlhf_gagpo.errors import ConfigError, GagpoError
 
 __all__ = ["COMMANDS", "guarded", "main"]
 
@@ -41,12 +40,9 @@ def guarded(command: Callable[[list[str]], int | None], argv: list[str]) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return command(argv) or 0
-    except (ConfigError, RunFolderError) as error:
+    except GagpoError as error:
         sys.stderr.write(f"gagpo: error: {error}\n")
-        return 2
-    except RunError as error:
-        sys.stderr.write(f"gagpo: error: {error}\n")
-        return 1
+        return error.exit_status
     except KeyboardInterrupt:
         sys.stderr.write("gagpo: interrupted\n")
         return 130

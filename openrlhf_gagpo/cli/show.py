@@ -12,9 +12,10 @@ from rich.rule import Rule
 from rich.text import Text
 
 from openrlhf_gagpo.cli.main import guarded
+from openrlhf_gagpo.errors import RunFolderError
 from openrlhf_gagpo.report.episodes import PlayedEpisode, best, load_episodes, worst
 from openrlhf_gagpo.rollout.types import Step
-from openrlhf_gagpo.runfolder import RunFolder, RunFolderError
+from openrlhf_gagpo.runfolder import RunFolder
 
 __all__ = ["main", "render_episode"]
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from openrlhf_gagpo import hygiene
 from openrlhf_gagpo.cli.env_access import OPTIONS
-from openrlhf_gagpo.config.errors import ConfigError
-from openrlhf_gagpo.warmstart.settings import WarmstartError, WarmstartSettings
+from openrlhf_gagpo.errors import ConfigError, WarmstartError
+from openrlhf_gagpo.warmstart.settings import WarmstartSettings
 
 __all__ = ["main", "parse"]
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from openrlhf_gagpo.config.errors import ConfigError
+from openrlhf_gagpo.errors import ConfigError
 
 __all__ = ["ConfigError"]

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from openrlhf_gagpo.config import machine
-from openrlhf_gagpo.config.errors import ConfigError
+from openrlhf_gagpo import machine
 from openrlhf_gagpo.config.flags import all_flags
 from openrlhf_gagpo.config.placement import Plan, place
 from openrlhf_gagpo.config.resolve import COMMAND_LINE, DEFAULT, DERIVED, Config
+from openrlhf_gagpo.errors import ConfigError
 
 __all__ = ["check", "env_options"]
 

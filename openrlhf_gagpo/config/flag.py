@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from openrlhf_gagpo.config.errors import ConfigError
+from openrlhf_gagpo.errors import ConfigError
 
 __all__ = ["Disposition", "Flag", "negation"]
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
-from openrlhf_gagpo.config.errors import ConfigError
 from openrlhf_gagpo.config.flag import Disposition, Flag, negation
 from openrlhf_gagpo.config.flags import all_flags, estimators
+from openrlhf_gagpo.errors import ConfigError
 
 __all__ = ["nearest", "parse"]
 

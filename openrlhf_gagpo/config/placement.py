@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from openrlhf_gagpo.config import machine
+from openrlhf_gagpo import machine
 from openrlhf_gagpo.config.resolve import Config
 
 __all__ = ["Bundles", "Plan", "Process", "place"]

@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
-from openrlhf_gagpo.config.errors import ConfigError
 from openrlhf_gagpo.config.flag import Flag
 from openrlhf_gagpo.config.parser import nearest
+from openrlhf_gagpo.errors import ConfigError
 
 __all__ = ["DERIVED_ORIGINS", "Recipe", "load"]
 

@@ -12,11 +12,12 @@ from typing import Any
 
 import yaml
 
-from openrlhf_gagpo.config import machine, recipes
-from openrlhf_gagpo.config.errors import ConfigError
+from openrlhf_gagpo import machine
+from openrlhf_gagpo.config import recipes
 from openrlhf_gagpo.config.flag import Disposition, Flag
 from openrlhf_gagpo.config.flags import ESTIMATOR, OPTION_PREFIX, all_flags, estimators
 from openrlhf_gagpo.config.parser import parse
+from openrlhf_gagpo.errors import ConfigError
 
 __all__ = ["COMMAND_LINE", "DEFAULT", "Config", "resolve"]
 

@@ -9,10 +9,11 @@ import importlib
 import pkgutil
 
 from openrlhf_gagpo.credit import estimators
-from openrlhf_gagpo.credit.batch import INVALID_RULES, StepBatch, StepBatchError
+from openrlhf_gagpo.credit.batch import INVALID_RULES, StepBatch
 from openrlhf_gagpo.credit.options import EstimatorOptions, option
-from openrlhf_gagpo.credit.registry import Estimator, EstimatorError, get, names, register
+from openrlhf_gagpo.credit.registry import Estimator, get, names, register
 from openrlhf_gagpo.credit.result import CreditResult
+from openrlhf_gagpo.errors import EstimatorError, StepBatchError
 
 __all__ = [
     "INVALID_RULES",

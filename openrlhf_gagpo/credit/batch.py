@@ -11,18 +11,18 @@ from numpy.typing import ArrayLike, NDArray
 
 from openrlhf_gagpo.credit.layout import Layout, build_layout, factorise, place
 from openrlhf_gagpo.credit.sets import Floats, Ints
+from openrlhf_gagpo.errors import StepBatchError
 
 if TYPE_CHECKING:
     from openrlhf_gagpo.rollout.types import Episode, Step
 
-__all__ = ["INVALID_RULES", "StepBatch", "StepBatchError"]
+__all__ = [
+    "INVALID_RULES",
+    "StepBatch",
+]
 
 Keys = NDArray[np.object_]
 Bools = NDArray[np.bool_]
-
-
-class StepBatchError(ValueError):
-    """The rows do not form complete, consistent trajectories; the message names the row."""
 
 
 INVALID_RULES: Mapping[str, Callable[[Step], bool]] = {

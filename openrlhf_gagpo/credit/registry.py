@@ -9,12 +9,9 @@ from typing import Any
 from openrlhf_gagpo.credit.batch import StepBatch
 from openrlhf_gagpo.credit.options import EstimatorOptions
 from openrlhf_gagpo.credit.result import CreditResult
+from openrlhf_gagpo.errors import EstimatorError
 
-__all__ = ["Estimator", "EstimatorError", "get", "names", "register"]
-
-
-class EstimatorError(ValueError):
-    """An estimator name that is taken or unknown, or options of another estimator."""
+__all__ = ["Estimator", "get", "names", "register"]
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from openrlhf_gagpo.errors import RunFolderError
 from openrlhf_gagpo.report.data import CategoryRate, Evaluation, Setting, config_table, evaluations, number
 from openrlhf_gagpo.report.episodes import PlayedEpisode, extremes, load_episodes
 from openrlhf_gagpo.report.figures import panels
-from openrlhf_gagpo.runfolder import RunFolder, RunFolderError
+from openrlhf_gagpo.runfolder import RunFolder
 
 __all__ = ["build_report"]
 

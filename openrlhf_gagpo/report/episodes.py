@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from openrlhf_gagpo.errors import RunFolderError
 from openrlhf_gagpo.rollout.records import read_records
 from openrlhf_gagpo.rollout.types import Episode, Step
-from openrlhf_gagpo.runfolder import RunFolder, RunFolderError
+from openrlhf_gagpo.runfolder import RunFolder
 
 __all__ = ["PlayedEpisode", "best", "extremes", "load_episodes", "worst"]
 

@@ -11,21 +11,18 @@ from time import perf_counter
 from typing import Protocol
 
 from agent_envs.base import EnvError, Reset, StepResult
+from openrlhf_gagpo.errors import PromptTooLong, RolloutError
 from openrlhf_gagpo.rollout.contract import sound_reset, sound_step
 from openrlhf_gagpo.rollout.parse import parse_action
-from openrlhf_gagpo.rollout.prompt import HistoryEntry, PromptBuilder, PromptTooLong
+from openrlhf_gagpo.rollout.prompt import HistoryEntry, PromptBuilder
 from openrlhf_gagpo.rollout.types import Completion, Episode, EpisodeRequest, Policy, SamplingParams, Step
 
-__all__ = ["EnvSession", "RolloutError", "play_all", "play_episode", "turn_seed"]
+__all__ = ["EnvSession", "play_all", "play_episode", "turn_seed"]
 
 logger = logging.getLogger(__name__)
 
 # What an environment may do wrong without ending the run.
 _ENV_FAULTS = (EnvError, TimeoutError)
-
-
-class RolloutError(RuntimeError):
-    """An episode failed for a reason other than its environment; the cause is chained."""
 
 
 class EnvSession(Protocol):

@@ -11,31 +11,14 @@ import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from agent_envs.base import PromptTemplate
+from openrlhf_gagpo.errors import PromptTemplateError, PromptTooLong
 
 __all__ = [
     "BuiltPrompt",
     "HistoryEntry",
     "PromptBuilder",
-    "PromptTemplateError",
-    "PromptTooLong",
     "ResolvedPrompt",
 ]
-
-
-class PromptTemplateError(ValueError):
-    """A prompt template cannot be read or rendered."""
-
-
-class PromptTooLong(ValueError):
-    """A prompt exceeds the token limit even without any history."""
-
-    def __init__(self, tokens: int, limit: int) -> None:
-        super().__init__(
-            f"the prompt needs {tokens} tokens without any history but only {limit} are allowed: "
-            f"raise the prompt length or shorten the template"
-        )
-        self.tokens = tokens
-        self.limit = limit
 
 
 class HistoryEntry(NamedTuple):

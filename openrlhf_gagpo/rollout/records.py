@@ -17,9 +17,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from openrlhf_gagpo.errors import EpisodeFileError
 from openrlhf_gagpo.rollout.types import Episode, Step
 
-__all__ = ["EpisodeFileError", "StepKey", "read_credit", "read_episodes", "read_records", "write_episodes"]
+__all__ = ["StepKey", "read_credit", "read_episodes", "read_records", "write_episodes"]
 
 StepKey = tuple[str, str, int]
 """Group, trajectory and index of a step."""
@@ -29,10 +30,6 @@ _VERSION = 1
 _STEP_FIELDS = tuple(field.name for field in fields(Step))
 _EPISODE_FIELDS = tuple(field.name for field in fields(Episode) if field.name != "steps")
 _IDENTITY = ("task", "group", "trajectory", "env_seed")
-
-
-class EpisodeFileError(ValueError):
-    """A file that does not hold complete episodes."""
 
 
 def write_episodes(

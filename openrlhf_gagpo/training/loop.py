@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from openrlhf_gagpo.config.errors import RunError
 from openrlhf_gagpo.credit import registry as credit
 from openrlhf_gagpo.credit.batch import StepBatch
 from openrlhf_gagpo.credit.result import CreditResult
+from openrlhf_gagpo.errors import RunError
 from openrlhf_gagpo.rollout.grouping import drop_incomplete
 from openrlhf_gagpo.rollout.records import write_episodes
 from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest

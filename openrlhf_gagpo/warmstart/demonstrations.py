@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from agent_envs.base import TextEnv
+from openrlhf_gagpo.errors import WarmstartError
 from openrlhf_gagpo.rollout.prompt import BuiltPrompt, HistoryEntry, PromptBuilder
-from openrlhf_gagpo.warmstart.settings import WarmstartError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass
 import torch
 
 from agent_envs.base import TextEnv
-from openrlhf_gagpo.rollout.prompt import PromptBuilder, PromptTooLong
+from openrlhf_gagpo.errors import PromptTooLong, WarmstartError
+from openrlhf_gagpo.rollout.prompt import PromptBuilder
 from openrlhf_gagpo.warmstart.clone import build_model, clone
 from openrlhf_gagpo.warmstart.demonstrations import encode, play, texts
-from openrlhf_gagpo.warmstart.settings import WarmstartError, WarmstartSettings
+from openrlhf_gagpo.warmstart.settings import WarmstartSettings
 from openrlhf_gagpo.warmstart.tokenizer import build_tokenizer
 
 __all__ = ["SETTINGS_FILE", "WarmstartSummary", "warm_start"]

@@ -8,14 +8,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["WarmstartError", "WarmstartSettings"]
+from openrlhf_gagpo.errors import WarmstartError
+
+__all__ = ["WarmstartSettings"]
 
 VLLM_CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 """Head sizes that vLLM 0.29 runs on a CPU (its CPU attention backend); on a GPU it takes these too."""
-
-
-class WarmstartError(Exception):
-    """A setting or an environment that a warm start cannot use; the message is one sentence for the user."""
 
 
 @dataclass(frozen=True)

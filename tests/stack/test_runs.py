@@ -12,11 +12,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import REPOSITORY, make_model
 
 from openrlhf_gagpo.metrics import undocumented
 from openrlhf_gagpo.rollout.records import read_credit, read_episodes
 from openrlhf_gagpo.runfolder import RunFolder
+from support.models import make_model
+from support.paths import REPOSITORY
 
 # A random policy earns nothing; a penalty on impossible actions gives its groups a spread to learn from.
 SIGNAL = (

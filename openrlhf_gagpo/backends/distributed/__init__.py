@@ -6,8 +6,8 @@ also in a Ray worker that unpickles one of our actors.
 
 import os
 
+from openrlhf_gagpo import machine
 from openrlhf_gagpo.backends.distributed import compat
-from openrlhf_gagpo.config import machine
 
 if not machine.has_cuda():
     # Said rather than guessed: DeepSpeed warns when it has to find out.

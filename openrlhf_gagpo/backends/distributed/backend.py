@@ -21,9 +21,9 @@ from openrlhf_gagpo.backends.distributed import compat
 from openrlhf_gagpo.backends.distributed.actors import PolicyActor, ReferenceActor, StepStrategy
 from openrlhf_gagpo.backends.distributed.engine import create_engines
 from openrlhf_gagpo.backends.distributed.experience import StepExperienceMaker
-from openrlhf_gagpo.config.errors import RunError
-from openrlhf_gagpo.config.machine import cores
 from openrlhf_gagpo.config.placement import SHARE, place
+from openrlhf_gagpo.errors import RunError
+from openrlhf_gagpo.machine import cores
 from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, SamplingParams
 from openrlhf_gagpo.training.rows import TrainingRow
 from openrlhf_gagpo.training.settings import plan_forward, plan_training, rollout_settings

@@ -1,0 +1,86 @@
+"""Every error this package raises on purpose, in one tree. Environments have a tree of their own in ``agent_envs``.
+
+The message of each is one sentence for the user: what is wrong and what to do. The command line prints it without a
+traceback and exits with ``exit_status``; any other exception is a defect and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ConfigError",
+    "CreditError",
+    "EpisodeFileError",
+    "EstimatorError",
+    "GagpoError",
+    "PromptTemplateError",
+    "PromptTooLong",
+    "RolloutError",
+    "RunError",
+    "RunFolderError",
+    "StepBatchError",
+    "WarmstartError",
+]
+
+
+class GagpoError(Exception):
+    """Root of the tree."""
+
+    exit_status = 2
+    """2: the input cannot be used; 1: the run failed."""
+
+
+class ConfigError(GagpoError):
+    """A configuration that cannot run; the message names the flag."""
+
+
+class WarmstartError(ConfigError):
+    """A setting or an environment that a warm start cannot use."""
+
+
+class PromptTemplateError(ConfigError, ValueError):
+    """A prompt template that cannot be read or rendered."""
+
+
+class RunFolderError(GagpoError):
+    """The folder is not a usable run."""
+
+
+class EpisodeFileError(RunFolderError, ValueError):
+    """A file that does not hold complete episodes."""
+
+
+class CreditError(GagpoError, ValueError):
+    """Credit cannot be computed as asked."""
+
+
+class StepBatchError(CreditError):
+    """The rows do not form complete, consistent trajectories; the message names the row."""
+
+
+class EstimatorError(CreditError):
+    """An estimator name that is taken or unknown, options of another estimator, or a result that is no credit."""
+
+
+class RunError(GagpoError):
+    """A run that had to stop for a reason that is not a defect of this program."""
+
+    exit_status = 1
+
+
+class RolloutError(RunError, RuntimeError):
+    """An episode failed for a reason other than its environment; the cause is chained."""
+
+
+class PromptTooLong(GagpoError, ValueError):
+    """A prompt exceeds the token limit even without any history. It ends one episode."""
+
+    def __init__(self, tokens: int, limit: int) -> None:
+        super().__init__(
+            f"the prompt needs {tokens} tokens without any history but only {limit} are allowed: "
+            f"raise the prompt length or shorten the template"
+        )
+        self.tokens = tokens
+        self.limit = limit
+
+    def __reduce__(self) -> tuple[type[PromptTooLong], tuple[int, int]]:
+        return type(self), (self.tokens, self.limit)

@@ -1,0 +1,406 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent_envs import EnvError, UnknownTask
+from agent_envs.workers import RESET_TIMEOUT_S, STEP_TIMEOUT_S, EnvFault, EnvPool, Session, pool
+from openrlhf_gagpo.config.flags import all_flags
+from openrlhf_gagpo.rollout.player import RolloutSettings
+from support.paths import SUPPORT
+
+PROBE = str(SUPPORT / "probe_env.py")
+
+
+def probe_pool(size: int = 1, **arguments: Any) -> EnvPool:
+    return EnvPool("probe", size=size, plugins=[PROBE], **arguments)
+
+
+def with_pool(body: Callable[[EnvPool], Awaitable[Any]], env_pool: EnvPool) -> Any:
+    async def run() -> Any:
+        async with env_pool:
+            return await asyncio.wait_for(body(env_pool), 60)
+
+    return asyncio.run(run())
+
+
+async def answer(session: Session, action: str) -> str:
+    return (await session.step(action)).observation
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
+def all_gone(pids: list[int], within_s: float = 10.0) -> bool:
+    deadline = time.monotonic() + within_s
+    while any(alive(pid) for pid in pids):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def test_vault_episodes_interleave_over_workers() -> None:
+    async def play(env_pool: EnvPool, task: str) -> bool:
+        session = await env_pool.open()
+        await session.reset(task, 0)
+        while not (result := await session.step(await session.expert_action())).terminated:
+            pass
+        await session.close()
+        return result.success
+
+    async def body(env_pool: EnvPool) -> None:
+        tasks = await env_pool.tasks("train")
+        assert all(await asyncio.gather(*(play(env_pool, task) for task in tasks[:40])))
+        assert all(await asyncio.gather(*(play(env_pool, task) for task in tasks[40:80])))
+        assert len(env_pool.pids) == 3
+        stats = env_pool.stats()
+        assert stats["resets"] == 80
+        assert stats["steps"] > 80 * 5
+        assert (stats["faults"], stats["timeouts"], stats["restarts"]) == (0, 0, 0)
+
+    with_pool(body, EnvPool("vault", {"train_tasks": 80}, size=2))
+
+
+def test_workers_are_clean_processes() -> None:
+    async def body(env_pool: EnvPool) -> None:
+        session = await env_pool.open()
+        modules = set((await answer(session, "modules")).split())
+        assert not modules & {"torch", "ray", "vllm", "transformers", "openrlhf", "openrlhf_gagpo", "numpy", "pytest"}
+        assert await answer(session, "main") == ""
+        loaded_in, parent = (await answer(session, "preloaded")).split()
+        assert loaded_in == parent == str(env_pool.pids[0])
+
+    with_pool(body, probe_pool())
+
+
+def test_instances_are_reused_and_exclusive() -> None:
+    async def body(env_pool: EnvPool) -> None:
+        first, second = await env_pool.open(), await env_pool.open()
+        assert await answer(first, "number") != await answer(second, "number")
+        number = await answer(first, "number")
+        await first.close()
+        await first.close()
+        with pytest.raises(EnvError, match="session is closed"):
+            await first.step("x")
+        third = await env_pool.open()
+        assert await answer(third, "number") == number
+        assert await answer(await env_pool.open(), "number") == "3"
+
+    with_pool(body, probe_pool())
+
+
+def test_a_cancelled_call_does_not_leave_its_instance_to_others() -> None:
+    async def body(env_pool: EnvPool) -> None:
+        session = await env_pool.open()
+        step = asyncio.ensure_future(session.step("x"))
+        await asyncio.sleep(0)
+        step.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await step
+        await session.close()
+        assert await answer(await env_pool.open(), "number") == "2"
+
+    with_pool(body, probe_pool())
+
+
+@pytest.mark.parametrize("text", ["", "\x00\x1b", "九\U0001f525", "\ud800", "x" * 5_000_000])
+def test_any_text_passes(text: str) -> None:
+    async def body(env_pool: EnvPool) -> None:
+        sessions = [await env_pool.open() for _ in range(3)]
+        assert await asyncio.gather(*(answer(session, text) for session in sessions)) == [text] * 3
+
+    with_pool(body, probe_pool())
+
+
+def test_unknown_tasks_and_missing_expert_leave_the_session_usable() -> None:
+    async def body(env_pool: EnvPool) -> None:
+        session = await env_pool.open()
+        with pytest.raises(UnknownTask, match="no task 'z'"):
+            await session.reset("z", 0)
+        with pytest.raises(UnknownTask, match="no split 'dev'"):
+            await env_pool.tasks("dev")
+        with pytest.raises(EnvError, match="has no expert"):
+            await session.expert_action()
+        assert (await session.reset("b", 4)).observation == "b 4"
+        assert await env_pool.tasks("train") == ("a", "b")
+        assert env_pool.stats()["faults"] == 0
+
+    with_pool(body, probe_pool())
+
+
+@pytest.mark.parametrize(
+    ("action", "reason"),
+    [("raise", "KeyError: 'broken inside'"), ("sys.exit", "SystemExit: 3"), ("unpicklable", "lock")],
+)
+def test_an_exception_costs_one_session(action: str, reason: str) -> None:
+    async def body(env_pool: EnvPool) -> None:
+        session, other = await env_pool.open(), await env_pool.open()
+        number = await answer(session, "number")
+        with pytest.raises(EnvFault, match=reason) as fault:
+            await session.step(action)
+        assert "Traceback" in fault.value.details
+        with pytest.raises(EnvFault, match=reason):
+            await session.reset("a", 0)
+        await session.close()
+        assert await answer(other, "still here") == "still here"
+        assert await answer(await env_pool.open(), "number") not in (number, await answer(other, "number"))
+        assert env_pool.stats() | {"steps": 0} == {"resets": 0, "steps": 0, "faults": 1, "timeouts": 0, "restarts": 0}
+
+    with_pool(body, probe_pool())
+
+
+def test_a_dead_worker_is_replaced() -> None:
+    async def body(env_pool: EnvPool) -> None:
+        session, other = await env_pool.open(), await env_pool.open()
+        waiting = asyncio.ensure_future(other.step("x"))
+        with pytest.raises(EnvFault, match="exited with status 5"):
+            await session.step("die")
+        with contextlib.suppress(EnvFault):
+            await waiting
+        with pytest.raises(EnvFault, match="exited with status 5"):
+            await other.step("x")
+        again = await env_pool.open()
+        os.kill(int(await answer(again, "pid")), signal.SIGKILL)
+        with pytest.raises(EnvFault, match="killed by signal 9"):
+            await again.step("hang")
+        assert await answer(await env_pool.open(), "x") == "x"
+        stats = env_pool.stats()
+        assert (stats["faults"], stats["restarts"], stats["timeouts"]) == (3, 2, 0)
+        assert len(env_pool.pids) == 2
+
+    with_pool(body, probe_pool())
+
+
+def test_a_hung_worker_is_killed_and_replaced() -> None:
+    async def body(env_pool: EnvPool) -> None:
+        session, other = await env_pool.open(), await env_pool.open()
+        pid = int(await answer(session, "pid"))
+        stuck = asyncio.ensure_future(session.step("hang"))
+        queued = asyncio.ensure_future(other.step("x"))
+        with pytest.raises(EnvFault, match=r"did not finish step within 0\.5 s"):
+            await stuck
+        with pytest.raises(EnvFault, match="another session of the same worker process was stuck"):
+            await queued
+        assert await answer(await env_pool.open(), "x") == "x"
+        assert all_gone([pid])
+        stats = env_pool.stats()
+        assert (stats["faults"], stats["restarts"], stats["timeouts"]) == (2, 1, 1)
+
+    with_pool(body, probe_pool(step_timeout=0.5))
+
+
+def test_a_busy_event_loop_is_no_timeout() -> None:
+    async def body(env_pool: EnvPool) -> None:
+        session = await env_pool.open()
+        step = asyncio.ensure_future(session.step("x"))
+        # The request leaves in this turn of the loop; then the loop is kept from reading the reply.
+        await asyncio.sleep(0)
+        asyncio.get_running_loop().call_soon(time.sleep, 0.6)
+        assert (await step).observation == "x"
+
+    with_pool(body, probe_pool(step_timeout=0.2))
+
+
+def test_a_dead_fork_server_is_replaced() -> None:
+    async def body(env_pool: EnvPool) -> None:
+        session = await env_pool.open()
+        pids = env_pool.pids
+        os.kill(pids[0], signal.SIGKILL)
+        with pytest.raises(EnvFault, match="fork server"):
+            await session.step("hang")
+        assert all_gone(pids)
+        assert await answer(await env_pool.open(), "x") == "x"
+
+    with_pool(body, probe_pool())
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "plugins", "message"),
+    [
+        ("volt", {}, [], "no environment 'volt'"),
+        ("vault", {"sise": 3}, [], "no option 'sise'"),
+        ("vault", {}, ["absent.py"], "no plugin file"),
+        ("probe", {"preload_fails": True}, [PROBE], "^probe: the data folder is missing$"),
+        ("probe", {"make_fails": True}, [PROBE], "probe: nothing works here"),
+        ("vault", {"size": "x" * 100_000}, [], "pass large data as a path"),
+    ],
+)
+def test_what_cannot_start_says_why(name: str, options: dict[str, Any], plugins: list[str], message: str) -> None:
+    async def run() -> None:
+        env_pool = EnvPool(name, options, plugins=plugins)
+        try:
+            for _ in range(2):
+                with pytest.raises(EnvError, match=message):
+                    await env_pool.open()
+        finally:
+            await env_pool.aclose()
+
+    asyncio.run(run())
+
+
+def test_a_refused_constructor_costs_no_session() -> None:
+    async def body(env_pool: EnvPool) -> None:
+        for _ in range(5):
+            with pytest.raises(UnknownTask, match="no such data"):
+                await env_pool.open()
+        (channel,) = env_pool._channels.values()
+        assert (channel.sessions, channel.idle) == (set(), [])
+
+    with_pool(body, probe_pool(options={"make_refuses": True}))
+
+
+def test_a_slow_start_ends_in_one_sentence() -> None:
+    with pytest.raises(EnvError, match=r"was not loaded within 0\.001 s; give its import and preload less to do"):
+        with_pool(EnvPool.start, probe_pool(start_timeout=0.001))
+
+
+def test_the_default_timeouts_are_the_same_everywhere() -> None:
+    flags = [all_flags()[f"env.{call}_timeout"].default for call in ("reset", "step")]
+    settings = RolloutSettings("vault")
+    assert flags == [RESET_TIMEOUT_S, STEP_TIMEOUT_S] == [settings.reset_timeout, settings.step_timeout]
+
+
+def test_bad_arguments_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        EnvPool("vault", size=0)
+    with pytest.raises(ValueError, match="above 0"):
+        EnvPool("vault", step_timeout=0)
+
+
+def test_closing_leaves_no_process() -> None:
+    async def run() -> list[int]:
+        env_pool = probe_pool(size=2)
+        session, _ = await env_pool.open(), await env_pool.open()
+        pids = env_pool.pids + [int(await answer(session, "pid"))]
+        await env_pool.aclose()
+        await env_pool.aclose()
+        with pytest.raises(EnvFault, match="pool was"):
+            await session.step("x")
+        with pytest.raises(EnvError, match="pool is closed"):
+            await env_pool.open()
+        await session.close()
+        return pids
+
+    assert all_gone(asyncio.run(run()))
+
+
+def test_closing_does_not_wait_for_a_hung_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "CLOSE_GRACE_S", 0.2)
+    pids: list[int] = []
+
+    async def body(env_pool: EnvPool) -> None:
+        await env_pool.open()
+        pids.extend(env_pool.pids)
+
+    with_pool(body, probe_pool(options={"hang_in_close": True}))
+    assert all_gone(pids)
+
+
+def test_works_in_a_loop_outside_the_main_thread() -> None:
+    results: list[str] = []
+
+    async def body(env_pool: EnvPool) -> None:
+        results.append(await answer(await env_pool.open(), "from a thread"))
+
+    thread = threading.Thread(target=with_pool, args=(body, probe_pool()))
+    thread.start()
+    thread.join(60)
+    assert results == ["from a thread"]
+
+
+def test_a_pool_belongs_to_one_loop() -> None:
+    env_pool = probe_pool()
+
+    async def use() -> None:
+        await env_pool.start()
+
+    async def use_and_close() -> None:
+        with pytest.raises(EnvError, match="one per loop"):
+            await env_pool.start()
+        await env_pool.aclose()
+
+    asyncio.run(use())
+    pids = env_pool.pids
+    asyncio.run(use_and_close())
+    assert all_gone(pids)
+
+
+OWNER = """
+import asyncio, sys
+from agent_envs.workers import EnvPool
+
+# No guard for __main__: workers must not run this file again.
+sys.stdout.write("started\\n")
+
+async def main():
+    pool = EnvPool("probe", size=2, plugins=[sys.argv[1]])
+    first, second = await pool.open(), await pool.open()
+    await first.step("print")
+    stuck = asyncio.ensure_future(first.step(sys.argv[2]))
+    await asyncio.sleep(0.1)
+    sys.stdout.write(" ".join(map(str, pool.pids)) + "\\n")
+    sys.stdout.flush()
+    await asyncio.sleep(60)
+
+try:
+    asyncio.run(main())
+except KeyboardInterrupt:
+    sys.exit(7)
+"""
+
+
+def start_owner(tmp_path: Path, action: str) -> tuple[subprocess.Popen[str], list[int]]:
+    """A program with a pool; returns it with the pool's process ids."""
+    script = tmp_path / "owner.py"
+    script.write_text(OWNER)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    owner = subprocess.Popen(
+        [sys.executable, str(script), PROBE, action],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    assert owner.stdout.readline() == "started\n"
+    return owner, [int(pid) for pid in owner.stdout.readline().split()]
+
+
+@pytest.mark.parametrize("action", ["x", "hang"])
+def test_no_process_outlives_a_killed_owner(tmp_path: Path, action: str) -> None:
+    owner, pids = start_owner(tmp_path, action)
+    with owner:
+        assert len(pids) == 3
+        assert all(alive(pid) for pid in pids)
+        owner.kill()
+        assert all_gone(pids)
+
+
+def test_ctrl_c_is_quiet_in_the_workers(tmp_path: Path) -> None:
+    owner, pids = start_owner(tmp_path, "interrupt")
+    with owner:
+        for pid in pids:
+            os.kill(pid, signal.SIGINT)
+        assert all(alive(pid) for pid in pids)
+        owner.send_signal(signal.SIGINT)
+        _, errors = owner.communicate(timeout=30)
+    assert all_gone(pids)
+    assert owner.returncode == 7
+    # What environments print goes to the error stream, so it cannot end up in a command's output.
+    assert errors == "printed by an environment\n"

@@ -1,0 +1,274 @@
+"""Whole runs of the local backend through the command line: their folder, resuming, interrupts, broken environments."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import uuid
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from openrlhf_gagpo import metrics as glossary
+from openrlhf_gagpo.cli.main import main
+from openrlhf_gagpo.rollout.records import read_episodes
+from openrlhf_gagpo.run import terminate_as_interrupt
+from openrlhf_gagpo.runfolder import RunFolder
+from support import tiny_vault
+
+_MARK = "TEST_RUN_MARK"
+_QUIET = {"eval__steps": -1, "eval__before_train": False, "eval__after_train": False, "report": False}
+
+
+def _parameters(run: Path) -> dict[str, Tensor]:
+    return AutoModelForCausalLM.from_pretrained(run / "model", dtype=torch.float32).state_dict()
+
+
+def _assert_same_model(one: Path, other: Path) -> None:
+    expected = _parameters(other)
+    for name, value in _parameters(one).items():
+        torch.testing.assert_close(value, expected[name], atol=1e-6, rtol=0, msg=name)
+
+
+def _processes(mark: str) -> list[int]:
+    """Processes whose environment carries the mark: those of one run, wherever they sit in the process tree."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        try:
+            if folder.name.isdecimal() and f"{_MARK}={mark}".encode() in (folder / "environ").read_bytes():
+                found.append(int(folder.name))
+        except OSError:
+            continue  # It ended meanwhile, or is another user's.
+    return found
+
+
+def _survivors(mark: str) -> list[int]:
+    """Processes with the mark that have not ended within a few seconds: a killed one may take a moment."""
+    for pid in _processes(mark):
+        with suppress(ProcessLookupError):
+            end = os.pidfd_open(pid)
+            select.select([end], [], [], 10)
+            os.close(end)
+    return _processes(mark)
+
+
+@pytest.fixture(scope="module")
+def whole(vault_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two iterations, uninterrupted, in a process of their own."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    process = tiny_vault.start(tiny_vault.arguments(vault_model, run))
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert "iteration   2/2" in out
+    assert "Traceback" not in err
+    return run
+
+
+def test_a_run_leaves_everything_behind(whole: Path, vault_model: Path) -> None:
+    run = RunFolder.open(whole)
+    info = run.info()
+    assert info["state"] == "finished"
+    assert info["environment"] == {}
+    started, ended = (datetime.fromisoformat(info[name]).timestamp() for name in ("started", "ended"))
+    # The whole run's times are in full seconds.
+    assert started <= datetime.fromisoformat(info["backend"]["ready_at"]).timestamp() < ended + 1
+    assert float(info["backend"]["start_models_s"]) >= 0
+    assert run.config()["values"]["env.name"] == "vault"
+    assert "action :" in run.prompt()
+    assert [row["iteration"] for row in run.metrics()] == [1, 2]
+    assert [row["iteration"] for row in run.evals()] == [0, 1, 2]
+    assert glossary.undocumented(run.metrics() + run.evals()) == set()
+    assert "<html" in run.report_path.read_text(encoding="utf-8")
+
+    assert run.rollout_iterations() == [1, 2]
+    row = run.metrics()[0]
+    episodes = read_episodes(run.rollout_path(1))
+    assert len(episodes) == row["rollout/episodes"] == 8
+    assert sum(len(episode.steps) for episode in episodes) == row["rollout/steps"] == row["policy/rows_trained"]
+    # Sampler and training pass agree on the same tokens and weights.
+    assert row["policy/sampling_logprob_diff_max"] < 1e-4
+    assert row["env/resets"] == 8
+
+    tokenizer = AutoTokenizer.from_pretrained(whole / "model")
+    model = AutoModelForCausalLM.from_pretrained(whole / "model")
+    prompt = tokenizer(episodes[0].steps[0].observation + " action :", return_tensors="pt")
+    assert model.generate(**prompt, max_new_tokens=4, do_sample=False).shape[1] > prompt["input_ids"].shape[1]
+    start = AutoModelForCausalLM.from_pretrained(vault_model).state_dict()
+    assert any(not torch.equal(start[name], value) for name, value in model.state_dict().items())
+
+
+def test_the_same_seed_gives_the_same_run(whole: Path, vault_model: Path, tmp_path: Path) -> None:
+    assert main(tiny_vault.arguments(vault_model, tmp_path / "run", report=False)) == 0
+    _assert_same_model(tmp_path / "run", whole)
+
+
+def test_a_run_continued_after_one_iteration_equals_a_whole_one(whole: Path, vault_model: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert main(tiny_vault.arguments(vault_model, run, train__num_iterations=1, report=False)) == 0
+    assert main(tiny_vault.arguments(vault_model, run, ckpt__load_enable=True, report=False)) == 0
+    _assert_same_model(run, whole)
+    folder, expected = RunFolder.open(run), RunFolder.open(whole)
+    assert folder.info()["resumed"][0]["iteration"] == 1
+    for rows, others in ((folder.metrics(), expected.metrics()), (folder.evals(), expected.evals())):
+        assert [_timeless(row) for row in rows] == [pytest.approx(_timeless(row), rel=1e-4) for row in others]
+    # Nothing is left to do: no second evaluation, the same model.
+    assert main(tiny_vault.arguments(vault_model, run, ckpt__load_enable=True, report=False)) == 0
+    assert [row["iteration"] for row in folder.evals()] == [0, 1, 2]
+    _assert_same_model(run, whole)
+
+
+def _timeless(row: dict[str, object]) -> dict[str, object]:
+    return {name: value for name, value in row.items() if not name.startswith("time/") and name != "split"}
+
+
+@pytest.mark.parametrize(
+    ("owner", "method", "call"),
+    [
+        # In the second iteration, after its episodes were recorded and the weights had changed.
+        ("openrlhf_gagpo.backends.local.LocalBackend", "sync", 2),
+        # While the second checkpoint is being written.
+        ("openrlhf_gagpo.backends.local.torch", "save", 2),
+    ],
+    ids=["update", "checkpoint"],
+)
+def test_a_killed_run_continues_from_its_checkpoint(
+    whole: Path, vault_model: Path, tmp_path: Path, owner: str, method: str, call: int
+) -> None:
+    run, mark = tmp_path / "run", uuid.uuid4().hex
+    argv = tiny_vault.arguments(vault_model, run, report=False)
+    program = f"""
+import itertools, os, pkgutil, signal
+from openrlhf_gagpo.cli.main import main
+owner = pkgutil.resolve_name({owner!r})
+original, calls = owner.{method}, itertools.count(1)
+def killed(*args, **kwargs):
+    if next(calls) == {call}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(*args, **kwargs)
+owner.{method} = killed
+main({argv!r})
+"""
+    env = os.environ | {"PYTHONPATH": str(tiny_vault.ROOT), "OMP_NUM_THREADS": "1", _MARK: mark}
+    done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert _survivors(mark) == []
+    assert (run / "checkpoints" / "latest").read_text() == "global_step1"
+    assert RunFolder.open(run).rollout_iterations() == [1, 2]
+
+    assert main([*argv, "--ckpt.load_enable"]) == 0
+    _assert_same_model(run, whole)
+    assert [row["iteration"] for row in RunFolder.open(run).metrics()] == [1, 2]
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"global_step1", "global_step2", "latest"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_closes_everything(vault_model: Path, tmp_path: Path, number: signal.Signals) -> None:
+    run, mark = tmp_path / "run", uuid.uuid4().hex
+    argv = tiny_vault.arguments(vault_model, run, train__num_iterations=100_000, ckpt__save_steps=-1, **_QUIET)
+    process = tiny_vault.start(argv, **{_MARK: mark})
+    try:
+        while not process.stdout.readline().startswith("iteration   1/"):
+            assert process.poll() is None, process.stderr.read()
+        assert len(_processes(mark)) > 1
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, err
+    assert "interrupted after iteration" in out
+    assert "Traceback" not in err
+    assert "never retrieved" not in err
+    assert _survivors(mark) == []
+    folder = RunFolder.open(run)
+    assert folder.info()["state"] == "interrupted"
+    assert folder.metrics()
+
+
+def test_an_interrupt_during_the_start_is_recorded(
+    vault_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(config: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("openrlhf_gagpo.backends.create", interrupted)
+    assert main(tiny_vault.arguments(vault_model, tmp_path / "run")) == 130
+    assert RunFolder.open(tmp_path / "run").info()["state"] == "interrupted"
+
+
+def test_sigterm_cancels_what_asyncio_runs() -> None:
+    seen = []
+
+    async def work() -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            seen.append("cancelled")
+            raise
+
+    with asyncio.Runner() as runner, terminate_as_interrupt(), pytest.raises(KeyboardInterrupt):
+        runner.run(work())
+    assert seen == ["cancelled"]
+
+
+def test_sigterm_interrupts_where_ctrl_c_is_ignored() -> None:
+    previous, before = signal.signal(signal.SIGINT, signal.SIG_IGN), signal.getsignal(signal.SIGTERM)
+    try:
+        with terminate_as_interrupt(), pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def _faulty(model: Path, run: Path, workers: int = 1, **options: str) -> list[str]:
+    values = json.dumps({"size": 3, "keys": 1, "train_tasks": 8, "valid_tasks": 4, "test_tasks": 0} | options)
+    changes = {"env__plugin": tiny_vault.PLUGINS, "env__name": "faulty_vault", "env__options": values}
+    return tiny_vault.arguments(model, run, env__workers=workers, **(_QUIET | changes))
+
+
+def test_an_exception_in_an_episode_ends_that_episode_alone(vault_model: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert main(_faulty(vault_model, run, marker=str(tmp_path / "once"))) == 0
+    first, second = RunFolder.open(run).metrics()
+    assert (first["rollout/faulted_episodes"], second["rollout/faulted_episodes"]) == (1, 0)
+    assert (first["env/faults"], first["env/restarts"]) == (1, 0)
+    assert (first["rollout/episodes"], first["rollout/skipped_groups"]) == (8, 0)
+    assert first["policy/rows_trained"] == first["rollout/steps"] - 2
+    broken = [episode for episode in read_episodes(RunFolder.open(run).rollout_path(1)) if episode.faulted]
+    assert len(broken) == 1
+    assert "the vault collapsed" in broken[0].error
+
+
+def test_a_run_survives_the_death_of_an_environment_worker(vault_model: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert main(_faulty(vault_model, run, workers=2, how="die", marker=str(tmp_path / "once"))) == 0
+    first, second = RunFolder.open(run).metrics()
+    # Each of the two workers held half of the eight episodes, and half of each group.
+    assert (first["rollout/faulted_episodes"], first["rollout/skipped_groups"]) == (4, 0)
+    assert (first["env/faults"], first["env/restarts"]) == (4, 1)
+    assert (second["rollout/faulted_episodes"], second["env/restarts"]) == (0, 0)
+    assert second["policy/rows_trained"] == second["rollout/steps"]
+
+
+def test_a_run_stops_with_one_sentence_when_every_episode_fails(
+    vault_model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(_faulty(vault_model, tmp_path / "run")) == 1
+    errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("gagpo")]
+    assert len(errors) == 1
+    assert "no episode of the rollout of iteration 1" in errors[0]
+    assert "the vault collapsed" in errors[0]
+    info = RunFolder.open(tmp_path / "run").info()
+    assert info["state"] == "failed"
+    assert "the vault collapsed" in info["error"]

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from openrlhf_gagpo.cli.main import main as gagpo
+from openrlhf_gagpo.cli.show import main
+from openrlhf_gagpo.report.episodes import extremes, load_episodes
+from openrlhf_gagpo.rollout.records import write_episodes
+from openrlhf_gagpo.runfolder import RunFolder
+from support.report_runs import episode, make_run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return make_run(tmp_path_factory.mktemp("runs") / "run", iterations=3)
+
+
+def show(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    assert main(argv) == 0
+    return capsys.readouterr().out
+
+
+def fail(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    assert main(argv) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("gagpo: error: ")
+    assert captured.err.count("\n") == 1
+    return captured.err
+
+
+def test_default_is_the_first_episode_of_the_last_iteration(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    out = show(capsys, str(run.path))
+    assert "Iteration 3, episode 0 of 0 to 7" in out
+    assert "solved, 4 steps, return 1, score 1" in out
+    assert "> open [the] door" in out
+    assert "malformed response" in out
+    assert "inadmissible action" in out
+    assert "reward 1, advantage 0.5, return 1" in out
+    assert "The vault is open." in out
+
+
+def test_choosing_an_episode(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "episode 5 of 0 to 7" in show(capsys, str(run.path), "--iteration", "2", "--episode", "5")
+    assert "episode 0 of 0 to 7" in show(capsys, str(run.path), "--iteration", "1", "--best")
+    worst = show(capsys, str(run.path), "--iteration", "1", "--worst")
+    assert "episode 1 of 0 to 7" in worst
+    assert "step limit" in worst
+
+
+def test_errors_are_one_sentence(run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no run folder" in fail(capsys, str(tmp_path / "absent"))
+    assert "no run.json" in fail(capsys, str(tmp_path))
+    assert "recorded are iterations 1 to 3" in fail(capsys, str(run.path), "--iteration", "9")
+    assert "episodes 0 to 7, not 8" in fail(capsys, str(run.path), "--episode", "8")
+    assert "not -1" in fail(capsys, str(run.path), "--episode", "-1")
+
+
+def test_no_and_damaged_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = RunFolder.create(tmp_path / "run", {}, "")
+    assert "no recorded episodes" in fail(capsys, str(run.path))
+    run.rollout_path(1).write_bytes(b"nonsense")
+    assert "not gzip-compressed" in fail(capsys, str(run.path))
+    write_episodes(run.rollout_path(1), [])
+    assert "no episodes in its record" in fail(capsys, str(run.path))
+
+
+def test_faulted_episode_without_steps_or_credit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = RunFolder.create(tmp_path / "run", {}, "")
+    broken = episode(0, success=False, steps=0)
+    broken.end_reason, broken.error = "env_fault", "the engine died"
+    write_episodes(run.rollout_path(4), [broken, episode(1, success=False)])
+    assert "environment failure: the engine died, 0 steps" in show(capsys, str(run.path))
+    assert "episode 1 of 0 to 1" in show(capsys, str(run.path), "--worst")
+
+
+def test_text_that_no_encoding_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = RunFolder.create(tmp_path / "run", {}, "")
+    write_episodes(run.rollout_path(1), [episode(0, success=True, observation="a \ud800 b")])
+    assert gagpo(["show", str(run.path)]) == 0
+    assert "a \\ud800 b" in capsys.readouterr().out
+
+
+def test_best_means_the_same_in_help_and_report(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    words = " ".join(capsys.readouterr().out.split())
+    assert "the best episode by success, then return" in words
+    assert "the worst episode by success, then return" in words
+    labels = [label for label, _ in extremes(load_episodes(run, 1))]
+    assert labels == ["best (success, then return)", "worst (success, then return)"]
+
+
+def test_unknown_flag_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["run", "--best", "--worst"])
+    capsys.readouterr()

@@ -1,0 +1,207 @@
+"""What is said before a run starts, and the placement plan."""
+
+from __future__ import annotations
+
+import pytest
+
+from openrlhf_gagpo import machine
+from openrlhf_gagpo.config.checks import check, env_options
+from openrlhf_gagpo.config.placement import place
+from openrlhf_gagpo.config.resolve import resolve
+from openrlhf_gagpo.errors import ConfigError
+
+SHARED = "--actor.num_gpus_per_node 1 --vllm.num_engines 1 --train.colocate_all"
+
+
+@pytest.fixture(autouse=True)
+def cpu_machine(monkeypatch):
+    monkeypatch.setattr(machine, "gpus", lambda: 0)
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def model(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (folder / name).write_text("{}")
+    return folder
+
+
+@pytest.fixture
+def base(model, tmp_path):
+    return f"--env.name vault --actor.model_name_or_path {model} --run_dir {tmp_path / 'run'} {SHARED}"
+
+
+def fails(line: str, *parts: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check(resolve(line.split()))
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message, message
+
+
+def test_a_sound_configuration_passes(base):
+    plan = check(resolve(base.split()))
+    assert plan.gpus == 1
+    assert plan.device == "cpu"
+    check(resolve([*base.split(), "--ds.zero_stage", "3"]))
+
+
+@pytest.mark.parametrize(
+    ("extra", "parts"),
+    [
+        ("--rollout.batch_size 0", ["--rollout.batch_size is 0", "at least 1"]),
+        ("--train.batch_size -4", ["--train.batch_size is -4"]),
+        ("--eval.steps 0", ["--eval.steps is 0", "-1 for never"]),
+        ("--actor.adam.lr 0", ["--actor.adam.lr", "more than 0"]),
+        ("--actor.adam.lr inf", ["--actor.adam.lr", "more than 0"]),
+        ("--rollout.top_p 1.5", ["--rollout.top_p", "at most 1"]),
+        ("--rollout.temperature 0", ["--rollout.temperature"]),
+        ("--actor.adam.betas 0.9 1", ["--actor.adam.betas"]),
+        ("--actor.eps_clip -0.1", ["--actor.eps_clip"]),
+        ("--ds.zero_stage 4", ["--ds.zero_stage"]),
+        ("--rollout.n_samples_per_prompt 1", ["--rollout.n_samples_per_prompt is 1", "gagpo", "2 or more"]),
+        ("--rollout.max_new_tokens 2048", ["data.max_len (2048)", "more than rollout.max_new_tokens (2048)"]),
+        ("--train.micro_batch_size 999", ["--train.micro_batch_size is 999"]),
+        ("--algo.kl.no_use_loss", ["KL inside the reward", "algo.kl.init_coef to 0"]),
+        ("--algo.kl.target 1 --algo.kl.init_coef 0", ["algo.kl.target"]),
+        ("--actor.lr_scheduler wavy", ["--actor.lr_scheduler", "cosine"]),
+        ("--algo.advantage.inadmissible_penalty -1", ["inadmissible_penalty is -1", "0 or more"]),
+        (
+            "--algo.advantage.inadmissible_penalty 0.1 --algo.advantage.invalid_rule either",
+            ["inadmissible_penalty", "invalid_rule at format"],
+        ),
+        (
+            "--algo.advantage.inadmissible_penalty 0.1 --algo.advantage.invalid_penalty 0",
+            ["inadmissible_penalty", "invalid_penalty above 0", "alone with algo.advantage.invalid_rule action"],
+        ),
+        (
+            "--algo.advantage.inadmissible_penalty 0.1 --algo.advantage.invalid_penalty_mode none",
+            ["inadmissible_penalty", "mode not to none"],
+        ),
+        ("--actor.dual_clip 0.5", ["--actor.dual_clip", "more than 1"]),
+        ("--eval_only", ["--eval_only needs a split", "--env.eval_split"]),
+        ("--eval.steps 5", ["eval.steps needs a split"]),
+        ("--train.threads 2", ["--train.threads", "the local backend only"]),
+        ("--vllm.num_engines 2", ["train.colocate_all", "(2)", "(1)"]),
+        ("--train.no_colocate_all --vllm.num_engines 0", ["--vllm.num_engines", "--backend local"]),
+        ("--ref.num_gpus_per_node 2", ["share GPUs", "ref.num_gpus_per_node"]),
+        ("--ds.ring_attn_size 2", ["cannot be divided"]),
+        ("--vllm.enable_sleep", ["--vllm.enable_sleep needs a GPU"]),
+        ("--ds.enable_sleep", ["--ds.enable_sleep needs a GPU"]),
+        ("--train.no_colocate_all --vllm.enable_sleep", ["--train.colocate_all"]),
+        ("--ds.attn_implementation flash_attention_2", ["needs a GPU", "sdpa"]),
+        ("--ds.attn_implementation flash_attention_2 --ds.param_dtype fp32", ["fp32", "sdpa"]),
+        ("--ds.zero_stage 3 --actor.num_gpus_per_node 2 --vllm.num_engines 2", ["ds.zero_stage 3", "stage 2"]),
+        ("--ray.num_gpus 0", ["ray.num_gpus is 0", "needs 1"]),
+        ("--ray.num_gpus 1 --ray.address auto", ["ray.num_gpus", "ray.address"]),
+        ("--env.name valt", ["valt", "vault"]),
+        ("--env.split tran", ["env.split is 'tran'", "train, valid, test"]),
+        ("--env.eval_split later", ["env.eval_split is 'later'"]),
+        ("--env.options sise=3", ["sise", "size"]),
+        ("--env.options size=99", ["size is 99"]),
+        ("--env.max_steps 5 --env.options max_steps=6", ["given twice"]),
+        ("--env.plugin nowhere.py", ["nowhere.py"]),
+        ("--backend local", ["--vllm.num_engines is for the distributed backend only"]),
+    ],
+)
+def test_bad_settings_are_named(base, extra, parts):
+    if "--backend local" in extra:
+        parts = ["for the distributed backend only"]
+    fails(f"{base} {extra}", *parts)
+
+
+def test_models(base, model, monkeypatch):
+    line = f"--env.name vault {SHARED} --run_dir {model.parent / 'run'}"
+    fails(line, "no model is given", "--actor.model_name_or_path")
+    fails(f"{line} --actor.model_name_or_path {model}x", "there is no model folder")
+    fails(f"{line} --actor.model_name_or_path ./gone", "there is no model folder")
+    check(resolve(f"{line} --actor.model_name_or_path someone/some-model".split()))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(model.parent))
+    fails(f"{line} --actor.model_name_or_path someone/some-model", "HF_HUB_OFFLINE")
+    (model.parent / "hub" / "models--someone--some-model").mkdir(parents=True)
+    check(resolve(f"{line} --actor.model_name_or_path someone/some-model".split()))
+    for name, words in (
+        ("model.safetensors", "weights"),
+        ("tokenizer.json", "tokenizer"),
+        ("config.json", "config.json"),
+    ):
+        (model / name).unlink()
+        fails(base, words)
+
+
+def test_a_folder_with_a_run_is_refused_unless_resumed(base, tmp_path):
+    (tmp_path / "run").mkdir()
+    check(resolve(base.split()))
+    (tmp_path / "run" / "config.yaml").write_text("")
+    fails(base, "already holds a run", "--run_dir", "--ckpt.load_enable")
+    check(resolve(f"{base} --ckpt.load_enable".split()))
+
+
+def test_an_environment_must_be_named(base):
+    fails(base.replace("--env.name vault", ""), "no environment is given", "--env.name")
+
+
+def test_a_plugin_brings_its_environment(base, tmp_path):
+    plugin = tmp_path / "corridor.py"
+    plugin.write_text(
+        "from agent_envs.registry import register\n"
+        "from agent_envs.vault import VaultEnv\n"
+        "@register('config_test_corridor')\n"
+        "class Corridor(VaultEnv):\n"
+        "    pass\n"
+    )
+    check(resolve(f"{base} --env.plugin {plugin} --env.name config_test_corridor".split()))
+
+
+def test_the_step_limit_is_an_option_of_the_environment():
+    config = resolve(["--env.name", "vault", "--env.max_steps", "9", "--env.options", "size=4"])
+    assert env_options(config) == {"size": 4, "max_steps": 9}
+
+
+def test_a_recipe_for_both_backends_is_no_error_on_the_local_one(base, model, tmp_path):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("vllm.num_engines: 1\ntrain.colocate_all: true\nds.zero_stage: 3\n")
+    line = f"--config {recipe} --backend local --env.name vault --actor.model_name_or_path {model}"
+    config = resolve(f"{line} --run_dir {tmp_path / 'run'}".split())
+    plan = check(config)
+    assert plan.groups == ()
+    assert plan.device == "cpu"
+    assert set(config.unused()) == {"vllm.num_engines", "train.colocate_all", "ds.zero_stage"}
+    fails(f"{line} --train.device cuda", "--train.device cpu")
+
+
+def test_more_gpus_than_there_are(base, monkeypatch):
+    monkeypatch.setattr(machine, "gpus", lambda: 1)
+    monkeypatch.setattr(machine, "torch_has_cuda", lambda: True)
+    check(resolve(base.split()))
+    fails(f"{base} --train.no_colocate_all", "needs 10 GPUs", "shows 1", "--train.colocate_all")
+    check(resolve(f"{base} --train.no_colocate_all --ray.address auto".split()))
+
+
+@pytest.mark.parametrize(
+    ("line", "gpus", "shares"),
+    [
+        ("--train.colocate_all --vllm.num_engines 2", 2, [[0.2, 0.2, 0.2]]),
+        ("--train.colocate_all --vllm.num_engines 1 --vllm.tensor_parallel_size 2", 2, [[0.2, 0.2, 0.4]]),
+        ("--train.colocate_actor_ref --vllm.num_engines 3", 5, [[0.2, 0.2], [1]]),
+        ("--ref.num_gpus_per_node 1 --vllm.num_engines 1 --vllm.tensor_parallel_size 2", 5, [[1], [1], [2]]),
+        ("--algo.kl.init_coef 0 --vllm.num_engines 1", 3, [[1], [1]]),
+    ],
+)
+def test_placement(line, gpus, shares):
+    plan = place(resolve(["--actor.num_gpus_per_node", "2", *line.split()]))
+    assert plan.gpus == gpus
+    assert [[process.gpus_each for process in group.processes] for group in plan.groups] == shares
+
+
+def test_work_of_an_iteration():
+    plan = place(resolve(["--rollout.batch_size", "16", "--train.batch_size", "256", "--train.max_epochs", "2"]))
+    assert plan.episodes == 128
+    assert plan.updates == "2 x ceil(environment steps / 256)"
+    assert plan.iterations == 160
+    assert place(resolve(["--eval_only"])).iterations == 0

@@ -1,0 +1,68 @@
+"""What a resumed run refuses, and what never reaches the disk."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from openrlhf_gagpo import run as run_module
+from openrlhf_gagpo.config.resolve import resolve
+from openrlhf_gagpo.errors import ConfigError, RunError
+from openrlhf_gagpo.progress import ProgressDisplay
+from openrlhf_gagpo.runfolder import RunFolder
+
+
+def _folder(path: Path, *flags: str) -> RunFolder:
+    config = resolve(["--env.name", "vault", "--run_dir", str(path), *flags])
+    return RunFolder.create(path, config.to_dict(), "prompt", command=[])
+
+
+def _config(path: Path, *flags: str):
+    return resolve(["--env.name", "vault", "--run_dir", str(path), "--ckpt.load_enable", *flags])
+
+
+def test_secrets_stay_out_of_the_recorded_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    words = ["gagpo", "train", "--logger.wandb.key", "hunter2", "--logger.wandb.key=hunter2", "--train.seed", "3"]
+    monkeypatch.setattr(sys, "argv", words)
+    command = resolve(["--env.name", "vault"]).command()
+    assert command == ["gagpo", "train", "--logger.wandb.key", "***", "--logger.wandb.key=***", "--train.seed", "3"]
+
+
+class _NoCheckpoint:
+    def load_checkpoint(self) -> None:
+        return None
+
+
+def test_iterations_without_a_checkpoint_are_not_thrown_away(tmp_path: Path) -> None:
+    folder = _folder(tmp_path / "run")
+    folder.append_metrics(1, {"rollout/success": 0.5})
+    with pytest.raises(RunError, match=r"1 iterations but no checkpoint.*--ckpt.save_steps"):
+        run_module._resume(_NoCheckpoint(), folder, ProgressDisplay(1))
+    assert len(folder.metrics()) == 1
+
+
+def test_a_run_that_never_began_starts_anew(tmp_path: Path) -> None:
+    assert run_module._resume(_NoCheckpoint(), _folder(tmp_path / "run"), ProgressDisplay(1)) == 0
+
+
+@pytest.mark.parametrize("changed", [["--train.seed", "1"], ["--rollout.batch_size", "3"], ["--actor.adam.lr", "1e-3"]])
+def test_a_resumed_run_keeps_its_settings(tmp_path: Path, changed: list[str]) -> None:
+    folder = _folder(tmp_path / "run")
+    with pytest.raises(ConfigError, match=changed[0].removeprefix("--")):
+        run_module._check_same_run(_config(tmp_path / "run", *changed), folder)
+
+
+@pytest.mark.parametrize(
+    "changed", [["--eval.tasks", "5"], ["--ckpt.save_steps", "3"], ["--train.num_iterations", "900"]]
+)
+def test_what_does_not_change_the_run_may_change(tmp_path: Path, changed: list[str]) -> None:
+    run_module._check_same_run(_config(tmp_path / "run", *changed), _folder(tmp_path / "run"))
+
+
+def test_a_schedule_fixes_the_number_of_iterations(tmp_path: Path) -> None:
+    folder = _folder(tmp_path / "run", "--actor.lr_scheduler", "linear")
+    longer = _config(tmp_path / "run", "--actor.lr_scheduler", "linear", "--train.num_iterations", "900")
+    with pytest.raises(ConfigError, match="num_iterations"):
+        run_module._check_same_run(longer, folder)

@@ -1,0 +1,234 @@
+"""The iteration loop over a backend that plays made-up episodes, and the names of everything it logs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from openrlhf_gagpo import metrics as glossary
+from openrlhf_gagpo.config.resolve import resolve
+from openrlhf_gagpo.credit import registry
+from openrlhf_gagpo.credit.batch import StepBatch
+from openrlhf_gagpo.errors import RunError
+from openrlhf_gagpo.rollout.grouping import drop_incomplete
+from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, SamplingParams
+from openrlhf_gagpo.runfolder import RunFolder
+from openrlhf_gagpo.stats import wilson_interval
+from openrlhf_gagpo.training.loop import Trainer
+from openrlhf_gagpo.training.settings import invalid_weight, loss_options, rollout_settings, sampling
+from openrlhf_gagpo.training.summary import evaluation_metrics, rollout_metrics
+from support import tiny_vault
+from support.report_runs import episode
+
+
+class Observer:
+    def phase(self, *_: object) -> None: ...
+
+    episode = iteration = evaluation = phase
+
+
+class Backend:
+    """Plays what ``outcome(number of the request)`` says; counts what it is asked for."""
+
+    def __init__(self, outcome: Any) -> None:
+        self.outcome = outcome
+        self.updates: list[int] = []
+        self.seeds: list[int] = []
+        self.saved: list[tuple[str, dict[str, Any]]] = []
+        self.steps = 0.0
+
+    def rollout(self, requests: list[EpisodeRequest], parameters: SamplingParams, on_done: Any) -> list[Episode]:
+        episodes = []
+        for number, request in enumerate(requests):
+            played = self.outcome(number)
+            played = replace(played, task=request.task, group=request.group, trajectory=request.trajectory)
+            self.steps += len(played.steps)
+            on_done(played)
+            episodes.append(played)
+        return episodes
+
+    def update(self, rows: Any, seed: int) -> dict[str, float]:
+        self.updates.append(len(rows))
+        self.seeds.append(seed)
+        return {"policy/rows_trained": float(len(rows))}
+
+    def sync(self) -> None: ...
+
+    def env_stats(self) -> dict[str, float]:
+        return {"env/steps": self.steps}
+
+    def track(self, iteration: int, metrics: Any, *, evaluation: bool) -> None: ...
+
+    def save_checkpoint(self, tag: str, state: dict[str, Any]) -> None:
+        self.saved.append((tag, state))
+
+
+def _played(number: int) -> Episode:
+    return episode(number, success=number % 2 == 0)
+
+
+def _fault(number: int) -> Episode:
+    return Episode("", "", "", 0, [], "env_fault", error="EnvError: the engine\ncrashed.")
+
+
+def _trainer(tmp_path: Path, outcome: Any, **changes: object) -> Trainer:
+    config = resolve(tiny_vault.arguments("model", tmp_path / "run", **changes)[1:])
+    backend = Backend(outcome)
+    folder = RunFolder.create(tmp_path / "run", {}, "")
+    return Trainer(config, backend, folder, ["a", "b", "c"], ["x", "y"], Observer())
+
+
+def test_a_run_evaluates_trains_and_saves_as_asked(tmp_path: Path) -> None:
+    trainer = _trainer(tmp_path, _played, train__num_iterations=5, eval__steps=2, ckpt__save_steps=3)
+    trainer.fit()
+    assert [row["iteration"] for row in trainer.run.metrics()] == [1, 2, 3, 4, 5]
+    assert [row["iteration"] for row in trainer.run.evals()] == [0, 2, 4, 5]
+    assert trainer.backend.updates == [32] * 5
+    assert len(set(trainer.backend.seeds)) == 5
+    assert trainer.backend.saved == [
+        ("global_step3", {"iteration": 3}),
+        ("global_step5", {"iteration": 5}),
+    ]
+    assert trainer.run.rollout_iterations() == [1, 2, 3, 4, 5]
+
+
+def test_everything_logged_is_documented(tmp_path: Path) -> None:
+    trainer = _trainer(tmp_path, _played)
+    trainer.fit()
+    rows = trainer.run.metrics() + trainer.run.evals()
+    assert glossary.undocumented(rows) == set()
+    assert any(name.startswith("credit/state_group_size_share/") for name in rows[0])
+    assert any(name.startswith("eval/success/") for name in trainer.run.evals()[0])
+
+
+def test_environment_counters_are_those_of_the_iteration_alone(tmp_path: Path) -> None:
+    trainer = _trainer(tmp_path, _played)
+    trainer.fit()
+    # The evaluations between them played episodes too.
+    assert [row["env/steps"] for row in trainer.run.metrics()] == [32, 32]
+
+
+def test_a_continued_run_neither_evaluates_nor_trains_twice(tmp_path: Path) -> None:
+    trainer = _trainer(tmp_path, _played)
+    trainer.evaluate(0)
+    trainer.fit()
+    trainer.fit(start=2)
+    assert [row["iteration"] for row in trainer.run.evals()] == [0, 1, 2]
+    assert [row["iteration"] for row in trainer.run.metrics()] == [1, 2]
+
+
+def test_faulted_episodes_leave_their_group_and_small_groups_leave_the_update(tmp_path: Path) -> None:
+    # First group keeps two of four, the second only one.
+    trainer = _trainer(tmp_path, lambda n: _played(n) if n in (0, 1, 4) else _fault(n), eval__before_train=False)
+    metrics = trainer.iterate(1)
+    assert trainer.backend.updates == [8]
+    assert metrics["rollout/faulted_episodes"] == 5
+    assert metrics["rollout/skipped_groups"] == 1
+    assert metrics["rollout/episodes"] == 8
+
+
+def test_an_iteration_without_any_whole_group_updates_nothing(tmp_path: Path) -> None:
+    trainer = _trainer(tmp_path, lambda n: _played(n) if n in (0, 4) else _fault(n), eval__before_train=False)
+    metrics = trainer.iterate(1)
+    assert trainer.backend.updates == []
+    assert metrics["rollout/skipped_groups"] == 2
+    assert glossary.undocumented([metrics]) == set()
+
+
+def test_prompts_that_never_fit_stop_the_run(tmp_path: Path) -> None:
+    trainer = _trainer(tmp_path, lambda n: replace(_fault(n), end_reason="prompt_too_long"), eval__before_train=False)
+    with pytest.raises(RunError, match=r"--data\.max_len"):
+        trainer.iterate(1)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_run_stops_when_no_episode_can_be_played(tmp_path: Path, before: bool) -> None:
+    trainer = _trainer(tmp_path, _fault, eval__before_train=before)
+    with pytest.raises(RunError) as stop:
+        trainer.fit()
+    sentence = str(stop.value)
+    assert "EnvError: the engine crashed" in sentence
+    assert "\n" not in sentence
+    assert ("evaluation after iteration 0" if before else "rollout of iteration 1") in sentence
+    assert trainer.run.metrics() == []
+
+
+def test_summaries_leave_faulted_episodes_out() -> None:
+    episodes = [episode(0, success=True), episode(1, success=False), _fault(2)]
+    for number, played in enumerate(episodes):
+        played.task = f"task-{number}"
+    _, groups = drop_incomplete(episodes)
+    row = rollout_metrics(episodes, groups)
+    assert row["rollout/success"] == 0.5
+    assert row["rollout/return"] == 0.5
+    assert row["rollout/episode_length"] == 4
+    assert row["rollout/steps"] == 8
+    assert row["rollout/inadmissible_share"] == row["rollout/format_invalid_share"] == 0.25
+    row = evaluation_metrics(episodes)
+    assert (row["eval/success"], row["eval/tasks"], row["eval/faulted"]) == (0.5, 2, 1)
+    assert row["eval/success_low"] < 0.5 < row["eval/success_high"]
+    assert (row["eval/success/cool"], row["eval/success/heat"], row["eval/tasks/heat"]) == (1.0, 0.0, 1)
+    assert (row["eval/success_low/heat"], row["eval/success_high/heat"]) == wilson_interval(0, 1)
+    assert glossary.undocumented([row]) == set()
+
+
+def test_settings_follow_the_flags(tmp_path: Path) -> None:
+    words = tiny_vault.arguments(
+        "model", tmp_path, rollout__temperature=0.9, eval__temperature=0.4, rollout__top_p=0.8, rollout__concurrency=5
+    )
+    config = resolve(words[1:])
+    assert sampling(config) == SamplingParams(max_new_tokens=6, temperature=0.9, top_p=0.8)
+    assert sampling(config, evaluation=True).temperature == 0.4
+    played = rollout_settings(config)
+    assert (played.env_name, played.concurrency, played.think, played.max_prompt_tokens) == ("vault", 5, False, 58)
+    assert played.env_options["max_steps"] == 10
+
+
+def test_a_malformed_and_an_unrecognised_action_have_prices_of_their_own(tmp_path: Path) -> None:
+    # step 1 is malformed, step 2 well-formed but not recognised
+    played = [episode(number, success=False) for number in range(4)]
+
+    def penalties(**flags: object) -> list[float]:
+        flags = {f"algo.advantage.{name}": value for name, value in flags.items()}
+        config = resolve(tiny_vault.arguments("model", tmp_path, **flags)[1:])
+        batch = StepBatch.from_episodes(played, invalid=invalid_weight(config))
+        returns = registry.get("gagpo")(batch, config.estimator_options()).return_
+        return [round(value, 9) for value in returns[:4]]
+
+    # discounted by 0.95 a step, the reward being 0
+    one, other = {"invalid_penalty": 0.1, "invalid_rule": "format"}, {"inadmissible_penalty": 0.02}
+    assert penalties(**one) == [-0.095, -0.1, 0, 0]
+    assert penalties(**one, **other) == [round(-0.95 * (0.1 + 0.95 * 0.02), 9), -0.119, -0.02, 0]
+    assert penalties(**one, inadmissible_penalty=0.3) == [round(-0.95 * 0.385, 9), -0.385, -0.3, 0]
+
+
+def test_loss_options_follow_openrlhfs_flags() -> None:
+    actor = SimpleNamespace(
+        eps_clip=0.2,
+        eps_clip_low_high=None,
+        policy_loss_type="gspo",
+        loss_agg_mode="token-mean",
+        dual_clip=None,
+        entropy_coef=None,
+    )
+    args = SimpleNamespace(actor=actor, algo=SimpleNamespace(kl=SimpleNamespace(init_coef=0.1, estimator="k2")))
+    options = loss_options(args)
+    assert (options.ratio, options.clip_low, options.clip_high, options.entropy_coef) == ("action", 0.2, 0.2, 0.0)
+    assert (options.kl_coef, options.kl_estimator) == (0.1, "k2")
+    actor.policy_loss_type, actor.eps_clip_low_high, actor.dual_clip = "ppo", [0.1, 0.3], 2.0
+    options = loss_options(args)
+    assert (options.ratio, options.clip_low, options.clip_high, options.dual_clip) == ("token", 0.1, 0.3, 2.0)
+
+
+def test_repeated_episodes_of_a_task_do_not_narrow_the_interval() -> None:
+    """Four equal outcomes for each of two tasks say no more than one each."""
+    once = [episode(0, success=True), episode(1, success=False)]
+    for number, played in enumerate(once):
+        played.task = f"task-{number}"
+    one, four = evaluation_metrics(once), evaluation_metrics(once * 4)
+    assert (four["eval/tasks"], four["eval/episodes"]) == (2, 8)
+    assert all(four[name] == one[name] for name in ("eval/success", "eval/success_low", "eval/success_high"))

@@ -1,0 +1,111 @@
+"""Rows from episodes, and the plan of optimizer steps."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from openrlhf_gagpo.training.rows import plan_updates, rows_from_episodes
+from support.report_runs import episode
+
+
+def test_every_kept_step_becomes_one_row_with_its_own_advantage() -> None:
+    episodes = [episode(0, success=True, steps=3), episode(1, success=False, steps=2)]
+    rows = rows_from_episodes(episodes, [0.5, -1.0, 2.0, 3.0, -0.25], [True, True, False, True, True])
+    assert [(row.trajectory, row.step, row.advantage) for row in rows] == [
+        ("t0", 0, 0.5),
+        ("t0", 1, -1.0),
+        ("t1", 0, 3.0),
+        ("t1", 1, -0.25),
+    ]
+    step = episodes[0].steps[1]
+    assert (rows[1].prompt_ids, rows[1].response_ids) == (step.prompt_ids, step.response_ids)
+    assert rows[1].sampling_log_probs == step.sampling_log_probs
+    assert rows[1].length == len(step.prompt_ids) + len(step.response_ids)
+
+
+@pytest.mark.parametrize(("advantages", "keep"), [([1.0], [True]), ([1.0, 2.0], [True])])
+def test_columns_of_other_lengths_are_refused(advantages, keep) -> None:
+    with pytest.raises(ValueError, match="2 steps"):
+        rows_from_episodes([episode(0, success=True, steps=2)], advantages, keep)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    count=st.sampled_from([1, 2, 12, 37, 100]) | st.integers(1, 130),
+    mini=st.integers(1, 140),
+    micro=st.integers(1, 20),
+    ranks=st.integers(1, 5),
+    epochs=st.integers(1, 3),
+    max_tokens=st.none() | st.integers(5, 400),
+    seed=st.integers(0, 9),
+)
+def test_the_plan_of_updates(count, mini, micro, ranks, epochs, max_tokens, seed) -> None:
+    rng = np.random.default_rng(seed)
+    responses = rng.integers(1, 20, count).tolist()
+    lengths = [response + int(prompt) for response, prompt in zip(responses, rng.integers(1, 60, count), strict=True)]
+    arguments = {"mini_batch": mini, "micro_batch": micro, "ranks": ranks, "epochs": epochs, "max_tokens": max_tokens}
+    plan = plan_updates(lengths, responses, seed=seed, **arguments)
+    assert plan == plan_updates(lengths, responses, seed=seed, **arguments)
+
+    steps = math.ceil(count / mini)
+    assert len(plan) == epochs * steps
+    for epoch in range(epochs):
+        piece = plan[epoch * steps : (epoch + 1) * steps]
+        assert sorted(row for step in piece for row in step.rows) == list(range(count))
+        sizes = [len(step.rows) for step in piece]
+        assert max(sizes) <= mini
+        assert max(sizes) - min(sizes) <= 1
+        # Each row weighs 1 / row_normalizer in its step, so an epoch's weights add up to its number of steps.
+        assert sum(size / step.row_normalizer for size, step in zip(sizes, piece, strict=True)) == pytest.approx(steps)
+        assert sum(step.token_normalizer for step in piece) == sum(responses)
+    for step in plan:
+        assert len(step.shards) == ranks
+        assert len({len(shard) for shard in step.shards}) == 1
+        per_rank = [sum(len(batch.rows) for batch in shard) for shard in step.shards]
+        assert max(per_rank) - min(per_rank) <= 1
+        assert step.token_normalizer == sum(responses[row] for row in step.rows)
+        for batch in (batch for shard in step.shards for batch in shard):
+            assert (batch.padding > 0) == (not batch.rows)
+            assert len(batch.rows) <= micro
+            if max_tokens is not None and len(batch.rows) > 1:
+                assert max(lengths[row] for row in batch.rows) * len(batch.rows) <= max_tokens
+
+
+@pytest.mark.parametrize("count", [12, 37, 100])
+def test_sizes_of_the_steps_in_numbers(count: int) -> None:
+    plan = plan_updates([5] * count, [2] * count, mini_batch=16, micro_batch=4, seed=1)
+    expected = {12: [12], 37: [13, 12, 12], 100: [15, 15, 14, 14, 14, 14, 14]}[count]
+    assert [len(step.rows) for step in plan] == expected
+    assert {step.row_normalizer for step in plan} == {count / len(expected)}
+
+
+def test_epochs_and_seeds_shuffle_differently() -> None:
+    lengths = list(range(2, 42))
+    plan = plan_updates(lengths, lengths, mini_batch=10, micro_batch=10, epochs=2, seed=1)
+    other = plan_updates(lengths, lengths, mini_batch=10, micro_batch=10, epochs=2, seed=2)
+    assert sorted(plan[0].rows) != sorted(plan[4].rows)
+    assert sorted(plan[0].rows) != sorted(other[0].rows)
+
+
+def test_no_rows_no_steps_and_bad_sizes() -> None:
+    assert plan_updates([], [], mini_batch=0, micro_batch=1) == []
+    with pytest.raises(ValueError, match="at least 1"):
+        plan_updates([3], [1], mini_batch=0, micro_batch=1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(equal=st.lists(st.integers(0, 12), min_size=1, max_size=90), mini=st.integers(1, 40), seed=st.integers(0, 5))
+def test_equal_rows_stay_together_and_every_row_is_planned_once(equal: list[int], mini: int, seed: int) -> None:
+    lengths = [5] * len(equal)
+    plan = plan_updates(lengths, lengths, mini_batch=mini, micro_batch=None, seed=seed, equal=equal)
+    assert sorted(row for step in plan for row in step.rows) == list(range(len(equal)))
+    sizes = [len(step.rows) for step in plan]
+    assert max(sizes) - min(sizes) <= 1
+    for number in set(equal):
+        touched = [index for index, step in enumerate(plan) if any(equal[row] == number for row in step.rows)]
+        assert touched == list(range(touched[0], touched[-1] + 1)), "a run of equal rows is cut only where a step ends"

@@ -1,0 +1,234 @@
+"""Recipes and scripts: each recipe passes all checks on the machine it is for, and what the files name exists."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agent_envs.webshop.generator import generate as generate_shop
+from openrlhf_gagpo import machine
+from openrlhf_gagpo.cli import env as env_command
+from openrlhf_gagpo.cli import warmstart
+from openrlhf_gagpo.cli.train import main as train
+from openrlhf_gagpo.config.checks import check
+from openrlhf_gagpo.config.resolve import Config, resolve
+from support.paths import REPOSITORY
+
+EXAMPLES = REPOSITORY / "examples"
+RECIPES = sorted((EXAMPLES / "recipes").glob("*.yaml"))
+SCRIPTS = sorted((EXAMPLES / "scripts").glob("*.sh"))
+NAMES = [path.stem for path in RECIPES]
+PAPER = [name for name in NAMES if "qwen" in name]
+
+_GPUS = re.compile(r"_(\d)gpu")
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A folder with data where the CPU recipes look for it, and a stub of a model."""
+    pytest.importorskip("alfworld")
+    pytest.importorskip("regex")
+    from agent_envs.alfworld.generator import generate as generate_houses
+
+    root = tmp_path_factory.mktemp("recipes")
+    generate_shop(root / "data" / "webshop", 120, 0)
+    for split in ("train", "valid_seen"):
+        generate_houses(root / "data" / "alfworld", split, 1, 0)
+    (root / "model").mkdir()
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (root / "model" / name).write_text("{}")
+    return root
+
+
+@pytest.fixture
+def argv(workplace, monkeypatch):
+    """Arguments of a dry run of a recipe, on a machine that has as many GPUs as its name says."""
+    monkeypatch.chdir(workplace)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(workplace / "cache"))
+    monkeypatch.setenv("ALFWORLD_DATA", str(workplace / "data" / "alfworld"))
+    monkeypatch.setenv("WEBSHOP_DATA", str(workplace / "data" / "webshop"))
+
+    def arguments(name: str, *flags: str) -> list[str]:
+        monkeypatch.setattr(machine, "gpus", lambda: gpus(name))
+        monkeypatch.setattr(machine, "torch_has_cuda", lambda: True)
+        config = str(EXAMPLES / "recipes" / f"{name}.yaml")
+        return ["--config", config, "--actor.model_name_or_path", "model", "--run_dir", "run", *flags]
+
+    return arguments
+
+
+def gpus(name: str) -> int:
+    if "qwen" not in name:
+        return 0
+    found = _GPUS.search(name)
+    return int(found[1]) if found else 2
+
+
+def values(name: str) -> Config:
+    return resolve(["--config", str(EXAMPLES / "recipes" / f"{name}.yaml")])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_recipe_passes_a_dry_run(argv, name, capsys, monkeypatch):
+    # Wide enough that the table cuts nothing off.
+    monkeypatch.setenv("COLUMNS", "200")
+    assert train(argv(name, "--dry_run")) == 0
+    assert name.split("_")[0] in capsys.readouterr().out
+    plan = check(resolve(argv(name)))
+    assert plan.gpus == max(gpus(name), 1)
+    assert plan.device == ("cuda" if gpus(name) else "cpu")
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in PAPER])
+def test_cpu_recipes_run_on_the_local_backend_too(argv, name):
+    config = resolve(argv(name, "--backend", "local"))
+    assert check(config).gpus == 0
+    assert config.train.threads == 1
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_settings_are_those_of_the_paper(name):
+    config = values(name)
+    alfworld = name.startswith("alfworld")
+    assert (config.rollout.batch_size, config.rollout.n_samples_per_prompt) == (16, 8)
+    assert config.env.max_steps == (50 if alfworld else 15)
+    assert config.rollout.max_new_tokens == 512
+    assert config.data.max_len - 512 == (2048 if alfworld else 4096)
+    assert config.train.batch_size == (256 if alfworld else 64)
+    assert config.actor.adam.lr == 1e-6
+    assert (config.algo.kl.init_coef, config.algo.kl.use_loss, config.algo.kl.estimator) == (0.01, True, "k3")
+    assert config.train.num_iterations == 160
+    assert config.eval.temperature == 0.4
+    assert config.rollout.history_length == 2
+    assert config.actor.model_name_or_path == f"Qwen/Qwen2.5-{'7B' if '7b' in name else '1.5B'}-Instruct"
+    options = config.estimator_options()
+    assert (options.invalid_penalty, options.invalid_penalty_mode) == (0.1, "local")
+    assert "ntested on a GPU" in (EXAMPLES / "recipes" / f"{name}.yaml").read_text()
+
+
+def test_a_recipe_says_in_its_name_what_it_trains_with():
+    for name in PAPER:
+        config = values(name)
+        estimator = name.rsplit("_", 1)[1] if name.endswith(("gigpo", "grpo", "rloo")) else "gagpo"
+        options = config.estimator_options()
+        assert config.algo.advantage.estimator == estimator
+        # One ratio per action is GAGPO's; the baselines have one per token.
+        assert config.actor.policy_loss_type == ("gspo" if estimator == "gagpo" else "ppo")
+        if estimator in ("gagpo", "gigpo"):
+            assert options.gamma == 0.95
+        if estimator != "gagpo":
+            # As verl-agent: statistics over the steps of a group, and its bound on the loss.
+            assert (options.statistics, config.actor.dual_clip) == ("rows", 3.0)
+        if estimator == "gagpo":
+            assert options.lambd == 0.8
+        if estimator == "gigpo":
+            assert options.gigpo_mode == ("mean_std_norm" if name.startswith("alfworld") else "mean_norm")
+
+
+def test_all_that_is_promised_is_there():
+    wanted = {
+        f"{env}_qwen2.5_{end}"
+        for env in ("alfworld", "webshop")
+        for end in (
+            *(f"{size}{count}" for size in ("1.5b", "7b") for count in ("", "_1gpu", "_8gpu")),
+            *(f"1.5b_{baseline}" for baseline in ("gigpo", "grpo", "rloo")),
+        )
+    }
+    assert set(PAPER) == wanted
+    assert {"alfworld_cpu", "webshop_cpu", "vault_demo"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
+def test_commands_in_comments_parse_and_fit_the_recipe(path):
+    text = path.read_text().replace("\\\n#  ", "")
+    commands = [shlex.split(line)[1:] for line in re.findall(r"^#   (gagpo .*)$", text, re.MULTILINE)]
+    config = values(path.stem)
+    assert bool(commands) == path.stem.endswith("_cpu")
+    for command, *flags in commands:
+        if command == "env":
+            assert str(env_command.parse(flags).out) == config.env.options["data_dir"]
+        else:
+            settings = warmstart.parse(flags)
+            settings.check()
+            assert settings.env_name == config.env.name
+            assert str(settings.out) == config.actor.model_name_or_path
+            # The model must meet the prompts that it was made for.
+            assert settings.history_length == config.rollout.history_length
+            assert settings.list_actions == config.rollout.list_actions
+            assert settings.env_options.items() <= {**config.env.options, "max_steps": config.env.max_steps}.items()
+
+
+@pytest.fixture
+def submitted(tmp_path, monkeypatch):
+    """Runs a script with a stand-in for Ray; returns status, the words that Ray was given, and stderr."""
+    stand_in = tmp_path / "bin" / "ray"
+    stand_in.parent.mkdir()
+    stand_in.write_text('#!/usr/bin/env bash\nprintf "%s\\n" "$@"\n')
+    stand_in.chmod(0o755)
+    path = os.pathsep.join([str(stand_in.parent), str(Path(sys.executable).parent), os.environ["PATH"]])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+
+    def run(script: str, *words: str, **extra: str) -> tuple[int, list[str], str]:
+        done = subprocess.run(
+            [str(EXAMPLES / "scripts" / script), *words],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PATH": path, **extra},
+        )
+        return done.returncode, done.stdout.splitlines(), done.stderr
+
+    return run
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_parse(path):
+    assert os.access(path, os.X_OK)
+    assert subprocess.run(["bash", "-n", str(path)], capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("script", "recipe", "first", "flag"),
+    [
+        ("train_vault_ray.sh", "vault_demo", "data", ("--actor.model_name_or_path", "{data}")),
+        ("train_alfworld_ray.sh", "alfworld_qwen2.5_1.5b", "data", ("--env.options", "data_dir={data}")),
+        ("train_webshop_ray.sh", "webshop_qwen2.5_1.5b", "data", ("--env.options", "data_dir={data}")),
+    ],
+)
+def test_scripts_submit_their_recipe_with_absolute_paths(submitted, tmp_path, script, recipe, first, flag):
+    status, words, err = submitted(script, first, "runs/x", "--train.num_iterations", "2")
+    assert (status, err) == (0, "")
+    flags = words[words.index("openrlhf_gagpo.cli.train") + 1 :]
+    expected = [word.format(data=tmp_path / "data") for word in flag]
+    assert flags == [
+        *("--config", str(EXAMPLES / "recipes" / f"{recipe}.yaml"), "--run_dir", str(tmp_path / "runs" / "x")),
+        *(*expected, "--train.num_iterations", "2"),
+    ]
+    resolve(flags)
+    status, words, err = submitted(script)
+    assert (status != 0, words) == (True, [])
+    assert "first argument: folder" in err
+
+
+def test_another_recipe_can_be_submitted(submitted, tmp_path):
+    other = "webshop_qwen2.5_7b_8gpu.yaml"
+    _, words, _ = submitted("train_webshop_ray.sh", "data", "runs/x", RECIPE=other)
+    assert str(EXAMPLES / "recipes" / other) in words
+    (tmp_path / "own.yaml").write_text("base: data\n")
+    _, words, _ = submitted("submit.sh", "own.yaml", "runs/x", RAY_JOB_ADDRESS="http://head:1")
+    assert words[: words.index("--")] == ["job", "submit", "--address", "http://head:1"]
+    assert str(tmp_path / "own.yaml") in words
+    status, _, err = submitted("submit.sh", "absent.yaml", "runs/x")
+    assert (status, err) == (2, "there is no recipe absent.yaml; give a file or a name in examples/recipes\n")
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_recipes_that_scripts_name_exist(path):
+    named = re.findall(r"[\w.]+\.yaml", path.read_text())
+    assert [name for name in named if not (EXAMPLES / "recipes" / name).is_file()] == []

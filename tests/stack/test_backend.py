@@ -1,0 +1,221 @@
+"""The distributed backend against its oracle, and the failures of the stack that would otherwise be silent.
+
+One backend (policy, reference, vLLM engine) per kind of model serves all tests; starting one takes most of a minute.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from openrlhf_gagpo.backends.local import LocalBackend
+from openrlhf_gagpo.config.resolve import resolve
+from openrlhf_gagpo.errors import RunError
+from openrlhf_gagpo.rollout.types import Episode, SamplingParams
+from openrlhf_gagpo.training import schedule
+from openrlhf_gagpo.training.rows import MicroBatch, TrainingRow
+from openrlhf_gagpo.training.settings import sampling
+from support.models import make_model
+
+# The long prompts of an instruction, a history and a list of actions: several 128-token blocks of vLLM's CPU cache.
+FLAGS = [
+    "--env.name", "vault", "--rollout.batch_size", "4", "--rollout.n_samples_per_prompt", "4",
+    "--rollout.max_new_tokens", "6", "--rollout.history_length", "12", "--data.max_len", "1024",
+    "--rollout.micro_batch_size", "16", "--train.batch_size", "20", "--train.micro_batch_size", "4",
+    "--actor.num_gpus_per_node", "1", "--train.colocate_all", "--vllm.num_engines", "1",
+    "--vllm.enable_prefix_caching", "--vllm.enforce_eager", "--ds.param_dtype", "fp32", "--ds.zero_stage", "2",
+    "--actor.adam.lr", "3e-3", "--actor.adam.eps", "1e-4", "--actor.lr_warmup_ratio", "0", "--train.num_iterations",
+    "10", "--algo.kl.init_coef", "0.05",
+]  # fmt: skip
+
+
+def configuration(model: Path, run_dir: Path, *extra: str) -> Any:
+    return resolve([*FLAGS, "--actor.model_name_or_path", str(model), "--run_dir", str(run_dir), *extra])
+
+
+@pytest.fixture(scope="module", params=["tied", "untied"])
+def backend(
+    request: pytest.FixtureRequest, ray_runtime: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Any]:
+    from openrlhf_gagpo.backends.distributed.backend import DistributedBackend
+
+    folder = tmp_path_factory.mktemp(request.param)
+    model = make_model(folder / "model", tied=request.param == "tied")
+    backend = DistributedBackend(configuration(model, folder / "run"))
+    try:
+        backend.start()
+        yield backend
+    finally:
+        backend.close()
+
+
+@pytest.fixture
+def oracle(backend: Any, tmp_path: Path) -> Iterator[Any]:
+    """Builds local backends that start from the distributed policy's present parameters, with a fresh optimizer."""
+    made = []
+
+    def make(*extra: str) -> LocalBackend:
+        local = LocalBackend(
+            configuration(backend.args.actor.model_name_or_path, tmp_path, "--backend", "local", *extra)
+        )
+        local.start()
+        made.append(local)
+        return local
+
+    yield make
+    for local in made:
+        local.close()
+
+
+def play(backend: Any, iteration: int, tasks: int = 4) -> list[Episode]:
+    names = [f"vault-train-{index}" for index in range(tasks)]
+    requests = schedule.training_requests(names, 4, iteration, seed=0)
+    return backend.rollout(requests, sampling(backend.config), lambda episode: None)
+
+
+def rows_of(episodes: list[Episode], count: int, seed: int = 0) -> list[TrainingRow]:
+    """Recorded steps with made-up advantages of both signs."""
+    rng = random.Random(seed)
+    steps = [(episode, step) for episode in episodes for step in episode.steps]
+    assert len(steps) >= count
+    return [
+        TrainingRow(
+            prompt_ids=step.prompt_ids,
+            response_ids=step.response_ids,
+            sampling_log_probs=step.sampling_log_probs,
+            advantage=rng.gauss(0, 1),
+            trajectory=episode.trajectory,
+            step=step.index,
+        )
+        for episode, step in rng.sample(steps, count)
+    ]
+
+
+def policy_parameters(backend: Any) -> dict[str, torch.Tensor]:
+    import ray
+
+    actor = backend.trainer.actor_model_group._actor_handlers[0]
+    return ray.get(actor.parameters.remote())
+
+
+def gap(backend: Any, episodes: list[Episode]) -> float:
+    """Largest difference between sampling and training log-probabilities over all sampled tokens."""
+    rows = rows_of(episodes, sum(len(episode.steps) for episode in episodes))
+    plan = [tuple(range(start, min(start + 16, len(rows)))) for start in range(0, len(rows), 16)]
+    trained = backend.trainer.experience_maker.log_probs(
+        rows, [MicroBatch(part) for part in plan], backend.trainer.actor_model_group
+    )
+    return max(
+        float((torch.tensor(row.sampling_log_probs) - value).abs().max())
+        for row, value in zip(rows, trained, strict=True)
+    )
+
+
+def test_updates_match_the_local_backend_and_reach_vllm(backend: Any, oracle: Any) -> None:
+    """Fails without: boundary control (only the last micro-batch would train), all rows trained whatever their number,
+    the tied head's repacking, the prefix-cache reset, and log-probs of an end token in first position as sampled."""
+    before = play(backend, iteration=1)
+    assert max(len(step.prompt_ids) for episode in before for step in episode.steps) > 260
+    assert all(len(step.response_ids) <= 6 for episode in before for step in episode.steps)
+    assert gap(backend, before) <= 5e-6
+
+    # Micro-batches of 4 rows there; of 1 row, 7 rows and all rows here.
+    locals_ = [oracle("--train.micro_batch_size", size) for size in ("1", "7", "100")]
+    for index, count in enumerate((12, 37, 100)):
+        rows = rows_of(before, count, seed=index)
+        metrics = backend.update(rows, seed=index)
+        assert metrics["policy/rows_trained"] == count
+        assert metrics["policy/optimizer_steps"] == -(-count // 20)
+        reached = policy_parameters(backend)
+        for local in locals_:
+            twin = local.update(rows, seed=index)
+            assert twin["policy/grad_norm"] == pytest.approx(metrics["policy/grad_norm"], rel=1e-4)
+            for name, value in local.parameters().items():
+                assert float((value - reached[name]).abs().max()) <= 1e-5, name
+
+    # The engine still answers with the old weights, also from its prefix cache, until the sync.
+    assert gap(backend, play(backend, iteration=1)) > 1e-2
+    backend.sync()
+    after = play(backend, iteration=1)
+    assert gap(backend, after) <= 5e-6
+    one_token = [step for episode in after for step in episode.steps if len(step.response_ids) == 1]
+    assert one_token, "no action consisted of the end token alone"
+
+
+def test_engine_log_probs_of_long_prompts_after_a_sync(backend: Any) -> None:
+    """Prompt log-probabilities of the engine over more than 260 tokens, asked twice so that the cache answers."""
+    import ray
+
+    episodes = play(backend, iteration=2)
+    steps = [step for episode in episodes for step in episode.steps if len(step.prompt_ids) > 260][:8]
+    rows = rows_of(episodes, 20, seed=5)
+    backend.update(rows, seed=5)
+    backend.sync()
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(backend.args.actor.model_name_or_path, dtype=torch.float32).eval()
+    model.load_state_dict(policy_parameters(backend), strict=False)
+    model.tie_weights()
+    sequences = [step.prompt_ids + step.response_ids for step in steps]
+    for _ in range(2):
+        answers = ray.get(backend.engines[0].log_probs.remote(sequences))
+        for ids, answer in zip(sequences, answers, strict=True):
+            with torch.no_grad():
+                logits = model(torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
+            expected = logits.gather(-1, torch.tensor(ids[1:])[:, None]).squeeze(-1)
+            assert float((torch.tensor(answer) - expected).abs().max()) <= 5e-6
+
+
+def test_an_iteration_without_rows_changes_nothing(backend: Any) -> None:
+    """An estimator may set every group aside."""
+    before = policy_parameters(backend)
+    assert backend.update([], seed=0)["policy/optimizer_steps"] == 0
+    assert all(torch.equal(value, before[name]) for name, value in policy_parameters(backend).items())
+
+
+def test_groups_of_uneven_size_and_number_of_steps(backend: Any) -> None:
+    """OpenRLHF reshapes samples to groups of n_samples_per_prompt; ours may have lost episodes."""
+    episodes = play(backend, iteration=3)
+    metrics = backend.update(rows_of(episodes[:3] + episodes[4:9], 23), seed=1)
+    assert metrics["policy/rows_trained"] == 23
+
+
+def test_environment_worker_killed_in_a_rollout_costs_episodes_not_the_run(backend: Any) -> None:
+    import os
+    import signal
+    import threading
+
+    import psutil
+
+    def kill_one() -> None:
+        workers = [
+            process
+            for process in psutil.Process().children(recursive=True)
+            if "agent_envs" in " ".join(process.cmdline())
+        ]
+        if workers:
+            os.kill(max(process.pid for process in workers), signal.SIGKILL)
+
+    timer = threading.Timer(0.15, kill_one)
+    timer.start()
+    episodes = play(backend, iteration=4, tasks=8)
+    timer.join()
+    faulted = [episode for episode in episodes if episode.faulted]
+    assert len(episodes) == 32
+    assert faulted, "the worker was killed after the rollout had ended"
+    assert all(episode.error for episode in faulted)
+    assert backend.env_stats()["env/faults"] + backend.env_stats()["env/restarts"] > 0
+    assert not any(episode.faulted for episode in play(backend, iteration=5))
+
+
+def test_a_failure_in_a_worker_is_one_sentence_and_not_the_end(backend: Any) -> None:
+    requests = schedule.training_requests(["vault-train-0"], 4, 6, seed=0)
+    with pytest.raises(RunError, match=r"a worker failed with RolloutError: episode .* \(its trace is in .*\)") as stop:
+        backend.rollout(requests, SamplingParams(max_new_tokens=4, temperature=-1.0), lambda episode: None)
+    assert "\n" not in str(stop.value)
+    assert len(play(backend, iteration=7)) == 16
