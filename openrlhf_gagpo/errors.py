@@ -12,6 +12,8 @@ __all__ = [
     "EpisodeFileError",
     "EstimatorError",
     "GagpoError",
+    "LossError",
+    "PluginError",
     "PromptTemplateError",
     "PromptTooLong",
     "RolloutError",
@@ -35,6 +37,14 @@ class ConfigError(GagpoError):
 
 class WarmstartError(ConfigError):
     """A setting or an environment that a warm start cannot use."""
+
+
+class PluginError(ConfigError):
+    """A plugin file or module that cannot be imported, or that registers nothing."""
+
+
+class LossError(ConfigError, ValueError):
+    """A policy loss whose name is taken or unknown, or that cannot take the advantages it is given."""
 
 
 class PromptTemplateError(ConfigError, ValueError):

@@ -88,6 +88,7 @@ _TABLE: tuple[tuple[str, str, str], ...] = (
     ("credit/reward_free_group_share", "Share of groups in which no episode earned any reward.", "share"),
     ("credit/rows_dropped", "Steps kept out of the update by the estimator.", "count"),
     ("policy/loss", "Mean over optimizer steps of the loss that was minimised, KL and entropy terms included.", "1"),
+    ("policy/policy_loss", "The same without the KL and entropy terms.", "1"),
     ("policy/clip_share", "Share of probability ratios in the clipped part of the objective.", "share"),
     ("policy/kl_ref", "KL divergence from the reference model, by the configured estimator.", "nats per token"),
     ("policy/entropy", "Entropy of the next-token distribution over response tokens.", "nats per token"),

@@ -8,17 +8,22 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING
 
 from openrlhf_gagpo import hygiene
+from openrlhf_gagpo.config.checks import env_options
+from openrlhf_gagpo.config.resolve import Config
 from openrlhf_gagpo.errors import ConfigError, RunError
 from openrlhf_gagpo.progress import ProgressDisplay, summary_table
 from openrlhf_gagpo.runfolder import RunFolder
 
+if TYPE_CHECKING:
+    from openrlhf_gagpo.training.backend import Backend
+
 __all__ = ["run", "terminate_as_interrupt"]
 
 
-def run(config: Any) -> int:
+def run(config: Config) -> int:
     """Train or evaluate as configured; returns the exit status (0, or 130 when interrupted).
 
     Raises:
@@ -48,18 +53,19 @@ def run(config: Any) -> int:
 
 
 def _work(
-    config: Any, folder: RunFolder, display: ProgressDisplay, train_tasks: list[str], eval_tasks: list[str]
+    config: Config, folder: RunFolder, display: ProgressDisplay, train_tasks: list[str], eval_tasks: list[str]
 ) -> None:
     # Imports torch and the rest of the stack; everything that can be refused cheaply has been.
     from openrlhf_gagpo import backends
+    from openrlhf_gagpo.config.settings import backend_settings, loop_settings
     from openrlhf_gagpo.training.loop import Trainer
 
-    backend = backends.create(config)
+    backend = backends.create(config.backend, backend_settings(config), config.namespace())
     try:
         facts = backend.start()
         folder.add_facts({**facts, "ready_at": datetime.now(UTC).isoformat(timespec="milliseconds")})
         display.note(f"run {folder.path}, {config.backend} backend on {facts['devices']}")
-        trainer = Trainer(config, backend, folder, train_tasks, eval_tasks, display)
+        trainer = Trainer(loop_settings(config, train_tasks, eval_tasks), backend, folder, display)
         # Once more: Ray has put its own handler in place, which would end the process on the spot.
         with terminate_as_interrupt():
             if config.eval_only:
@@ -71,11 +77,10 @@ def _work(
         backend.close()
 
 
-def _tasks(config: Any) -> tuple[list[str], list[str], Mapping[str, object]]:
+def _tasks(config: Config) -> tuple[list[str], list[str], Mapping[str, object]]:
     """Tasks to train on, tasks to evaluate on, and what the environment says of itself."""
     from agent_envs import EnvError, registry
-    from openrlhf_gagpo.config.checks import env_options
-    from openrlhf_gagpo.training.schedule import evaluation_tasks
+    from openrlhf_gagpo.evaluation.requests import spread
 
     try:
         for plugin in config.env.plugin:
@@ -91,18 +96,18 @@ def _tasks(config: Any) -> tuple[list[str], list[str], Mapping[str, object]]:
         raise ConfigError(str(error)) from error
     if not train and not config.eval_only:
         raise ConfigError(f"the split {config.env.split!r} of {config.env.name} has no tasks; name another --env.split")
-    return train, evaluation_tasks(evaluation, config.eval.tasks), record
+    return train, spread(evaluation, config.eval.tasks), record
 
 
-def _open_folder(config: Any) -> RunFolder:
+def _open_folder(config: Config) -> RunFolder:
     if config.ckpt.load_enable and (Path(config.run_dir) / "run.json").exists():
         folder = RunFolder.open(config.run_dir)
         _check_same_run(config, folder)
         return folder
     from transformers import AutoTokenizer
 
+    from openrlhf_gagpo.config.settings import rollout_settings
     from openrlhf_gagpo.rollout.player import prompt_builder
-    from openrlhf_gagpo.training.settings import rollout_settings
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(config.actor.model_name_or_path, trust_remote_code=True)
@@ -117,7 +122,7 @@ def _open_folder(config: Any) -> RunFolder:
 _MAY_CHANGE = ("ckpt.", "eval.", "logger.", "ray.", "env.workers", "report", "rollout.concurrency", "rollout.record")
 
 
-def _check_same_run(config: Any, folder: RunFolder) -> None:
+def _check_same_run(config: Config, folder: RunFolder) -> None:
     """Refuse to go on with settings that would make it another run. Raises ``ConfigError``."""
     before = folder.config().get("values", {})
     now = config.to_dict()["values"]
@@ -130,7 +135,7 @@ def _check_same_run(config: Any, folder: RunFolder) -> None:
             )
 
 
-def _resume(backend: Any, folder: RunFolder, display: ProgressDisplay) -> int:
+def _resume(backend: Backend, folder: RunFolder, display: ProgressDisplay) -> int:
     """The iteration to continue after: the newest checkpoint's, or 0 in a folder without any iteration.
 
     Raises:

@@ -8,6 +8,7 @@
 ``metrics.jsonl``            one JSON object per iteration
 ``eval.jsonl``               one JSON object per evaluation
 ``rollouts/``                ``iter_00001.jsonl.gz`` and so on: the episodes of an iteration
+``faults/``                  the traceback of each distinct failure of the environment, named as in the episodes
 ``checkpoints/``, ``model/`` training state; the exported final model
 ``report.html``              written at the end
 ===========================  =====================================================================================
@@ -37,6 +38,9 @@ __all__ = ["RunFolder", "State"]
 
 State = Literal["running", "finished", "interrupted", "failed"]
 
+_FORMAT = 2
+"""Version of what a run folder holds. Folders without a number are version 1, whose episodes lack ``info``."""
+
 _PACKAGES = (
     "openrlhf-gagpo",
     "openrlhf",
@@ -64,6 +68,7 @@ class RunFolder:
         self.metrics_path = path / "metrics.jsonl"
         self.eval_path = path / "eval.jsonl"
         self.rollouts_dir = path / "rollouts"
+        self.faults_dir = path / "faults"
         self.checkpoints_dir = path / "checkpoints"
         self.model_dir = path / "model"
         self.report_path = path / "report.html"
@@ -94,9 +99,14 @@ class RunFolder:
             raise RunFolderError(
                 f"{run.path} already holds a run ({sorted(found)[0]} exists); choose another folder or resume that run."
             )
-        run.path.mkdir(parents=True, exist_ok=True)
-        for folder in (run.rollouts_dir, run.checkpoints_dir):
-            folder.mkdir(exist_ok=True)
+        try:
+            run.path.mkdir(parents=True, exist_ok=True)
+            for folder in (run.rollouts_dir, run.checkpoints_dir):
+                folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise RunFolderError(
+                f"{run.path} cannot be written: {error.strerror}; give another folder for the run."
+            ) from error
         _write_atomic(run.config_path, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
         _write_atomic(run.prompt_path, prompt)
         for file in (run.metrics_path, run.eval_path):
@@ -105,6 +115,7 @@ class RunFolder:
         run._write_info(
             {
                 "state": "running",
+                "format": _FORMAT,
                 "started": _now(),
                 "command": list(sys.argv if command is None else command),
                 "seed": seed,
@@ -135,6 +146,11 @@ class RunFolder:
             info = None
         if not isinstance(info, dict) or "state" not in info:
             raise RunFolderError(f"{self.info_path} is damaged: it is not the JSON object a run writes.")
+        if not isinstance(version := info.get("format", 1), int) or version > _FORMAT:
+            raise RunFolderError(
+                f"{self.path} was written by a newer release (format {version}, this one reads up to {_FORMAT}); "
+                "update openrlhf-gagpo."
+            )
         return info
 
     def config(self) -> dict[str, Any]:
@@ -210,6 +226,18 @@ class RunFolder:
             return []
         matches = (_ROLLOUT.fullmatch(item.name) for item in self.rollouts_dir.iterdir())
         return sorted(int(match[1]) for match in matches if match)
+
+    def add_fault(self, name: str, error: str, traceback: str) -> None:
+        """Keep where an environment failed, unless the same place is known."""
+        path = self.faults_dir / f"{name}.txt"
+        if not path.exists():
+            self.faults_dir.mkdir(exist_ok=True)
+            _write_atomic(path, f"{error}\n\n{traceback}")
+
+    def fault(self, name: str) -> str:
+        """The error and the traceback of a fault; "" where the folder has none of that name."""
+        path = self.faults_dir / f"{name}.txt"
+        return path.read_text(encoding="utf-8") if path.is_file() else ""
 
     def resume(self, iteration: int) -> None:
         """Go back to the end of ``iteration``, the one the loaded checkpoint was written after.

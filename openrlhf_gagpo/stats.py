@@ -1,17 +1,54 @@
-"""Success rates with their uncertainty."""
+"""All intervals and tests that this package reports, in one place.
+
+Tests and intervals over seeds are scipy's; it is imported when one is asked for.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from openrlhf_gagpo.rollout.types import Episode
+import numpy as np
 
-__all__ = ["CategorySuccess", "success_by_category", "wilson_interval"]
+__all__ = [
+    "Estimate",
+    "PairedTest",
+    "bootstrap_interval",
+    "holm",
+    "mean",
+    "mean_interval",
+    "paired_test",
+    "wilson_interval",
+]
 
 _Z95 = 1.959963984540054
 """97.5th percentile of the standard normal distribution."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its 95 % interval; the ends are NaN where too few values say nothing of the spread."""
+
+    mean: float
+    low: float
+    high: float
+    count: int
+    """Values it is the mean of."""
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """Mean of paired differences and the two-sided p value of a paired t test; NaN where there are too few pairs."""
+
+    difference: Estimate
+    p_value: float
+
+
+def mean(values: Iterable[float]) -> float:
+    """Arithmetic mean; NaN of nothing."""
+    numbers = list(values)
+    return sum(numbers) / len(numbers) if numbers else math.nan
 
 
 def wilson_interval(successes: int, n: int) -> tuple[float, float]:
@@ -32,29 +69,53 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
     return low, high
 
 
-@dataclass(frozen=True)
-class CategorySuccess:
-    """Success on the tasks of one category ("" where the environment has only one)."""
+def mean_interval(values: Sequence[float]) -> Estimate:
+    """Mean of independent values, such as one per seed, with its 95 % t interval."""
+    count = len(values)
+    centre = mean(values)
+    if count < 2:
+        return Estimate(centre, math.nan, math.nan, count)
+    from scipy.stats import t
 
-    category: str
-    successes: int
-    episodes: int
-
-    @property
-    def share(self) -> float:
-        """Success rate in [0, 1]."""
-        return self.successes / self.episodes
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """95 % Wilson interval of the success rate."""
-        return wilson_interval(self.successes, self.episodes)
+    half = float(t.ppf(0.975, count - 1)) * float(np.std(values, ddof=1)) / math.sqrt(count)
+    return Estimate(centre, centre - half, centre + half, count)
 
 
-def success_by_category(episodes: Iterable[Episode]) -> list[CategorySuccess]:
-    """Success per category, by name; faulted episodes do not count."""
-    counts: dict[str, list[int]] = {}
-    for episode in episodes:
-        if not episode.faulted:
-            counts.setdefault(episode.category, []).append(episode.success)
-    return [CategorySuccess(name, sum(won), len(won)) for name, won in sorted(counts.items())]
+def bootstrap_interval(values: Sequence[float], seed: int = 0, resamples: int = 10_000) -> Estimate:
+    """Mean of independent values with its 95 % percentile interval over resampled means."""
+    count = len(values)
+    centre = mean(values)
+    if count < 2:
+        return Estimate(centre, math.nan, math.nan, count)
+    draws = np.random.default_rng(seed).choice(np.asarray(values, dtype=np.float64), (resamples, count))
+    low, high = np.quantile(draws.mean(axis=1), [0.025, 0.975])
+    return Estimate(centre, float(low), float(high), count)
+
+
+def paired_test(first: Sequence[float], second: Sequence[float]) -> PairedTest:
+    """Paired t test of ``first - second``, such as two algorithms on the same seeds.
+
+    Raises:
+        ValueError: the two do not pair up.
+    """
+    differences = [a - b for a, b in zip(first, second, strict=True)]
+    estimate = mean_interval(differences)
+    if len(differences) < 2:
+        return PairedTest(estimate, math.nan)
+    if len(set(differences)) == 1:
+        # No spread: t is infinite, or nothing differs at all.
+        return PairedTest(estimate, 1.0 if differences[0] == 0 else 0.0)
+    from scipy.stats import ttest_rel
+
+    return PairedTest(estimate, float(ttest_rel(first, second).pvalue))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction of several tests' p values, in their order (Holm 1979)."""
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    corrected = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = largest
+    return corrected

@@ -8,21 +8,24 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, get_scheduler, set_seed
 from transformers.utils.logging import disable_progress_bar
 
 from openrlhf_gagpo.backends.sampler import BatchSampler
-from openrlhf_gagpo.rollout.player import EpisodePlayer
+from openrlhf_gagpo.rollout.player import EpisodePlayer, RolloutSettings
 from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, SamplingParams
-from openrlhf_gagpo.training.collate import TokenBatch, collate, per_row, scatter_rows
-from openrlhf_gagpo.training.losses import (
+from openrlhf_gagpo.training.collate import TokenBatch, TokenValues, action_tensors, collate, per_row
+from openrlhf_gagpo.training.objective import (
     LossScale,
     finish_metrics,
     masked_entropy,
@@ -30,9 +33,10 @@ from openrlhf_gagpo.training.losses import (
     step_loss,
     token_log_probs,
 )
-from openrlhf_gagpo.training.rows import MicroBatch, TrainingRow, unique_rows
+from openrlhf_gagpo.training.rows import MicroBatch, TokenRow, TrainingRow, unique_rows
 from openrlhf_gagpo.training.schedule import offset_warmup
-from openrlhf_gagpo.training.settings import loss_options, plan_forward, plan_training, rollout_settings
+from openrlhf_gagpo.training.settings import BackendSettings, OptimizerSettings
+from openrlhf_gagpo.training.table import LOG_PROB
 
 __all__ = ["LocalBackend"]
 
@@ -43,34 +47,43 @@ _NO_DECAY = ("bias", "layer_norm.weight", "layernorm.weight", "norm.weight", "ln
 class LocalBackend:
     """``training.backend.Backend`` on one CPU or one CUDA device."""
 
-    def __init__(self, config: Any) -> None:
-        self.config = config
-        self.options = loss_options(config)
+    def __init__(self, settings: BackendSettings, arguments: SimpleNamespace) -> None:
+        del arguments  # all that OpenRLHF's flags say to this backend is in the settings
+        self.settings = settings
+        self.objective = settings.objective.build()
         self._runner = asyncio.Runner()
         self._player: EpisodePlayer | None = None
 
+    @property
+    def player(self) -> EpisodePlayer:
+        """The episode player of a started backend."""
+        if self._player is None:
+            raise RuntimeError("the backend has not been started")
+        return self._player
+
     def start(self) -> dict[str, str]:
-        config = self.config
+        settings = self.settings
         started = time.perf_counter()
-        if config.train.threads:
-            torch.set_num_threads(config.train.threads)
-        set_seed(config.train.seed)
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        set_seed(settings.seed)
         disable_progress_bar()
-        wanted = config.train.device
+        wanted = settings.device
         self.device = torch.device(wanted if wanted != "auto" else ("cuda" if torch.cuda.is_available() else "cpu"))
-        path = config.actor.model_name_or_path
         self.tokenizer = AutoTokenizer.from_pretrained(
-            path, trust_remote_code=True, use_fast=not config.data.disable_fast_tokenizer
+            settings.model, trust_remote_code=True, use_fast=settings.use_fast_tokenizer
         )
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
-        self.model = self._load_model(path)
-        self.reference = self._load_model(path).requires_grad_(False) if config.algo.kl.init_coef > 0 else None
-        if config.actor.gradient_checkpointing_enable:
+        self.model = self._load_model(settings.model)
+        self.reference = (
+            self._load_model(settings.model).requires_grad_(False) if settings.objective.kl_coef > 0 else None
+        )
+        if settings.gradient_checkpointing:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
-        self.optimizer, self.scheduler = _optimizer(self.model, config)
+        self.optimizer, self.scheduler = _optimizer(self.model, settings.optimizer, settings.iterations)
         self.sampler = BatchSampler(self.model, _eos_ids(self.model, self.tokenizer), self.tokenizer.pad_token_id)
-        self._player = self._runner.run(_make_player(config, self.tokenizer))
+        self._player = self._runner.run(_make_player(settings.rollout, self.tokenizer))
         return {"devices": str(self.device), "start_models_s": f"{time.perf_counter() - started:.1f}"}
 
     def _load_model(self, path: str) -> Any:
@@ -84,29 +97,33 @@ class LocalBackend:
 
     def _autocast(self) -> torch.autocast:
         """Weights stay in float32, as the optimizer needs them; ``--ds.param_dtype`` is what passes compute in."""
-        dtype = self.config.ds.param_dtype
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=dtype == "bf16")
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.param_dtype == "bf16")
 
     def rollout(
         self, requests: Sequence[EpisodeRequest], sampling: SamplingParams, on_done: Callable[[Episode], None]
     ) -> list[Episode]:
         self.model.eval()
-        self.sampler.begin(len(requests), self._player.settings.concurrency)
+        self.sampler.begin(len(requests), self.player.settings.concurrency)
 
         def done(episode: Episode) -> None:
             self.sampler.episode_done()
             on_done(episode)
 
         with self._autocast():
-            return self._runner.run(self._player.play(requests, self.sampler, sampling, done))
+            return self._runner.run(self.player.play(requests, self.sampler, sampling, done))
+
+    def compute(self, rows: Sequence[TokenRow], columns: Collection[str]) -> dict[str, NDArray[np.float64]]:
+        if set(columns) != {LOG_PROB}:
+            raise ValueError(f"the local backend computes {LOG_PROB}, not {', '.join(columns)}")
+        values = self._log_probs(self.model, rows)
+        return {LOG_PROB: torch.cat(values).double().numpy()}
 
     def update(self, rows: Sequence[TrainingRow], seed: int) -> dict[str, float]:
-        config = self.config
         started = time.perf_counter()
-        old = self._log_probs(self.model, rows)
+        old = self._old_log_probs(rows)
         reference = None if self.reference is None else self._log_probs(self.reference, rows)
         forwarded = time.perf_counter()
-        plan = plan_training(rows, config, 1, seed)
+        plan = self.settings.batches.plan_training(rows, 1, seed)
         self.model.train()
         totals: dict[str, float] = {}
         norms = []
@@ -117,8 +134,8 @@ class LocalBackend:
                 loss, sums = self._loss(rows, batch, old, reference, scale)
                 loss.backward()
                 merge_sums(totals, sums)
-            norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.actor.max_norm or float("inf"))
-            norms.append(float(norm))
+            limit = self.settings.optimizer.max_norm or float("inf")
+            norms.append(float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)))
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
         if not plan:
@@ -129,6 +146,11 @@ class LocalBackend:
         if norms:
             metrics["policy/grad_norm"] = sum(norms) / len(norms)
         return metrics | {"time/forward": forwarded - started, "time/update": time.perf_counter() - forwarded}
+
+    def _old_log_probs(self, rows: Sequence[TrainingRow]) -> Sequence[TokenValues]:
+        """Log-probabilities before the first update: those that credit asked for, where it did."""
+        known = [row.old_log_probs for row in rows if row.old_log_probs is not None]
+        return known if len(known) == len(rows) else self._log_probs(self.model, rows)
 
     def _forward(self, model: Any, tokens: TokenBatch) -> Tensor:
         """Logits (B, T-1, V) that predict tokens 1 to T-1."""
@@ -141,11 +163,12 @@ class LocalBackend:
         return output.logits[:, :-1]
 
     @torch.no_grad()
-    def _log_probs(self, model: Any, rows: Sequence[TrainingRow]) -> list[Tensor]:
+    def _log_probs(self, model: Any, rows: Sequence[TokenRow]) -> list[Tensor]:
         """Log-probabilities of every row's response tokens, in row order."""
+        model.eval()
         unique, inverse = unique_rows(rows)
         results: list[Tensor] = [torch.empty(0)] * len(unique)
-        for batch in (batch for step in plan_forward(unique, self.config) for batch in step.shards[0]):
+        for batch in (batch for step in self.settings.batches.plan_forward(unique) for batch in step.shards[0]):
             tokens = collate([unique[row] for row in batch.rows], pad_id=self.tokenizer.pad_token_id)
             values = self._token_log_probs(self._forward(model, tokens), tokens)
             for row, value in zip(batch.rows, per_row(values, tokens.action_mask), strict=True):
@@ -153,52 +176,45 @@ class LocalBackend:
         return [results[index] for index in inverse]
 
     def _token_log_probs(self, logits: Tensor, tokens: TokenBatch) -> Tensor:
-        return token_log_probs(logits, tokens.sequences[:, 1:].to(self.device), self.config.rollout.temperature)
+        return token_log_probs(logits, tokens.sequences[:, 1:].to(self.device), self.settings.temperature)
 
     def _loss(
         self,
         rows: Sequence[TrainingRow],
         batch: MicroBatch,
-        old: Sequence[Tensor],
-        reference: Sequence[Tensor] | None,
+        old: Sequence[TokenValues],
+        reference: Sequence[TokenValues] | None,
         scale: LossScale,
     ) -> tuple[Tensor, dict[str, Tensor]]:
+        chosen = [rows[row] for row in batch.rows]
         # Equal rows go through the model once; indexing repeats the result, and its gradient adds up.
-        unique, inverse = unique_rows([rows[row] for row in batch.rows])
+        unique, inverse = unique_rows(chosen)
         tokens = collate(unique, pad_id=self.tokenizer.pad_token_id)
         logits = self._forward(self.model, tokens)
-        with torch.set_grad_enabled(bool(self.options.entropy_coef)):
-            entropy = masked_entropy(logits, tokens.action_mask.to(self.device), self.config.rollout.temperature)
+        with torch.set_grad_enabled(bool(self.objective.entropy_coef)):
+            entropy = masked_entropy(logits, tokens.action_mask.to(self.device), self.settings.temperature)
         repeat = torch.tensor(inverse)
-        mask = tokens.action_mask[repeat]
+        actions = action_tensors(
+            chosen,
+            [old[row] for row in batch.rows],
+            None if reference is None else [reference[row] for row in batch.rows],
+            tokens.action_mask[repeat],
+        ).to(self.device)
         repeat = repeat.to(self.device)
-
-        def spread(values: Sequence[Any]) -> Tensor:
-            return scatter_rows([values[row] for row in batch.rows], mask).to(self.device)
-
-        return step_loss(
-            self._token_log_probs(logits, tokens)[repeat],
-            spread(old),
-            None if reference is None else spread(reference),
-            spread([row.sampling_log_probs for row in rows]),
-            torch.tensor([rows[row].advantage for row in batch.rows], dtype=torch.float32, device=self.device),
-            mask.to(self.device),
-            entropy[repeat],
-            scale,
-            self.options,
-        )
+        log_probs = self._token_log_probs(logits, tokens)[repeat]
+        return step_loss(log_probs, entropy[repeat], actions, scale, self.objective)
 
     def sync(self) -> None:
         """Nothing to do: the sampler runs the policy itself."""
 
     def env_stats(self) -> dict[str, float]:
-        return self._player.stats()
+        return self.player.stats()
 
     def track(self, iteration: int, metrics: Mapping[str, float], *, evaluation: bool) -> None:
         """Nothing to do: trackers are OpenRLHF's, which this backend does not import."""
 
     def save_checkpoint(self, tag: str, state: dict[str, Any]) -> None:
-        root = Path(self.config.ckpt.path)
+        root = self.settings.checkpoints.path
         partial = root / f".{tag}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -214,11 +230,11 @@ class LocalBackend:
         os.replace(root / ".latest", root / "latest")
         # Nothing else that lies there is ours to remove.
         saved = sorted(root.glob("global_step[0-9]*"), key=lambda path: path.stat().st_mtime)
-        for old in saved[: -self.config.ckpt.max_num]:
+        for old in saved[: -self.settings.checkpoints.max_num]:
             shutil.rmtree(old)
 
     def load_checkpoint(self) -> dict[str, Any] | None:
-        root = Path(self.config.ckpt.path)
+        root = self.settings.checkpoints.path
         if not (root / "latest").exists():
             return None
         folder = root / (root / "latest").read_text(encoding="utf-8").strip()
@@ -230,8 +246,8 @@ class LocalBackend:
         return json.loads((folder / "loop.json").read_text(encoding="utf-8"))
 
     def export(self) -> None:
-        _save_model(self.model, Path(self.config.ckpt.output_dir))
-        self.tokenizer.save_pretrained(self.config.ckpt.output_dir)
+        _save_model(self.model, self.settings.checkpoints.output_dir)
+        self.tokenizer.save_pretrained(self.settings.checkpoints.output_dir)
 
     def parameters(self) -> dict[str, Tensor]:
         """Copies of all parameters by name (for tests)."""
@@ -252,8 +268,8 @@ def _save_model(model: Any, folder: Path) -> None:
     save_model(model, str(folder / "model.safetensors"), metadata={"format": "pt"})
 
 
-async def _make_player(config: Any, tokenizer: Any) -> EpisodePlayer:
-    return EpisodePlayer(rollout_settings(config), tokenizer)
+async def _make_player(settings: RolloutSettings, tokenizer: Any) -> EpisodePlayer:
+    return EpisodePlayer(settings, tokenizer)
 
 
 def _eos_ids(model: Any, tokenizer: Any) -> list[int]:
@@ -263,9 +279,8 @@ def _eos_ids(model: Any, tokenizer: Any) -> list[int]:
     return [token for token in {*configured, tokenizer.eos_token_id} if token is not None]
 
 
-def _optimizer(model: Any, config: Any) -> tuple[torch.optim.AdamW, Any]:
-    """AdamW and a schedule over iterations, with OpenRLHF's flags and parameter groups."""
-    adam = config.actor.adam
+def _optimizer(model: Any, settings: OptimizerSettings, iterations: int) -> tuple[torch.optim.AdamW, Any]:
+    """AdamW and a schedule over iterations, with OpenRLHF's parameter groups."""
 
     def parameters(decayed: bool) -> Iterator[Tensor]:
         for name, parameter in model.named_parameters():
@@ -273,19 +288,17 @@ def _optimizer(model: Any, config: Any) -> tuple[torch.optim.AdamW, Any]:
                 yield parameter
 
     groups = [
-        {"params": list(parameters(True)), "weight_decay": adam.weight_decay},
+        {"params": list(parameters(True)), "weight_decay": settings.weight_decay},
         {"params": list(parameters(False)), "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW(groups, lr=adam.lr, betas=tuple(adam.betas), eps=adam.eps)
-    iterations = config.train.num_iterations
-    has_floor = config.actor.lr_scheduler in ("cosine_with_min_lr", "cosine_warmup_with_min_lr")
-    extra = {"min_lr_rate": config.actor.min_lr_ratio} if has_floor else {}
+    optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps)
+    has_floor = settings.scheduler in ("cosine_with_min_lr", "cosine_warmup_with_min_lr")
     scheduler = get_scheduler(
-        config.actor.lr_scheduler,
+        settings.scheduler,
         optimizer,
-        num_warmup_steps=math.ceil(iterations * config.actor.lr_warmup_ratio),
+        num_warmup_steps=math.ceil(iterations * settings.warmup_ratio),
         num_training_steps=iterations,
-        scheduler_specific_kwargs=extra,
+        scheduler_specific_kwargs={"min_lr_rate": settings.min_lr_ratio} if has_floor else {},
     )
-    offset_warmup(scheduler, config.actor.lr_warmup_ratio)
+    offset_warmup(scheduler, settings.warmup_ratio)
     return optimizer, scheduler

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from openrlhf_gagpo.rollout.types import Completion, SamplingParams
+from openrlhf_gagpo.rollout.types import Completion, Prompt, SamplingParams
 
 __all__ = ["BatchSampler", "generate_batch"]
 
@@ -52,8 +52,8 @@ class BatchSampler:
         self._unfinished -= 1
         self._run_when_ready()
 
-    async def generate(self, prompt_ids: Sequence[int], params: SamplingParams) -> Completion:
-        turn = _Turn(prompt_ids, params, asyncio.get_running_loop().create_future())
+    async def generate(self, prompt: Prompt, params: SamplingParams) -> Completion:
+        turn = _Turn(prompt.token_ids, params, asyncio.get_running_loop().create_future())
         self._waiting.append(turn)
         self._run_when_ready()
         return await turn.result

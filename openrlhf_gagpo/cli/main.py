@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 
-from openrlhf_gagpo import hygiene
+from openrlhf_gagpo import __version__, hygiene
 from openrlhf_gagpo.errors import ConfigError, GagpoError
 
 __all__ = ["COMMANDS", "guarded", "main"]
@@ -31,9 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def guarded(command: Callable[[list[str]], int | None], argv: list[str]) -> int:
-    """Exit status of ``command``: 2 for a wrong configuration, 1 for a failed run or a full disk, 130 after Ctrl-C.
+    """Return the exit status of ``command``: 2 for unusable input, 1 for a failed run or a full disk, 130 after Ctrl-C.
 
-    These are told in one sentence; any other exception is a defect and keeps its traceback.
+    Each of these prints one sentence; any other exception is a defect and keeps its traceback.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Models and environments may say what the terminal cannot show, lone surrogates included.
@@ -62,6 +62,9 @@ def _disk_full(error: Exception) -> bool:
 
 
 def _dispatch(argv: list[str]) -> int | None:
+    if argv == ["--version"]:
+        sys.stdout.write(f"gagpo {__version__}\n")
+        return 0
     if not argv or argv[0] in ("-h", "--help"):
         sys.stdout.write(_usage())
         return 0 if argv else 2
@@ -83,7 +86,7 @@ def _usage() -> str:
             "",
             *lines,
             "",
-            "gagpo COMMAND --help says more.",
+            "gagpo COMMAND --help says more; gagpo --version names the release.",
             "",
         ]
     )

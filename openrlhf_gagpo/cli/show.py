@@ -32,7 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RunFolderError as error:
         sys.stderr.write(f"gagpo: error: {error}\n")
         return 2
-    Console(highlight=False).print(render_episode(chosen, iteration, len(played)))
+    fault = run.fault(chosen.episode.fault) if chosen.episode.fault else ""
+    Console(highlight=False).print(render_episode(chosen, iteration, len(played), fault))
     return 0
 
 
@@ -61,8 +62,12 @@ def _choose(played: list[PlayedEpisode], options: argparse.Namespace, iteration:
     return played[options.episode]
 
 
-def render_episode(played: PlayedEpisode, iteration: int, of: int) -> RenderableType:
-    """An episode for a terminal: its outcome, then each step with observation, action, flags, reward and advantage."""
+def render_episode(played: PlayedEpisode, iteration: int, of: int, fault: str = "") -> RenderableType:
+    """Word an episode for a terminal: its outcome, then each step with observation, action, flags, reward and credit.
+
+    Args:
+        fault: the traceback of an environment failure that ended it.
+    """
     episode = played.episode
     category = f" ({episode.category})" if episode.category else ""
     head = Text.assemble(
@@ -74,6 +79,8 @@ def render_episode(played: PlayedEpisode, iteration: int, of: int) -> Renderable
         (f"\nGroup {episode.group}, trajectory {episode.trajectory}, environment seed {episode.env_seed}", "dim"),
     )
     parts: list[RenderableType] = [head]
+    if fault:
+        parts += [Rule("environment failure", align="left", style="dim", characters="-"), Text(fault.rstrip())]
     for step, credit in zip(episode.steps, played.credit, strict=True):
         parts += _render_step(step, credit)
     if played.final_observation:

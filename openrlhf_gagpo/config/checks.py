@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Iterator
@@ -10,37 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from openrlhf_gagpo import machine
+from openrlhf_gagpo.backends import BACKENDS
 from openrlhf_gagpo.config.flags import all_flags
+from openrlhf_gagpo.config.models import cached, check_hub_model, check_model_folder, offline
 from openrlhf_gagpo.config.placement import Plan, place
 from openrlhf_gagpo.config.resolve import COMMAND_LINE, DEFAULT, DERIVED, Config
+from openrlhf_gagpo.credit import registry as estimators
 from openrlhf_gagpo.errors import ConfigError
 
 __all__ = ["check", "env_options"]
 
-_AT_LEAST_ONE = (
-    "actor.num_nodes", "actor.num_gpus_per_node", "ref.num_nodes", "ref.num_gpus_per_node", "vllm.tensor_parallel_size",
-    "ds.tensor_parallel_size", "ds.ring_attn_size", "ds.ring_attn_head_stride", "ds.zpg", "env.max_steps",
-    "env.workers", "rollout.batch_size", "rollout.n_samples_per_prompt", "rollout.micro_batch_size",
-    "rollout.max_tokens_per_gpu", "rollout.max_new_tokens", "rollout.concurrency", "data.max_len", "train.batch_size",
-    "train.micro_batch_size", "train.max_epochs", "train.max_tokens_per_gpu", "train.num_iterations", "train.threads",
-    "eval.tasks", "eval.n_samples_per_prompt", "ckpt.max_num", "logger.logging_steps",
-)  # fmt: skip
-_OFF_OR_POSITIVE = ("eval.steps", "ckpt.save_steps")
-_NOT_NEGATIVE = (
-    "rollout.history_length", "eval.temperature", "algo.kl.init_coef", "actor.adam.weight_decay",
-    "actor.max_norm", "train.seed", "ray.num_gpus", "algo.advantage.inadmissible_penalty",
-)  # fmt: skip
-_POSITIVE = (
-    "env.reset_timeout", "env.step_timeout", "rollout.temperature", "actor.adam.lr", "actor.adam.eps", "actor.muon.lr",
-    "actor.eps_clip",
-)  # fmt: skip
-_SHARES = ("rollout.top_p", "vllm.gpu_memory_utilization")
-_SHARES_WITH_ZERO = ("actor.lr_warmup_ratio", "actor.min_lr_ratio")
-_SCHEDULERS = (
-    "constant", "constant_with_warmup", "cosine", "cosine_with_min_lr", "cosine_with_restarts",
-    "cosine_warmup_with_min_lr", "inverse_sqrt", "linear", "polynomial",
-)  # fmt: skip
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt")
 _RUN_FILES = ("run.json", "config.yaml", "metrics.jsonl", "eval.jsonl", "rollouts")
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -48,10 +26,10 @@ _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 def check(config: Config) -> Plan:
     """Return the placement plan of ``config``, or raise ``ConfigError`` with the first thing that is wrong with it."""
     plan = place(config)
-    for rule in (_numbers, _backend, _batches, _algorithm, _run_dir, _model):
+    for rule in (_backend, _batches, _algorithm, _run_dir, _model):
         for sentence in rule(config):
             raise ConfigError(sentence)
-    for sentence in _local(config, plan) if plan.backend == "local" else _distributed(config, plan):
+    for sentence in _local(config, plan) if BACKENDS[plan.backend].one_process else _distributed(config, plan):
         raise ConfigError(sentence)
     _environment(config)
     return plan
@@ -61,29 +39,6 @@ def env_options(config: Config) -> dict[str, Any]:
     """Keyword options of the environment: ``env.options``, and ``max_steps`` where ``env.max_steps`` is set."""
     limit = {} if config.env.max_steps is None else {"max_steps": config.env.max_steps}
     return {**config.env.options, **limit}
-
-
-def _numbers(config: Config) -> Iterator[str]:
-    bounds = [
-        (_AT_LEAST_ONE, "at least 1", lambda x: x >= 1),
-        (_OFF_OR_POSITIVE, "at least 1, or -1 for never", lambda x: x == -1 or x >= 1),
-        (_NOT_NEGATIVE, "0 or more", lambda x: 0 <= x < math.inf),
-        (_POSITIVE, "more than 0", lambda x: 0 < x < math.inf),
-        (_SHARES, "more than 0 and at most 1", lambda x: 0 < x <= 1),
-        (_SHARES_WITH_ZERO, "between 0 and 1", lambda x: 0 <= x <= 1),
-    ]
-    for names, words, holds in bounds:
-        for name in names:
-            value = config.get(name)
-            if value is not None and not holds(value):
-                yield f"{_say(config, name)} is {value}; it must be {words}"
-    if not all(0 <= beta < 1 for beta in config.actor.adam.betas):
-        yield f"{_say(config, 'actor.adam.betas')} are {_pair(config.actor.adam.betas)}; both must be from 0 to below 1"
-    if not all(0 < bound < math.inf for bound in config.actor.eps_clip_low_high):
-        clip = _pair(config.actor.eps_clip_low_high)
-        yield f"{_say(config, 'actor.eps_clip_low_high')} is {clip}; both must be more than 0"
-    if config.ds.zero_stage not in (0, 1, 2, 3):
-        yield f"{_say(config, 'ds.zero_stage')} is {config.ds.zero_stage}; it must be 0, 1, 2 or 3"
 
 
 def _backend(config: Config) -> Iterator[str]:
@@ -116,20 +71,13 @@ def _algorithm(config: Config) -> Iterator[str]:
     kl = config.algo.kl
     if kl.init_coef > 0 and not kl.use_loss:
         yield "a KL inside the reward is not supported; set algo.kl.use_loss, or algo.kl.init_coef to 0"
-    advantage = config.algo.advantage
-    # An option of other estimators is None.
-    penalised = (advantage.invalid_penalty or 0) > 0 and advantage.invalid_penalty_mode != "none"
-    if advantage.inadmissible_penalty is not None and not (advantage.invalid_rule == "format" and penalised):
+    estimator = estimators.get(config.algo.advantage.estimator)
+    missing = sorted(estimator.needs - BACKENDS[config.backend].columns)
+    if missing:
         yield (
-            f"{_say(config, 'algo.advantage.inadmissible_penalty')} stands beside a penalty of malformed responses: "
-            "set algo.advantage.invalid_penalty above 0 and its mode not to none, leave algo.advantage.invalid_rule at "
-            "format, or penalise unrecognised actions alone with algo.advantage.invalid_rule action"
+            f"the estimator {estimator.name} needs {', '.join(missing)} of every step, which the {config.backend} "
+            "backend cannot compute; choose another --algo.advantage.estimator"
         )
-    if config.actor.dual_clip is not None and not config.actor.dual_clip > 1:
-        yield f"{_say(config, 'actor.dual_clip')} is {config.actor.dual_clip}; it must be more than 1"
-    if config.actor.lr_scheduler not in _SCHEDULERS:
-        offer = ", ".join(_SCHEDULERS)
-        yield f"{_say(config, 'actor.lr_scheduler')} is {config.actor.lr_scheduler!r}; choose one of {offer}"
     attention, dtype = config.ds.attn_implementation, config.ds.param_dtype
     if "flash" in attention and dtype == "fp32":
         yield f"ds.attn_implementation {attention} cannot compute in fp32; use --ds.attn_implementation sdpa"
@@ -142,11 +90,18 @@ def _run_dir(config: Config) -> Iterator[str]:
     path = Path(config.run_dir)
     if path.exists() and not path.is_dir():
         yield f"{_say(config, 'run_dir')} {path} is a file; give a folder"
+        return
+    home = next(folder for folder in (path, *path.resolve().parents) if folder.exists())
+    if not home.is_dir() or not os.access(home, os.W_OK | os.X_OK):
+        yield f"{_say(config, 'run_dir')} {path} cannot be made: {home} cannot be written; give a folder elsewhere"
     if config.ckpt.load_enable or not path.is_dir():
         return
-    found = [name for name in _RUN_FILES if (path / name).exists()]
-    if found:
-        yield f"{path} already holds a run ({found[0]}); give another --run_dir, or resume it with --ckpt.load_enable"
+    present = sorted(item.name for item in path.iterdir())
+    held = [name for name in _RUN_FILES if name in present]
+    if held:
+        yield f"{path} already holds a run ({held[0]}); give another --run_dir, or resume it with --ckpt.load_enable"
+    elif present:
+        yield f"{path} is not empty and holds no run ({present[0]} is there); give a new folder with --run_dir"
 
 
 def _model(config: Config) -> Iterator[str]:
@@ -156,16 +111,14 @@ def _model(config: Config) -> Iterator[str]:
         return
     folder = Path(name).expanduser()
     if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            yield f"{name} has no config.json, so it is not a model folder; check --actor.model_name_or_path"
-        if not any((folder / file).is_file() for file in _TOKENIZER_FILES):
-            yield f"{name} has no tokenizer (tokenizer.json or another of its files); save one next to the model"
-        if not any(True for pattern in ("*.safetensors", "*.bin") for _ in folder.glob(pattern)):
-            yield f"{name} has no weights (*.safetensors or *.bin); save the model there first"
+        yield from check_model_folder(folder)
     elif folder.exists() or not _HUB_NAME.fullmatch(name) or name.startswith("."):
         yield f"there is no model folder {name}; check --actor.model_name_or_path"
-    elif _offline() and not _cached(name):
-        yield f"there is no model folder {name}, and the hub is switched off (HF_HUB_OFFLINE); give a local folder"
+    elif not cached(name):
+        if offline():
+            yield f"there is no model folder {name}, and the hub is switched off (HF_HUB_OFFLINE); give a local folder"
+        elif not config.dry_run:
+            yield from check_hub_model(name)
 
 
 def _local(config: Config, plan: Plan) -> Iterator[str]:
@@ -260,20 +213,3 @@ def _say(config: Config, name: str) -> str:
     if origin == COMMAND_LINE:
         return f"--{name}"
     return name if origin in (DEFAULT, DERIVED) else f"{name} ({origin})"
-
-
-def _pair(values: list[float]) -> str:
-    return " ".join(map(str, values))
-
-
-def _offline() -> bool:
-    return any(
-        os.environ.get(name, "0").lower() in ("1", "true", "yes", "on")
-        for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-    )
-
-
-def _cached(name: str) -> bool:
-    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
-    cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
-    return (cache / f"models--{name.replace('/', '--')}").is_dir()

@@ -4,14 +4,53 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 from openrlhf_gagpo.errors import ConfigError
 
-__all__ = ["Disposition", "Flag", "negation"]
+__all__ = [
+    "ABOVE_ONE",
+    "AT_LEAST_ONE",
+    "NEVER_OR_EVERY",
+    "NOT_NEGATIVE",
+    "POSITIVE",
+    "SHARE",
+    "SHARE_ABOVE_ZERO",
+    "SHARE_BELOW_ONE",
+    "Bound",
+    "Disposition",
+    "Flag",
+    "between",
+    "negation",
+]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Which numbers a flag takes."""
+
+    words: str
+    """Completes "it must be ..."."""
+    holds: Callable[[float], bool]
+
+
+ABOVE_ONE = Bound("more than 1", lambda value: 1 < value < math.inf)
+AT_LEAST_ONE = Bound("at least 1", lambda value: value >= 1)
+NEVER_OR_EVERY = Bound("at least 1, or -1 for never", lambda value: value == -1 or value >= 1)
+NOT_NEGATIVE = Bound("0 or more", lambda value: 0 <= value < math.inf)
+POSITIVE = Bound("more than 0", lambda value: 0 < value < math.inf)
+SHARE = Bound("between 0 and 1", lambda value: 0 <= value <= 1)
+SHARE_ABOVE_ZERO = Bound("more than 0 and at most 1", lambda value: 0 < value <= 1)
+SHARE_BELOW_ONE = Bound("from 0 to below 1", lambda value: 0 <= value < 1)
+
+
+def between(low: float, high: float) -> Bound:
+    """From ``low`` to ``high``, both included."""
+    words = f"between {low:g} and {high:g}" if math.isfinite(high) else f"{low:g} or more"
+    return Bound(words, lambda value: low <= value <= high)
 
 
 class Disposition(Enum):
@@ -22,9 +61,9 @@ class Disposition(Enum):
     LOCAL = "the local backend"
     REFUSED = "nobody"
 
-    def honoured_by(self, backend: str) -> bool:
-        """Whether ``backend`` ("local" or "distributed") acts on such a flag."""
-        return self is Disposition.BOTH or self.name.lower() == backend
+    def honoured_by(self, one_process: bool) -> bool:
+        """Whether a backend acts on such a flag that is one process, or that is not."""
+        return self is Disposition.BOTH or self is (Disposition.LOCAL if one_process else Disposition.DISTRIBUTED)
 
 
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
@@ -49,6 +88,10 @@ class Flag:
     """Never shown and never written to a run folder."""
     clock_default: bool = False
     """OpenRLHF fills the default, a strftime pattern here, with the time of the call."""
+    bound: Bound | None = None
+    """Which numbers it takes, each of them where it takes several."""
+    deprecated: str = ""
+    """What to set instead, for a flag that still works and will go (see ``config.deprecated``)."""
 
     @property
     def is_list(self) -> bool:
@@ -86,6 +129,8 @@ class Flag:
             raise ConfigError(f"{where} wants {_WORDS[self.kind]}, not {raw!r}")
         if self.choices is not None and value not in self.choices:
             raise ConfigError(f"{where} must be one of {', '.join(map(str, self.choices))}, not {raw!r}")
+        if self.bound is not None and not self.bound.holds(value):
+            raise ConfigError(f"{where} is {value}; it must be {self.bound.words}")
         return value
 
     def show(self, value: Any) -> str:

@@ -8,7 +8,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from openrlhf_gagpo.config.flag import Disposition, Flag
+from openrlhf_gagpo.config.flag import (
+    ABOVE_ONE,
+    AT_LEAST_ONE,
+    NEVER_OR_EVERY,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SHARE,
+    SHARE_ABOVE_ZERO,
+    SHARE_BELOW_ONE,
+    Disposition,
+    Flag,
+    between,
+)
 
 __all__ = ["OPENRLHF_FLAGS"]
 
@@ -28,23 +40,39 @@ def _refused(reason: str, *rows: tuple[Any, ...]) -> list[Flag]:
 
 
 _PLACEMENT = [
-    _flag("actor.num_nodes", int, 1, _D, "nodes of the policy's training workers"),
-    _flag("actor.num_gpus_per_node", int, 8, _D, "GPUs (training workers) of the policy on each node"),
-    _flag("ref.num_nodes", int, 1, _D, "nodes of the reference model; the policy's when they share GPUs"),
-    _flag("ref.num_gpus_per_node", int, 8, _D, "GPUs of the reference model on each node"),
+    _flag("actor.num_nodes", int, 1, _D, "nodes of the policy's training workers", bound=AT_LEAST_ONE),
+    _flag(
+        "actor.num_gpus_per_node", int, 8, _D, "GPUs (training workers) of the policy on each node", bound=AT_LEAST_ONE
+    ),
+    _flag(
+        "ref.num_nodes",
+        int,
+        1,
+        _D,
+        "nodes of the reference model; the policy's when they share GPUs",
+        bound=AT_LEAST_ONE,
+    ),
+    _flag("ref.num_gpus_per_node", int, 8, _D, "GPUs of the reference model on each node", bound=AT_LEAST_ONE),
     _flag("ref.offload", bool, False, _D, "keep the reference model's weights in main memory"),
     _flag("train.colocate_actor_ref", bool, False, _D, "policy and reference model share GPUs"),
     _flag("train.colocate_all", bool, False, _D, "policy, reference model and vLLM engines share GPUs"),
 ]
 _VLLM = [
     _flag("vllm.num_engines", int, None, _D, "number of vLLM engines"),
-    _flag("vllm.tensor_parallel_size", int, 1, _D, "GPUs of one engine"),
+    _flag("vllm.tensor_parallel_size", int, 1, _D, "GPUs of one engine", bound=AT_LEAST_ONE),
     _flag("vllm.sync_backend", str, "nccl", _D, "collective library that carries new weights to the engines"),
     _flag("vllm.sync_with_ray", bool, False, _D, "carry new weights with Ray's collectives"),
     _flag("vllm.enable_prefix_caching", bool, False, _D, "reuse the computed prefix of earlier prompts"),
     _flag("vllm.enforce_eager", bool, False, _D, "no CUDA graphs in the engines"),
     _flag("vllm.enable_sleep", bool, False, _D, "engines free their GPU memory while the policy trains"),
-    _flag("vllm.gpu_memory_utilization", float, 0.95, _D, "share of a GPU's memory that an engine may take"),
+    _flag(
+        "vllm.gpu_memory_utilization",
+        float,
+        0.95,
+        _D,
+        "share of a GPU's memory that an engine may take",
+        bound=SHARE_ABOVE_ZERO,
+    ),
 ]
 _ALGORITHM = [
     _flag("algo.advantage.lambd", float, 1, _B, "lambda of generalised advantage estimation"),
@@ -59,7 +87,9 @@ _ALGORITHM = [
     ),
     _flag("algo.advantage.no_std_norm", bool, False, _B, "centre advantages without dividing by their deviation"),
     _flag("algo.kl.use_loss", bool, False, _B, "KL to the reference model as a term of the loss"),
-    _flag("algo.kl.init_coef", float, 0.01, _B, "weight of the KL term; 0 loads no reference model"),
+    _flag(
+        "algo.kl.init_coef", float, 0.01, _B, "weight of the KL term; 0 loads no reference model", bound=NOT_NEGATIVE
+    ),
     _flag("algo.kl.estimator", str, "k1", _B, "per-token KL estimate", choices=("k1", "k2", "k3")),
 ]
 _POLICY = [
@@ -75,59 +105,67 @@ _POLICY = [
         "each token or each action weighs the same",
         choices=("token-mean", "seq-mean-token-mean"),
     ),
-    _flag("actor.eps_clip", float, 0.2, _B, "clip range of the ratio"),
-    _flag("actor.eps_clip_low_high", float, None, _B, "clip range below and above 1, separately", nargs=2),
-    _flag("actor.dual_clip", float, None, _B, "bound on the loss of negative advantages"),
+    _flag("actor.eps_clip", float, 0.2, _B, "clip range of the ratio", bound=POSITIVE),
+    _flag(
+        "actor.eps_clip_low_high", float, None, _B, "clip range below and above 1, separately", nargs=2, bound=POSITIVE
+    ),
+    _flag("actor.dual_clip", float, None, _B, "bound on the loss of negative advantages", bound=ABOVE_ONE),
     _flag("actor.entropy_coef", float, None, _B, "weight of the entropy bonus; 0 only measures it"),
     _flag("actor.gradient_checkpointing_enable", bool, False, _B, "recompute activations in the backward pass"),
     _flag("actor.gradient_checkpointing_reentrant", bool, False, _D, "use torch's reentrant checkpointing"),
     _flag("actor.optim", str, "adam", _D, "optimizer", choices=("adam", "muon")),
-    _flag("actor.muon.lr", float, 0.02, _D, "Muon's learning rate"),
+    _flag("actor.muon.lr", float, 0.02, _D, "Muon's learning rate", bound=POSITIVE),
     _flag("actor.muon.momentum", float, 0.95, _D, "Muon's momentum"),
     _flag("actor.muon.ns_steps", int, 5, _D, "Newton-Schulz steps of Muon, where DeepSpeed reads them"),
     _flag("actor.muon.nesterov", bool, True, _D, "Nesterov momentum in Muon, where DeepSpeed reads it"),
-    _flag("actor.adam.lr", float, 1e-06, _B, "AdamW's learning rate"),
-    _flag("actor.adam.betas", float, (0.9, 0.95), _B, "AdamW's decay rates", nargs=2),
-    _flag("actor.adam.eps", float, 1e-08, _B, "AdamW's epsilon"),
-    _flag("actor.adam.weight_decay", float, 0.0, _B, "AdamW's weight decay"),
+    _flag("actor.adam.lr", float, 1e-06, _B, "AdamW's learning rate", bound=POSITIVE),
+    _flag("actor.adam.betas", float, (0.9, 0.95), _B, "AdamW's decay rates", nargs=2, bound=SHARE_BELOW_ONE),
+    _flag("actor.adam.eps", float, 1e-08, _B, "AdamW's epsilon", bound=POSITIVE),
+    _flag("actor.adam.weight_decay", float, 0.0, _B, "AdamW's weight decay", bound=NOT_NEGATIVE),
     _flag("actor.lr_scheduler", str, "cosine_with_min_lr", _B, "learning-rate schedule, as transformers names it"),
-    _flag("actor.lr_warmup_ratio", float, 0.03, _B, "share of the optimizer steps that warm up"),
-    _flag("actor.min_lr_ratio", float, 0.1, _B, "final learning rate as a share of the first"),
-    _flag("actor.max_norm", float, 1.0, _B, "gradient norm above which gradients are scaled down"),
+    _flag("actor.lr_warmup_ratio", float, 0.03, _B, "share of the optimizer steps that warm up", bound=SHARE),
+    _flag("actor.min_lr_ratio", float, 0.1, _B, "final learning rate as a share of the first", bound=SHARE),
+    _flag("actor.max_norm", float, 1.0, _B, "gradient norm above which gradients are scaled down", bound=NOT_NEGATIVE),
 ]
 _TRAIN = [
-    _flag("train.batch_size", int, 128, _B, "rows (environment steps) of one optimizer step, at most"),
-    _flag("train.micro_batch_size", int, 1, _B, "rows of one pass on one worker"),
-    _flag("train.max_epochs", int, 1, _B, "passes over the rows of an iteration"),
-    _flag("train.seed", int, 42, _B, "root of every random choice"),
+    _flag(
+        "train.batch_size", int, 128, _B, "rows (environment steps) of one optimizer step, at most", bound=AT_LEAST_ONE
+    ),
+    _flag("train.micro_batch_size", int, 1, _B, "rows of one pass on one worker", bound=AT_LEAST_ONE),
+    _flag("train.max_epochs", int, 1, _B, "passes over the rows of an iteration", bound=AT_LEAST_ONE),
+    _flag("train.seed", int, 42, _B, "root of every random choice", bound=NOT_NEGATIVE),
     _flag("train.full_determinism_enable", bool, False, _D, "deterministic kernels in training"),
     _flag("train.dynamic_batch_enable", bool, False, _B, "cut micro-batches by tokens instead of rows"),
-    _flag("train.max_tokens_per_gpu", int, 16192, _B, "tokens of one training pass on one GPU"),
+    _flag("train.max_tokens_per_gpu", int, 16192, _B, "tokens of one training pass on one GPU", bound=AT_LEAST_ONE),
 ]
 _ROLLOUT = [
-    _flag("rollout.batch_size", int, 1024, _B, "tasks (groups) of an iteration"),
-    _flag("rollout.n_samples_per_prompt", int, 1, _B, "episodes of one task (group size)"),
-    _flag("rollout.micro_batch_size", int, 1, _B, "rows of one log-probability pass on one worker"),
-    _flag("rollout.max_tokens_per_gpu", int, None, _B, "tokens of one log-probability pass on one GPU"),
-    _flag("rollout.max_new_tokens", int, None, _B, "tokens that one action may have"),
-    _flag("rollout.top_p", float, 1.0, _B, "nucleus sampling threshold in training episodes"),
-    _flag("rollout.temperature", float, 1.0, _B, "sampling temperature in training episodes"),
-    _flag("data.max_len", int, 2048, _B, "tokens of prompt and response together"),
+    _flag("rollout.batch_size", int, 1024, _B, "tasks (groups) of an iteration", bound=AT_LEAST_ONE),
+    _flag("rollout.n_samples_per_prompt", int, 1, _B, "episodes of one task (group size)", bound=AT_LEAST_ONE),
+    _flag("rollout.micro_batch_size", int, 1, _B, "rows of one log-probability pass on one worker", bound=AT_LEAST_ONE),
+    _flag(
+        "rollout.max_tokens_per_gpu", int, None, _B, "tokens of one log-probability pass on one GPU", bound=AT_LEAST_ONE
+    ),
+    _flag("rollout.max_new_tokens", int, None, _B, "tokens that one action may have", bound=AT_LEAST_ONE),
+    _flag("rollout.top_p", float, 1.0, _B, "nucleus sampling threshold in training episodes", bound=SHARE_ABOVE_ZERO),
+    _flag("rollout.temperature", float, 1.0, _B, "sampling temperature in training episodes", bound=POSITIVE),
+    _flag("data.max_len", int, 2048, _B, "tokens of prompt and response together", bound=AT_LEAST_ONE),
     _flag("data.disable_fast_tokenizer", bool, False, _D, "use the tokenizer's Python version"),
-    _flag("eval.steps", int, -1, _B, "evaluate every so many iterations; -1: never between"),
-    _flag("eval.temperature", float, 0.6, _B, "sampling temperature in evaluation"),
-    _flag("eval.n_samples_per_prompt", int, 4, _B, "evaluation episodes of one task"),
+    _flag("eval.steps", int, -1, _B, "evaluate every so many iterations; -1: never between", bound=NEVER_OR_EVERY),
+    _flag("eval.temperature", float, 0.6, _B, "sampling temperature in evaluation", bound=NOT_NEGATIVE),
+    _flag("eval.n_samples_per_prompt", int, 4, _B, "evaluation episodes of one task", bound=AT_LEAST_ONE),
 ]
 _CHECKPOINTS = [
-    _flag("ckpt.save_steps", int, -1, _B, "save a checkpoint every so many iterations; -1: never"),
+    _flag(
+        "ckpt.save_steps", int, -1, _B, "save a checkpoint every so many iterations; -1: never", bound=NEVER_OR_EVERY
+    ),
     _flag("ckpt.path", str, "./ckpt/checkpoints_ppo_ray", _B, "folder of the checkpoints to resume from"),
     _flag("ckpt.output_dir", str, "./ckpt", _B, "folder of the trained model"),
     _flag("ckpt.save_hf", bool, False, _D, "save a loadable model with every checkpoint"),
     _flag("ckpt.disable_ds", bool, False, _D, "save no DeepSpeed state (such a checkpoint cannot be resumed)"),
-    _flag("ckpt.max_num", int, 3, _B, "checkpoints kept"),
+    _flag("ckpt.max_num", int, 3, _B, "checkpoints kept", bound=AT_LEAST_ONE),
     _flag("ckpt.max_mem", float, float("inf"), _D, "gigabytes of checkpoints kept"),
     _flag("ckpt.load_enable", bool, False, _B, "resume from ckpt.path where it holds a checkpoint"),
-    _flag("logger.logging_steps", int, 1, _D, "log every so many iterations"),
+    _flag("logger.logging_steps", int, 1, _D, "log every so many iterations", bound=AT_LEAST_ONE),
     _flag("logger.tensorboard_dir", str, None, _D, "folder of TensorBoard logs"),
     _flag("logger.wandb.key", str, None, _D, "Weights & Biases key; setting it switches that log on", secret=True),
     _flag("logger.wandb.org", str, None, _D, "Weights & Biases entity"),
@@ -136,7 +174,7 @@ _CHECKPOINTS = [
     _flag("logger.wandb.run_name", str, "ppo_%m%dT%H:%M", _D, "Weights & Biases run name", clock_default=True),
 ]
 _DEEPSPEED = [
-    _flag("ds.zero_stage", int, 2, _D, "DeepSpeed ZeRO stage"),
+    _flag("ds.zero_stage", int, 2, _D, "DeepSpeed ZeRO stage", bound=between(0, 3)),
     _flag("ds.param_dtype", str, "bf16", _B, "number format of the weights", choices=("bf16", "fp16")),
     _flag("ds.attn_implementation", str, "flash_attention_2", _D, "attention kernel, as transformers names it"),
     _flag(
@@ -149,16 +187,16 @@ _DEEPSPEED = [
     ),
     _flag("ds.use_universal_ckpt", bool, False, _D, "DeepSpeed's universal checkpoint format"),
     _flag("ds.deepcompile", bool, False, _D, "DeepSpeed's compiler"),
-    _flag("ds.zpg", int, 1, _D, "ZeRO++ partition size"),
+    _flag("ds.zpg", int, 1, _D, "ZeRO++ partition size", bound=AT_LEAST_ONE),
     _flag("ds.adam_offload", bool, False, _D, "keep the optimizer's state in main memory"),
     _flag("ds.use_liger_kernel", bool, False, _D, "Liger kernels"),
     _flag("ds.grad_accum_dtype", str, None, _D, "number format in which gradients add up"),
     _flag("ds.overlap_comm", bool, False, _D, "overlap gradient communication with the backward pass"),
     _flag("ds.enable_sleep", bool, False, _D, "training state leaves the GPU during rollouts"),
-    _flag("ds.tensor_parallel_size", int, 1, _D, "GPUs that split one copy of the policy"),
+    _flag("ds.tensor_parallel_size", int, 1, _D, "GPUs that split one copy of the policy", bound=AT_LEAST_ONE),
     _flag("ds.packing_samples", bool, False, _D, "pack rows without padding"),
-    _flag("ds.ring_attn_size", int, 1, _D, "GPUs that split one sequence"),
-    _flag("ds.ring_attn_head_stride", int, 1, _D, "heads per ring-attention round"),
+    _flag("ds.ring_attn_size", int, 1, _D, "GPUs that split one sequence", bound=AT_LEAST_ONE),
+    _flag("ds.ring_attn_head_stride", int, 1, _D, "heads per ring-attention round", bound=AT_LEAST_ONE),
 ]
 _OPTIM = {"choices": ("adam", "muon")}
 _PAIR = {"nargs": 2}

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
+from openrlhf_gagpo.config.families import Family, families
 from openrlhf_gagpo.config.flag import Disposition, Flag, negation
-from openrlhf_gagpo.config.flags import all_flags, estimators
+from openrlhf_gagpo.config.flags import all_flags
 from openrlhf_gagpo.errors import ConfigError
 
-__all__ = ["nearest", "parse"]
+__all__ = ["nearest", "parse", "preparse"]
 
 _SECTIONS = {
     "": "run",
@@ -66,6 +67,23 @@ def parse(argv: Sequence[str]) -> dict[str, Any]:
     return {name: flags[name].coerce(_join(flags[name], raw), f"--{name}") for name, raw in given.items()}
 
 
+def preparse(argv: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The recipe and the plugins that ``argv`` names, which decide what other flags there are.
+
+    Raises:
+        ConfigError: more than one recipe, or a flag without its value.
+    """
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", action="append", default=[])
+    parser.add_argument("--algo.plugin", dest="plugins", action="append", default=[])
+    known, _ = parser.parse_known_args(list(argv))
+    if len(known.config) > 1:
+        raise ConfigError(
+            f"--config is given {len(known.config)} times; name one recipe, which may build on another (base: FILE)"
+        )
+    return (known.config[0] if known.config else None), known.plugins
+
+
 def nearest(name: str, known: Iterable[str]) -> list[str]:
     """Up to three names like ``name``: same last part first, then by spelling."""
     known = list(known)
@@ -86,13 +104,15 @@ def _build(flags: Mapping[str, Flag]) -> argparse.ArgumentParser:
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
-    owners = estimators().owners
     groups: dict[str, Any] = {title: parser.add_argument_group(title) for title in _SECTIONS.values()}
     for flag in flags.values():
+        if flag.deprecated:
+            parser.add_argument(f"--{flag.name}", help=argparse.SUPPRESS)
+            continue
         title = _SECTIONS.get(flag.name.split(".")[0] if "." in flag.name else "", "run")
         text = argparse.SUPPRESS
         if flag.disposition is not Disposition.REFUSED:
-            text = _help(flag, owners.get(flag.name, ())).replace("%", "%%")
+            text = _help(flag, families()).replace("%", "%%")
         target = groups[title]
         if flag.kind is bool:
             target.add_argument(
@@ -117,13 +137,30 @@ def _metavar(flag: Flag) -> str:
     return {dict: "KEY=VALUE", int: "N", float: "X", str: "TEXT"}[flag.kind]
 
 
-def _help(flag: Flag, owners: tuple[str, ...]) -> str:
+def _help(flag: Flag, registered: tuple[Family, Family]) -> str:
     text = flag.help
-    if owners:
-        text += f" [{', '.join(owners)}]"
-    if flag.default not in (None, [], {}):
-        text += f" (default {flag.show(flag.default)})"
+    for family in registered:
+        if owners := family.owners.get(flag.name):
+            text += f" [{', '.join(owners)}]"
+    if default := _defaults(flag, registered):
+        text += f" ({default})"
     return text
+
+
+def _defaults(flag: Flag, registered: tuple[Family, Family]) -> str:
+    """The value that nobody sets, where it depends on the algorithm with the names of those that have it."""
+    by_value: dict[str, list[str]] = {}
+    for family in registered:
+        for name in family.options_cls:
+            values = {**family.defaults(name), **family.presets.get(name, {})}
+            if flag.name in values and values[flag.name] is not None:
+                by_value.setdefault(flag.show(values[flag.name]), []).append(name)
+    known = next((family for family in registered if flag.name in family.owners), None)
+    everyone = len(known.owners[flag.name]) if known else len(registered[0].options_cls)
+    if len(by_value) == 1 and sum(map(len, by_value.values())) == everyone:
+        return f"default {next(iter(by_value))}"
+    plain = [] if known or flag.default in (None, [], {}) else [f"default {flag.show(flag.default)}"]
+    return "; ".join([*plain, *(f"{value} for {', '.join(names)}" for value, names in by_value.items())])
 
 
 def _unknown(rest: Sequence[str], flags: Mapping[str, Flag]) -> str:

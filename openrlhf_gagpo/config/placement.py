@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from openrlhf_gagpo import machine
+from openrlhf_gagpo.backends import BACKENDS
 from openrlhf_gagpo.config.resolve import Config
 
 __all__ = ["Bundles", "Plan", "Process", "place"]
@@ -60,7 +61,7 @@ class Plan:
 
 def place(config: Config) -> Plan:
     """The plan of a run with ``config``; it need not have passed the checks."""
-    local = config.backend == "local"
+    local = BACKENDS[config.backend].one_process
     if local:
         wanted = config.train.device
         device = wanted if wanted != "auto" else ("cuda" if machine.has_cuda() else "cpu")

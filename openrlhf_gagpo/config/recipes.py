@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from openrlhf_gagpo.config.flag import Flag
 from openrlhf_gagpo.config.parser import nearest
 from openrlhf_gagpo.errors import ConfigError
 
-__all__ = ["DERIVED_ORIGINS", "Recipe", "load"]
+__all__ = ["DERIVED_ORIGINS", "Recipe", "check", "plugins", "read"]
 
 DERIVED_ORIGINS = ("derived", "machine")
 """Origins whose values a saved configuration does not carry into a new run, because they follow from others."""
@@ -21,7 +21,7 @@ DERIVED_ORIGINS = ("derived", "machine")
 
 @dataclass(frozen=True)
 class Recipe:
-    """One file's values, checked."""
+    """One file's values."""
 
     origin: str
     """The path as given."""
@@ -39,13 +39,13 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def load(path: str, flags: Mapping[str, Flag]) -> list[Recipe]:
-    """The recipe at ``path`` and those it builds on, the furthest base first.
+def read(path: str) -> list[Recipe]:
+    """The recipe at ``path`` and those it builds on, the furthest base first, their values unchecked.
 
     A ``config.yaml`` saved by a run is a recipe too.
 
     Raises:
-        ConfigError: unreadable, unknown keys, wrong values, bases in a circle.
+        ConfigError: unreadable, bases in a circle.
     """
     chain: list[Recipe] = []
     seen: set[Path] = set()
@@ -59,9 +59,31 @@ def load(path: str, flags: Mapping[str, Flag]) -> list[Recipe]:
         base = content.pop("base", None)
         if base is not None and not isinstance(base, str):
             raise ConfigError(f"base in {current} wants the path of a recipe, not {base!r}")
-        chain.append(Recipe(current, _check(_flatten(content, flags, current), flags, current)))
+        chain.append(Recipe(current, content))
         current = None if base is None else str(Path(current).parent / base)
     return chain[::-1]
+
+
+def check(chain: Sequence[Recipe], flags: Mapping[str, Flag]) -> list[Recipe]:
+    """The recipes of ``read`` with flat names and checked values.
+
+    Raises:
+        ConfigError: an unknown key, a wrong value.
+    """
+    return [
+        Recipe(recipe.origin, _check(_flatten(recipe.values, flags, recipe.origin), flags, recipe.origin))
+        for recipe in chain
+    ]
+
+
+def plugins(chain: Sequence[Recipe], flag: Flag) -> list[str]:
+    """What the recipes name as plugins, before the flags that those bring are known."""
+    named: list[str] = []
+    for recipe in chain:
+        flat = _flatten(recipe.values, {}, recipe.origin)
+        if flag.name in flat:
+            named += flag.coerce(flat[flag.name], f"{flag.name} in {recipe.origin}")
+    return named
 
 
 def _read(path: str) -> dict[str, Any]:

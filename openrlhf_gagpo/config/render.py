@@ -8,6 +8,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from openrlhf_gagpo.backends import BACKENDS
 from openrlhf_gagpo.config.flags import all_flags
 from openrlhf_gagpo.config.placement import Plan
 from openrlhf_gagpo.config.resolve import DEFAULT, Config
@@ -48,7 +49,7 @@ def _placement(plan: Plan) -> Table:
     table = Table(title="\nplacement", title_justify="left", box=None, pad_edge=False)
     for heading in ("where", "process", "count", "GPUs each"):
         table.add_column(heading)
-    if plan.backend == "local":
+    if BACKENDS[plan.backend].one_process:
         table.add_row(
             "this process", f"policy and reference model on {plan.device}", "1", "1" if plan.device == "cuda" else "0"
         )
@@ -64,7 +65,7 @@ def _placement(plan: Plan) -> Table:
 
 def _work(config: Config, plan: Plan) -> Table:
     table = Table(title="\nwork", title_justify="left", box=None, pad_edge=False, show_header=False)
-    if plan.backend == "distributed":
+    if not BACKENDS[plan.backend].one_process:
         kind = "GPUs" if plan.device == "cuda" else "logical GPUs (the CPU does the work)"
         table.add_row("machines", f"nodes {plan.nodes}, {kind} {plan.gpus}")
     table.add_row("iterations", str(plan.iterations))

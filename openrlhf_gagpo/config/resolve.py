@@ -13,16 +13,21 @@ from typing import Any
 import yaml
 
 from openrlhf_gagpo import machine
+from openrlhf_gagpo.backends import BACKENDS
 from openrlhf_gagpo.config import recipes
+from openrlhf_gagpo.config.deprecated import translate
+from openrlhf_gagpo.config.families import ESTIMATOR, Family, families
 from openrlhf_gagpo.config.flag import Disposition, Flag
-from openrlhf_gagpo.config.flags import ESTIMATOR, OPTION_PREFIX, all_flags, estimators
-from openrlhf_gagpo.config.parser import parse
+from openrlhf_gagpo.config.flags import all_flags
+from openrlhf_gagpo.config.parser import parse, preparse
 from openrlhf_gagpo.errors import ConfigError
+from openrlhf_gagpo.plugins import load_algo_plugins
 
 __all__ = ["COMMAND_LINE", "DEFAULT", "Config", "resolve"]
 
 DEFAULT = "default"
 COMMAND_LINE = "command line"
+PLUGIN = "algo.plugin"
 DERIVED, MACHINE = recipes.DERIVED_ORIGINS
 
 
@@ -45,8 +50,11 @@ class Config:
         return self._values[name]
 
     def origin(self, name: str) -> str:
-        """Where the value came from: "default", "estimator <name>", a recipe's path, "command line", "derived" (from
-        other values) or "machine"."""
+        """Where the value came from.
+
+        One of "default", "estimator <name>", "policy loss <name>", a recipe's path, "command line", "derived" (from
+        other values) and "machine".
+        """
         return self._origins[name]
 
     def namespace(self) -> SimpleNamespace:
@@ -57,32 +65,27 @@ class Config:
         return _nest(self._values)
 
     def names(self) -> list[str]:
-        """Flags that have a meaning in this configuration: none refused, no options of other estimators."""
-        owners = estimators().owners
+        """Flags that have a meaning in this configuration: none refused, no options of other algorithms."""
+        foreign = {flag for family in families() for flag in _foreign(family, self.get(family.chooser))}
         return [
             name
             for name, flag in all_flags().items()
-            if flag.disposition is not Disposition.REFUSED
-            and self.get(ESTIMATOR) in owners.get(name, (self.get(ESTIMATOR),))
+            if flag.disposition is not Disposition.REFUSED and not flag.deprecated and name not in foreign
         ]
 
     def unused(self) -> list[str]:
         """Flags set by a recipe that the chosen backend does not act on."""
-        flags, backend = all_flags(), self.get("backend")
+        flags, one_process = all_flags(), BACKENDS[self.get("backend")].one_process
         return [
             name
             for name in self.names()
-            if self.origin(name) not in (DEFAULT, DERIVED, MACHINE) and not flags[name].disposition.honoured_by(backend)
+            if self.origin(name) not in (DEFAULT, DERIVED, MACHINE)
+            and not flags[name].disposition.honoured_by(one_process)
         ]
 
-    def estimator_options(self) -> Any:
-        """The chosen estimator's options dataclass, filled. Raises ``ConfigError`` for a value it refuses."""
-        cls = estimators().specs[self.get(ESTIMATOR)].options_cls
-        values = {field: self.get(OPTION_PREFIX + field) for field in cls.__dataclass_fields__}
-        try:
-            return cls(**values)
-        except ValueError as error:
-            raise ConfigError(f"{OPTION_PREFIX}{error}") from None
+    def options(self, family: Family) -> Any:
+        """The options of the family's chosen algorithm. Raises ``ConfigError`` for a value it refuses."""
+        return family.build(self.get(family.chooser), self._values)
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """``{"values": ..., "origins": ...}`` by dotted name, in plain YAML types and without secrets."""
@@ -110,24 +113,31 @@ class Config:
 
 
 def resolve(argv: Sequence[str]) -> Config:
-    """Configuration from defaults, the estimator's presets, recipes and the command line, later ones winning.
+    """Configuration from defaults, presets of the algorithms, recipes and the command line, later ones winning.
+
+    Plugins of algorithms are loaded on the way, since they bring flags.
 
     Raises:
-        ConfigError: an unknown or refused flag, a wrong value, an option of another estimator.
+        ConfigError: an unknown or refused flag, a wrong value, an option of another algorithm, a broken plugin.
     """
+    recipe, named = preparse(argv)
+    chain = recipes.read(recipe) if recipe else []
+    load_algo_plugins([*recipes.plugins(chain, all_flags()[PLUGIN]), *named])
     flags = all_flags()
     given = parse(argv)
     layers = [_Layer(DEFAULT, {name: _copy(flag.default) for name, flag in flags.items()})]
-    chain = recipes.load(given["config"], flags) if given.get("config") else []
-    layers += [_Layer(recipe.origin, recipe.values) for recipe in chain]
+    layers += [_Layer(recipe.origin, recipe.values) for recipe in recipes.check(chain, flags)]
     layers.append(_Layer(COMMAND_LINE, given))
     for layer in layers[1:]:
         _refuse(layer, flags)
-    layers = _with_estimator(layers, flags)
+    for family in families():
+        layers = _with_choice(layers, family, flags)
     values, origins = _merge(layers)
+    _translate(values, origins)
     _derive(values, origins)
     config = Config(values, origins)
-    config.estimator_options()
+    for family in families():
+        config.options(family)
     return config
 
 
@@ -149,25 +159,37 @@ def _refuse(layer: _Layer, flags: Mapping[str, Flag]) -> None:
             raise ConfigError(f"{layer.name(name)} is not supported: {flag.help}")
 
 
-def _with_estimator(layers: list[_Layer], flags: Mapping[str, Flag]) -> list[_Layer]:
-    """``layers`` with the chosen estimator's presets above the defaults.
+def _foreign(family: Family, name: str) -> set[str]:
+    """Options of the family that its algorithm ``name`` does not have."""
+    return {flag for flag, owners in family.owners.items() if name not in owners}
 
-    An option that the estimator does not have is an error where it was set along with the estimator or after it, and is
-    left out where the estimator was changed afterwards.
+
+def _preset_origin(family: Family, name: str) -> str:
+    """How values that a choice presets are marked: the kind of algorithm and its name."""
+    return f"{family.chooser.rpartition('.')[2].removesuffix('_type').replace('_', ' ')} {name}"
+
+
+def _with_choice(layers: list[_Layer], family: Family, flags: Mapping[str, Flag]) -> list[_Layer]:
+    """``layers`` with what the chosen algorithm of the family presets above the defaults.
+
+    An option that the algorithm does not have is an error where it was set along with the choice or after it, and is
+    left out where the choice was made afterwards.
     """
-    table = estimators()
-    chosen = max(index for index, layer in enumerate(layers) if ESTIMATOR in layer.values)
-    name = layers[chosen].values[ESTIMATOR]
-    foreign = {flag for flag, owners in table.owners.items() if name not in owners}
+    chosen = max(index for index, layer in enumerate(layers) if family.chooser in layer.values)
+    name = layers[chosen].values[family.chooser]
+    foreign = _foreign(family, name)
     for layer in layers[chosen or 1 :]:
         for flag in layer.values:
             if flag in foreign:
-                owners = ", ".join(table.owners[flag])
-                raise ConfigError(f"{layer.name(flag)} is no option of the estimator {name}; it belongs to {owners}")
+                owners = ", ".join(family.owners[flag])
+                raise ConfigError(
+                    f"{layer.name(flag)} is no option of {name} ({family.chooser}); it belongs to {owners}"
+                )
     kept = [_Layer(layer.origin, {k: v for k, v in layer.values.items() if k not in foreign}) for layer in layers[1:]]
-    origin = f"estimator {name}"
+    origin = _preset_origin(family, name)
     preset = {
-        flag: flags[flag].coerce(value, f"{flag} preset by {origin}") for flag, value in table.preset(name).items()
+        flag: flags[flag].coerce(value, f"{flag} preset by {origin}")
+        for flag, value in {**family.defaults(name), **family.presets.get(name, {})}.items()
     }
     return [layers[0], _Layer(origin, preset), *kept]
 
@@ -185,11 +207,22 @@ def _merge(layers: Sequence[_Layer]) -> tuple[dict[str, Any], dict[str, str]]:
     return values, origins
 
 
+def _translate(values: dict[str, Any], origins: dict[str, str]) -> None:
+    """Give deprecated flags their meaning, with a warning for each."""
+    flags = all_flags()
+    for name, meaning in translate(values).items():
+        sys.stderr.write(f"gagpo: warning: {name} ({origins[name]}) will go; use {flags[name].deprecated}\n")
+        for flag, value in meaning.items():
+            values[flag], origins[flag] = value, origins[name]
+
+
 def _derive(values: dict[str, Any], origins: dict[str, str]) -> None:
     """Fill what follows from other values or from the machine, where nobody set it."""
 
+    nobody = {DEFAULT, *(_preset_origin(family, values[family.chooser]) for family in families())}
+
     def fill(name: str, value: Any, origin: str = DERIVED) -> None:
-        if origins[name] == DEFAULT and value is not None:
+        if origins[name] in nobody and value is not None:
             values[name], origins[name] = value, origin
 
     episodes = values["rollout.batch_size"] * values["rollout.n_samples_per_prompt"]
@@ -197,12 +230,17 @@ def _derive(values: dict[str, Any], origins: dict[str, str]) -> None:
     fill("ckpt.path", str(Path(values["run_dir"]) / "checkpoints"))
     fill("ckpt.output_dir", str(Path(values["run_dir"]) / "model"))
     fill("logger.wandb.run_name", Path(values["run_dir"]).name)
-    fill("actor.eps_clip_low_high", [values["actor.eps_clip"]] * 2)
+    # A loss brings its own pair, unless the user gave one bound for both sides.
+    if origins["actor.eps_clip"] not in (DEFAULT, origins["actor.eps_clip_low_high"]):
+        fill("actor.eps_clip_low_high", [values["actor.eps_clip"]] * 2)
     fill("rollout.concurrency", episodes)
     fill("env.workers", max(1, min(machine.cores(), values["rollout.concurrency"])), MACHINE)
     # A submitted job joins the cluster it was submitted to, which may have what this machine lacks.
-    if values["backend"] == "distributed":
+    if not BACKENDS[values["backend"]].one_process:
         fill("ray.address", os.environ.get("RAY_ADDRESS") or None, MACHINE)
+    if BACKENDS[values["backend"]].one_process and not _on_cuda(values):
+        # On a CPU, bfloat16 is slower than float32 by a factor of two and rounds log-probabilities to 2e-3.
+        fill("ds.param_dtype", "fp32", MACHINE)
     if values["ds.param_dtype"] == "fp32":
         fill("ds.attn_implementation", "sdpa")  # flash-attn has no fp32
     if not machine.has_flash_attention() and not values["ray.address"]:
@@ -217,6 +255,11 @@ def _derive(values: dict[str, Any], origins: dict[str, str]) -> None:
         fill("rollout.max_tokens_per_gpu", values["train.max_tokens_per_gpu"])
     if values["train.dynamic_batch_enable"] or values["ds.ring_attn_size"] > 1:
         fill("ds.packing_samples", True)
+
+
+def _on_cuda(values: Mapping[str, Any]) -> bool:
+    wanted = values["train.device"]
+    return machine.has_cuda() if wanted == "auto" else wanted == "cuda"
 
 
 def _nest(values: Mapping[str, Any]) -> SimpleNamespace:

@@ -6,6 +6,7 @@ records are JSON.
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 
@@ -15,18 +16,18 @@ __all__ = ["sound_reset", "sound_step"]
 
 
 def sound_reset(answer: object) -> Reset:
-    """``answer`` itself. Raises ``EnvError`` unless it is a ``Reset`` whose texts are texts."""
+    """Return ``answer`` itself. Raises ``EnvError`` unless it is a ``Reset`` with fields of the declared types."""
     if not isinstance(answer, Reset):
         raise EnvError(f"the environment's reset returned a {type(answer).__name__}: it must return a Reset")
     _check_texts(answer, ("observation", "state_key", "task", "category"), "reset")
-    return answer
+    return replace(answer, info=_info(answer, "reset"))
 
 
 def sound_step(answer: object) -> StepResult:
-    """``answer`` with plain numbers and switches (``np.float32`` becomes ``float``).
+    """Return ``answer`` with plain numbers and switches (``np.float32`` becomes ``float``).
 
-    Raises ``EnvError`` unless it is a ``StepResult`` whose texts are texts, whose reward and score are finite numbers
-    and which ends an episode in one way at most.
+    Raises ``EnvError`` unless it is a ``StepResult`` with fields of the declared types, finite reward and score, that
+    ends an episode in one way at most.
     """
     if not isinstance(answer, StepResult):
         raise EnvError(f"the environment's step returned a {type(answer).__name__}: it must return a StepResult")
@@ -35,6 +36,7 @@ def sound_step(answer: object) -> StepResult:
         answer,
         **{name: _number(answer, name) for name in ("reward", "score")},
         **{name: _switch(answer, name) for name in ("terminated", "truncated", "admissible", "success")},
+        info=_info(answer, "step"),
     )
     if result.terminated and result.truncated:
         raise EnvError("the environment reported a step as both terminated and truncated: it must choose one")
@@ -49,6 +51,19 @@ def _check_texts(answer: Reset | StepResult, names: tuple[str, ...], method: str
     actions = answer.admissible_actions
     if not isinstance(actions, tuple | list) or not all(isinstance(action, str) for action in actions):
         raise EnvError(f"the environment's {method} returned wrong admissible_actions: they must be a tuple of str")
+
+
+def _info(answer: Reset | StepResult, method: str) -> dict[str, object]:
+    """``info`` as JSON gives it back, so that records hold what was played."""
+    if not answer.info:
+        return {}
+    try:
+        plain = json.loads(json.dumps(answer.info if isinstance(answer.info, dict) else dict(answer.info)))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise EnvError(
+            f"the environment's {method} returned an info that is not JSON ({error}): use plain Python values"
+        ) from None
+    return plain
 
 
 def _number(answer: StepResult, name: str) -> float:

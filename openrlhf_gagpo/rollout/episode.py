@@ -11,6 +11,7 @@ from time import perf_counter
 from typing import Protocol
 
 from agent_envs.base import EnvError, Reset, StepResult
+from agent_envs.workers import EnvFault
 from openrlhf_gagpo.errors import PromptTooLong, RolloutError
 from openrlhf_gagpo.rollout.contract import sound_reset, sound_step
 from openrlhf_gagpo.rollout.parse import parse_action
@@ -91,9 +92,10 @@ async def play_episode(
             episode.environment_s += perf_counter() - started
         start = sound_reset(answer)
     except _ENV_FAULTS as fault:
-        episode.error = _describe(fault)
+        _note_fault(episode, fault)
         return episode
     episode.category = start.category
+    episode.info = dict(start.info)
     episode.extra["final_observation"] = start.observation
     if start.task:
         episode.extra["instruction"] = start.task
@@ -113,10 +115,10 @@ async def play_episode(
 
         started = perf_counter()
         seed = turn_seed(request.sampling_seed, index)
-        completion = await policy.generate(prompt.token_ids, replace(sampling, seed=seed))
+        completion = await policy.generate(prompt, replace(sampling, seed=seed))
         episode.generation_s += perf_counter() - started
         _check_completion(completion)
-        response = decode(completion.token_ids)
+        response = decode(completion.token_ids) if completion.text is None else completion.text
         parsed = parse_action(
             response,
             think=think,
@@ -133,7 +135,7 @@ async def play_episode(
                 episode.environment_s += perf_counter() - started
             result = sound_step(answer)
         except _ENV_FAULTS as fault:
-            episode.error = _describe(fault)
+            _note_fault(episode, fault)
             return episode
 
         episode.steps.append(
@@ -154,6 +156,7 @@ async def play_episode(
                 response=response,
                 finish_reason=completion.finish_reason,
                 history_dropped=prompt.history_dropped,
+                info=dict(result.info),
             )
         )
         episode.success, episode.score = result.success, result.score
@@ -202,15 +205,9 @@ async def play_all(
         try:
             session = await open_session()
         except _ENV_FAULTS as fault:
-            return Episode(
-                request.task,
-                request.group,
-                request.trajectory,
-                request.env_seed,
-                [],
-                "env_fault",
-                error=_describe(fault),
-            )
+            episode = Episode(request.task, request.group, request.trajectory, request.env_seed, [], "env_fault")
+            _note_fault(episode, fault)
+            return episode
         try:
             return await play_episode(
                 request,
@@ -254,7 +251,21 @@ async def _close(session: EnvSession, request: EpisodeRequest) -> None:
         logger.warning("closing the environment of episode %r failed: %s", request.trajectory, _describe(fault))
 
 
+def _note_fault(episode: Episode, fault: BaseException) -> None:
+    episode.error = _describe(fault)
+    if isinstance(fault, EnvFault) and fault.details:
+        episode.traceback = fault.details
+        episode.fault = hashlib.blake2b(_place(fault.details).encode(), digest_size=6).hexdigest()
+
+
+def _place(traceback: str) -> str:
+    """What two failures at the same place have in common: the frames, without the message."""
+    return "\n".join(line for line in traceback.splitlines() if line.startswith("  File "))
+
+
 def _check_completion(completion: Completion) -> None:
+    if completion.text is not None and not completion.token_ids:
+        return
     tokens, log_probs = len(completion.token_ids), len(completion.log_probs)
     if tokens == 0:
         raise RolloutError("the policy sampled no token: it must return at least one")

@@ -12,9 +12,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from agent_envs.base import PromptTemplate
 from openrlhf_gagpo.errors import PromptTemplateError, PromptTooLong
+from openrlhf_gagpo.rollout.types import Message, Prompt
 
 __all__ = [
-    "BuiltPrompt",
     "HistoryEntry",
     "PromptBuilder",
     "ResolvedPrompt",
@@ -28,16 +28,6 @@ class HistoryEntry(NamedTuple):
     """0-based."""
     observation: str
     action: str
-
-
-class BuiltPrompt(NamedTuple):
-    """A prompt ready to be sampled from."""
-
-    token_ids: list[int]
-    text: str
-    """What ``token_ids`` encodes."""
-    history_dropped: int
-    """Entries inside the history window that were left out to fit; entries beyond the window do not count."""
 
 
 class ResolvedPrompt(NamedTuple):
@@ -111,7 +101,7 @@ class PromptBuilder:
         observation: str,
         admissible_actions: Sequence[str],
         step: int,
-    ) -> BuiltPrompt:
+    ) -> Prompt:
         """The prompt of turn ``step`` (0-based); ``history`` holds all earlier turns, oldest first.
 
         Where the whole window does not fit, as few of its oldest entries as possible are left out. The smallest such
@@ -132,7 +122,7 @@ class PromptBuilder:
         attempt = self._attempt(variables, window, 0)
         if len(attempt.token_ids) <= self._max_prompt_tokens:
             return attempt
-        best: BuiltPrompt | None = None
+        best: Prompt | None = None
         fewest, most = 1, len(window)
         while fewest <= most:
             drop = (fewest + most) // 2
@@ -164,21 +154,25 @@ class PromptBuilder:
         text = "".join(f"=== {title} ===\n{body}\n" for title, body in sections.items())
         return ResolvedPrompt(text, hashlib.sha256(text.encode()).hexdigest())
 
-    def _attempt(self, variables: Mapping[str, object], window: list[HistoryEntry], drop: int) -> BuiltPrompt:
+    def _attempt(self, variables: Mapping[str, object], window: list[HistoryEntry], drop: int) -> Prompt:
         turn = _render(self._turn, {**variables, "history": window[drop:]}, "turn")
-        text = self._wrap(turn)
-        return BuiltPrompt(list(self._encode(text)), text, drop)
+        messages = self._messages(turn)
+        text = self._apply(self._for_template(messages)) if self._chat else _joined(messages)
+        return Prompt(list(self._encode(text)), text, messages, drop)
 
-    def _wrap(self, turn: str) -> str:
-        if self._system_role:
-            return self._apply([{"role": "system", "content": self._system}, {"role": "user", "content": turn}])
-        text = f"{self._system}\n\n{turn}" if self._system else turn
-        return self._apply([{"role": "user", "content": text}]) if self._chat else text
+    def _messages(self, turn: str) -> list[Message]:
+        system: list[Message] = [{"role": "system", "content": self._system}] if self._system else []
+        return [*system, {"role": "user", "content": turn}]
 
-    def _apply(self, messages: list[dict[str, str]]) -> str:
-        return self._tokenizer.apply_chat_template(
+    def _for_template(self, messages: list[Message]) -> list[Message]:
+        """Messages that the chat template knows how to word."""
+        return messages if self._system_role else [{"role": "user", "content": _joined(messages)}]
+
+    def _apply(self, messages: list[Message]) -> str:
+        text: str = self._tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True, enable_thinking=self._format["think"]
         )
+        return text
 
     def _takes_system_role(self) -> bool:
         """Whether the chat template knows system messages; some refuse them, some leave them out silently."""
@@ -196,6 +190,10 @@ class PromptBuilder:
         _render(self._turn, {**variables, "history": [], "step": 0}, "turn")
         if self._history_length:
             _render(self._turn, {**variables, "history": [HistoryEntry(0, "seen", "done")], "step": 1}, "turn")
+
+
+def _joined(messages: Sequence[Message]) -> str:
+    return "\n\n".join(message["content"] for message in messages)
 
 
 def _compile(engine: jinja2.Environment, source: str, part: str) -> jinja2.Template:

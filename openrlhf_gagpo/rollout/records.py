@@ -26,9 +26,12 @@ StepKey = tuple[str, str, int]
 """Group, trajectory and index of a step."""
 
 _FORMAT = "gagpo-episodes"
-_VERSION = 1
+_VERSION = 2
 _STEP_FIELDS = tuple(field.name for field in fields(Step))
-_EPISODE_FIELDS = tuple(field.name for field in fields(Episode) if field.name != "steps")
+# The traceback of a fault is in the run folder, once.
+_EPISODE_FIELDS = tuple(field.name for field in fields(Episode) if field.name not in ("steps", "traceback"))
+_ADDED = {2: {"step": ("info",), "episode": ("info", "fault")}}
+"""Fields that a version added; records of earlier versions lack them and are read with their defaults."""
 _IDENTITY = ("task", "group", "trajectory", "env_seed")
 
 
@@ -82,21 +85,23 @@ def read_records(path: str | os.PathLike[str]) -> tuple[list[Episode], dict[Step
     header = lines.take(records, "the header")
     if header.get("format") != _FORMAT or not isinstance(header.get("episodes"), int):
         raise lines.error(f"is not the header of the {_FORMAT} format")
-    if header.get("version") != _VERSION:
-        raise lines.error(f"has version {header.get('version')} of {_FORMAT}, only {_VERSION} is known")
+    version = header.get("version")
+    if not isinstance(version, int) or not 1 <= version <= _VERSION:
+        raise lines.error(f"has version {version} of {_FORMAT}, and this release reads versions 1 to {_VERSION}")
+    step_fields, episode_fields = _fields("step", version), _fields("episode", version)
     episodes: list[Episode] = []
     credit: dict[StepKey, dict[str, float]] = {}
     for number in range(header["episodes"]):
         record = lines.take(records, f"episode {number + 1} of {header['episodes']}")
         count = record.pop("steps", None)
-        if record.pop("kind", None) != "episode" or not isinstance(count, int) or record.keys() != set(_EPISODE_FIELDS):
+        if record.pop("kind", None) != "episode" or not isinstance(count, int) or record.keys() != episode_fields:
             raise lines.error("is not a complete episode record")
         episode = Episode(steps=[], **record)
         for index in range(count):
             record = lines.take(records, f"step {index} of episode {episode.trajectory!r}")
             values = record.pop("credit", None)
             kind, identity = record.pop("kind", None), [record.pop(name, None) for name in _IDENTITY]
-            if kind != "step" or record.keys() != set(_STEP_FIELDS):
+            if kind != "step" or record.keys() != step_fields:
                 raise lines.error("is not a complete step record")
             if identity != [getattr(episode, name) for name in _IDENTITY]:
                 raise lines.error(f"belongs to another episode than {episode.trajectory!r}")
@@ -118,6 +123,12 @@ def read_episodes(path: str | os.PathLike[str]) -> list[Episode]:
 def read_credit(path: str | os.PathLike[str]) -> dict[StepKey, dict[str, float]]:
     """The credit of ``read_records``, which says what is raised."""
     return read_records(path)[1]
+
+
+def _fields(kind: str, version: int) -> set[str]:
+    """Fields of a record of ``kind`` as ``version`` wrote it."""
+    later = {name for added, kinds in _ADDED.items() if added > version for name in kinds[kind]}
+    return set(_STEP_FIELDS if kind == "step" else _EPISODE_FIELDS) - later
 
 
 def _key(episode: Episode, index: int) -> StepKey:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypedDict
 
-__all__ = ["Completion", "Episode", "EpisodeRequest", "Policy", "SamplingParams", "Step"]
+__all__ = ["Completion", "Episode", "EpisodeRequest", "Message", "Policy", "Prompt", "SamplingParams", "Step"]
 
 EndReason = Literal["terminated", "truncated", "prompt_too_long", "env_fault"]
 
@@ -22,21 +21,50 @@ class SamplingParams:
     """Seed of this one generation; None lets the policy use its own stream."""
 
 
+class Message(TypedDict):
+    """One message of a conversation, as chat templates and chat endpoints take it."""
+
+    role: str
+    content: str
+
+
 @dataclass(frozen=True)
-class Completion:
-    """What the policy sampled for one prompt, exactly as sampled."""
+class Prompt:
+    """What a policy answers to, in every form that some policy takes."""
 
     token_ids: list[int]
-    """Sampled ids, the end-of-sequence id included when it was sampled."""
+    """For a policy that samples tokens; what is trained on."""
+    text: str
+    """What ``token_ids`` encodes."""
+    messages: list[Message]
+    """For a policy that takes messages and returns text; the same words without chat markers."""
+    history_dropped: int = 0
+    """Entries inside the history window that were left out to fit; entries beyond the window do not count."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What the policy answered to one prompt.
+
+    A policy that samples tokens returns their ids and log-probabilities; one that only knows text returns ``text``. An
+    episode played without token ids can be evaluated and not trained on.
+    """
+
+    token_ids: list[int]
+    """Sampled ids, the end-of-sequence id included when it was sampled; empty where only the text is known."""
     log_probs: list[float]
     """Log-probability of each sampled id under the sampling distribution."""
     finish_reason: Literal["stop", "length"]
+    text: str | None = None
+    """The response in words, where there are no ids to decode."""
 
 
 class Policy(Protocol):
-    """All that an episode knows of the model that plays it."""
+    """All that an episode knows of whoever plays it."""
 
-    async def generate(self, prompt_ids: Sequence[int], params: SamplingParams) -> Completion: ...
+    async def generate(self, prompt: Prompt, params: SamplingParams) -> Completion:
+        """Answer ``prompt``: with sampled tokens, or from its messages with text alone."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -77,6 +105,8 @@ class Step:
     finish_reason: str = "stop"
     history_dropped: int = 0
     """History entries left out because the prompt would not fit."""
+    info: dict[str, object] = field(default_factory=dict)
+    """``StepResult.info`` of the environment, in JSON types."""
 
 
 @dataclass
@@ -97,6 +127,12 @@ class Episode:
     generation_s: float = 0.0
     environment_s: float = 0.0
     extra: dict[str, object] = field(default_factory=dict)
+    info: dict[str, object] = field(default_factory=dict)
+    """``Reset.info`` of the environment, in JSON types."""
+    fault: str = ""
+    """Names ``traceback`` in the run folder; "" without one."""
+    traceback: str = field(default="", compare=False)
+    """Where the environment failed, if it raised. Kept in the run folder, once for all episodes that share it."""
 
     @property
     def faulted(self) -> bool:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
+from numpy import float64
+from numpy.typing import NDArray
+
 from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, SamplingParams
-from openrlhf_gagpo.training.rows import TrainingRow
+from openrlhf_gagpo.training.rows import TokenRow, TrainingRow
 
 __all__ = ["Backend"]
 
@@ -24,6 +27,12 @@ class Backend(Protocol):
         self, requests: Sequence[EpisodeRequest], sampling: SamplingParams, on_done: Callable[[Episode], None]
     ) -> list[Episode]:
         """Play all episodes with the current weights; results in request order."""
+
+    def compute(self, rows: Sequence[TokenRow], columns: Collection[str]) -> dict[str, NDArray[float64]]:
+        """The model columns that credit needs, as ``credit.StepBatch`` takes them.
+
+        Asked before an iteration's first update, and only for columns that the backend's entry in ``backends`` lists.
+        """
 
     def update(self, rows: Sequence[TrainingRow], seed: int) -> dict[str, float]:
         """One iteration of optimizer steps over the rows; returns ``policy/*`` and ``time/*`` metrics."""

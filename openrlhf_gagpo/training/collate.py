@@ -6,11 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from openrlhf_gagpo.training.rows import TrainingRow
+from openrlhf_gagpo.training.rows import TokenRow, TrainingRow
 
-__all__ = ["TokenBatch", "collate", "per_row", "scatter_rows"]
+__all__ = ["ActionTensors", "TokenBatch", "TokenValues", "action_tensors", "collate", "per_row", "scatter_rows"]
+
+TokenValues = Sequence[float] | NDArray | Tensor
+"""One number per response token of a row."""
 
 
 @dataclass
@@ -22,7 +26,23 @@ class TokenBatch:
     action_mask: Tensor  # (B, T-1) int64, 1 where token t + 1 was sampled
 
 
-def collate(rows: Sequence[TrainingRow], *, pad_id: int, padding: int = 0) -> TokenBatch:
+@dataclass
+class ActionTensors:
+    """What the loss reads of B rows beside the model's own output; A = T-1 action positions, zero outside ``mask``."""
+
+    mask: Tensor  # (B, A) int64
+    old_log_probs: Tensor  # (B, A) float32, before the iteration's first update
+    reference_log_probs: Tensor | None  # (B, A) float32; None without a KL term
+    sampling_log_probs: Tensor  # (B, A) float32, the sampler's own numbers, for diagnostics
+    advantage: Tensor  # (B, 1) float32, or (B, A) where a row has one per token
+    clip_scale: Tensor  # (B, 1) float32
+
+    def to(self, device: torch.device) -> ActionTensors:
+        """The same on ``device``."""
+        return ActionTensors(**{name: None if t is None else t.to(device) for name, t in vars(self).items()})
+
+
+def collate(rows: Sequence[TokenRow], *, pad_id: int, padding: int = 0) -> TokenBatch:
     """Pad rows to one batch; ``padding`` empty rows follow, with no action token at all."""
     width = max((row.length for row in rows), default=2)
     count = len(rows) + padding
@@ -38,7 +58,41 @@ def collate(rows: Sequence[TrainingRow], *, pad_id: int, padding: int = 0) -> To
     return TokenBatch(sequences, attention_mask, action_mask)
 
 
-def scatter_rows(values: Sequence[Sequence[float] | Tensor], action_mask: Tensor) -> Tensor:
+def action_tensors(
+    rows: Sequence[TrainingRow],
+    old: Sequence[TokenValues],
+    reference: Sequence[TokenValues] | None,
+    mask: Tensor,
+) -> ActionTensors:
+    """Tensors of ``rows`` at the action positions of ``mask``, which may end in rows of padding.
+
+    Args:
+        old, reference: log-probabilities of the same rows' response tokens.
+    """
+
+    def per_action(values: Sequence[float], padding: float) -> Tensor:
+        column = torch.full((len(mask), 1), padding, dtype=torch.float32)
+        column[: len(rows), 0] = torch.tensor(values, dtype=torch.float32)
+        return column
+
+    by_token = any(row.token_advantages is not None for row in rows)
+    return ActionTensors(
+        mask=mask,
+        old_log_probs=scatter_rows(old, mask),
+        reference_log_probs=None if reference is None else scatter_rows(reference, mask),
+        sampling_log_probs=scatter_rows([row.sampling_log_probs for row in rows], mask),
+        advantage=scatter_rows([_token_advantages(row) for row in rows], mask)
+        if by_token
+        else per_action([row.advantage for row in rows], 0.0),
+        clip_scale=per_action([row.clip_scale for row in rows], 1.0),
+    )
+
+
+def _token_advantages(row: TrainingRow) -> TokenValues:
+    return [row.advantage] * len(row.response_ids) if row.token_advantages is None else row.token_advantages
+
+
+def scatter_rows(values: Sequence[TokenValues], action_mask: Tensor) -> Tensor:
     """Put per-row response values (row i: as many as its response tokens) back into (B, A) float32, zero elsewhere."""
     out = torch.zeros(action_mask.shape, dtype=torch.float32)
     for index, row in enumerate(values):

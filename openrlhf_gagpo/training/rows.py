@@ -1,31 +1,28 @@
-"""From episodes with advantages to training rows, and from rows to a plan of optimizer steps.
+"""Training rows, and from rows to a plan of optimizer steps.
 
-One row is one environment step. Advantages arrive finished: nothing here changes them, drops a row or repeats one.
+One row is one environment step. Its credit arrives finished: nothing here changes it, drops a row or repeats one.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from openrlhf_gagpo.rollout.types import Episode
-
-__all__ = ["MicroBatch", "OptimizerStep", "TrainingRow", "plan_updates", "rows_from_episodes", "unique_rows"]
+__all__ = ["MicroBatch", "OptimizerStep", "TokenRow", "TrainingRow", "plan_updates", "unique_rows"]
 
 
 @dataclass(frozen=True)
-class TrainingRow:
-    """One action: prompt and response ids exactly as rolled out, and its advantage."""
+class TokenRow:
+    """The tokens of one action, exactly as rolled out."""
 
     prompt_ids: list[int]
     response_ids: list[int]
     sampling_log_probs: list[float]
-    advantage: float
-    trajectory: str
-    step: int
 
     @property
     def length(self) -> int:
@@ -33,44 +30,36 @@ class TrainingRow:
         return len(self.prompt_ids) + len(self.response_ids)
 
 
-def rows_from_episodes(
-    episodes: Sequence[Episode], advantages: Sequence[float], keep: Sequence[bool]
-) -> list[TrainingRow]:
-    """Pair every step with its advantage.
+@dataclass(frozen=True)
+class TrainingRow(TokenRow):
+    """One action with its credit."""
 
-    Args:
-        episodes: in the order from which the step batch was built.
-        advantages: (N,) one per step, episodes in order, steps in order.
-        keep: (N,) false where the estimator set the step aside (a dropped group).
-
-    Raises:
-        ValueError: the number of steps and of advantages differ.
-    """
-    steps = [(episode, step) for episode in episodes for step in episode.steps]
-    if not len(steps) == len(advantages) == len(keep):
-        raise ValueError(f"{len(steps)} steps, {len(advantages)} advantages and {len(keep)} keep flags must be equal")
-    return [
-        TrainingRow(
-            prompt_ids=step.prompt_ids,
-            response_ids=step.response_ids,
-            sampling_log_probs=step.sampling_log_probs,
-            advantage=float(advantage),
-            trajectory=episode.trajectory,
-            step=step.index,
-        )
-        for (episode, step), advantage, kept in zip(steps, advantages, keep, strict=True)
-        if kept
-    ]
+    advantage: float
+    trajectory: str = ""
+    step: int = 0
+    clip_scale: float = 1.0
+    """Factor of both clip bounds."""
+    token_advantages: NDArray[np.float64] | None = field(default=None, compare=False)
+    """One per response token, in the place of ``advantage``."""
+    value_target: float | None = None
+    """What a critic should say at the end of the prompt."""
+    token_value_targets: NDArray[np.float64] | None = field(default=None, compare=False)
+    """One per response token, in the place of ``value_target``."""
+    old_log_probs: NDArray[np.float64] | None = field(default=None, compare=False)
+    """One per response token, where credit needed them; the update computes them otherwise."""
 
 
-def unique_rows(rows: Sequence[TrainingRow]) -> tuple[list[TrainingRow], list[int]]:
+_Row = TypeVar("_Row", bound=TokenRow)
+
+
+def unique_rows(rows: Sequence[_Row]) -> tuple[list[_Row], list[int]]:
     """Rows that differ in prompt or response, and for every given row the index of its equal among them.
 
     Equal rows have equal log-probabilities, so these are all that a model needs to compute.
     """
     index: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
     inverse = [index.setdefault((tuple(row.prompt_ids), tuple(row.response_ids)), len(index)) for row in rows]
-    firsts: dict[int, TrainingRow] = {}
+    firsts: dict[int, _Row] = {}
     for row, position in zip(rows, inverse, strict=True):
         firsts.setdefault(position, row)
     return list(firsts.values()), inverse

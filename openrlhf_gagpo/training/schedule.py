@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
+import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 
 from openrlhf_gagpo.rollout.types import EpisodeRequest
+from openrlhf_gagpo.seeds import stable_seed
 
 __all__ = [
-    "evaluation_requests",
-    "evaluation_tasks",
     "iteration_tasks",
     "offset_warmup",
-    "stable_seed",
     "training_requests",
 ]
-
-
-def stable_seed(*parts: object) -> int:
-    """A 31-bit seed that depends on all parts and nothing else."""
-    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 33
 
 
 def iteration_tasks(tasks: Sequence[str], per_iteration: int, iteration: int, seed: int) -> list[str]:
@@ -54,31 +46,18 @@ def training_requests(tasks: Sequence[str], members: int, iteration: int, seed: 
     ]
 
 
-def evaluation_tasks(tasks: Sequence[str], count: int | None) -> list[str]:
-    """``count`` tasks evenly spaced over the split, in its order; all of them with None.
+class Scheduler(Protocol):
+    """The part of torch's learning-rate schedules that is used here."""
 
-    Not the first ones: an environment may list its tasks kind by kind.
-    """
-    count = len(tasks) if count is None else min(count, len(tasks))
-    return [tasks[position * len(tasks) // count] for position in range(count)]
+    last_epoch: int
 
-
-def evaluation_requests(tasks: Sequence[str], samples: int, iteration: int, seed: int) -> list[EpisodeRequest]:
-    """Requests that play every task ``samples`` times, in order, from starts that do not depend on the run's seed."""
-    return [
-        EpisodeRequest(
-            task=task,
-            group=f"eval{iteration}g{index}",
-            trajectory=f"eval{iteration}g{index}t{sample}",
-            env_seed=stable_seed("eval", task, sample),
-            sampling_seed=stable_seed(seed, "eval", iteration, index, sample),
-        )
-        for index, task in enumerate(tasks)
-        for sample in range(samples)
-    ]
+    def step(self) -> None: ...
 
 
-def offset_warmup(scheduler: Any, warmup_ratio: float) -> None:
+def offset_warmup(scheduler: Scheduler, warmup_ratio: float) -> None:
     """Start a fresh schedule with warm-up at its second value: the first is 0 and would waste a whole iteration."""
     if warmup_ratio > 0 and scheduler.last_epoch == 0:
-        scheduler.step()
+        with warnings.catch_warnings():
+            # Torch asks for an optimizer step first; there is none to take before the first iteration.
+            warnings.filterwarnings("ignore", message=r"Detected call of `lr_scheduler\.step\(\)`")
+            scheduler.step()

@@ -1,101 +1,167 @@
-"""From the resolved configuration to what rollout and training are told."""
+"""What training is told, typed; ``config.settings`` fills it from the flags of a run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
-from openrlhf_gagpo.config.checks import env_options
+from openrlhf_gagpo import losses
+from openrlhf_gagpo.credit import EstimatorOptions
+from openrlhf_gagpo.evaluation import EvaluationPlan
+from openrlhf_gagpo.plugins import load_algo_plugins
 from openrlhf_gagpo.rollout.player import RolloutSettings
-from openrlhf_gagpo.rollout.types import SamplingParams, Step
-from openrlhf_gagpo.training.losses import LossOptions
-from openrlhf_gagpo.training.rows import OptimizerStep, TrainingRow, plan_updates, unique_rows
+from openrlhf_gagpo.rollout.types import SamplingParams
+from openrlhf_gagpo.training.objective import Objective
+from openrlhf_gagpo.training.rows import OptimizerStep, TokenRow, plan_updates, unique_rows
 
-__all__ = ["invalid_weight", "loss_options", "plan_forward", "plan_training", "rollout_settings", "sampling"]
-
-
-def rollout_settings(config: Any, engines: int = 1) -> RolloutSettings:
-    """How each of ``engines`` players plays its part of the episodes in this run."""
-    return RolloutSettings(
-        env_name=config.env.name,
-        env_options=env_options(config),
-        plugins=tuple(config.env.plugin),
-        workers=config.env.workers,
-        reset_timeout=config.env.reset_timeout,
-        step_timeout=config.env.step_timeout,
-        concurrency=-(-config.rollout.concurrency // engines),
-        history_length=config.rollout.history_length,
-        think=config.rollout.think,
-        action_tags=config.rollout.action_tags,
-        list_actions=config.rollout.list_actions,
-        chat_template=config.rollout.chat_template,
-        max_prompt_tokens=config.data.max_len - config.rollout.max_new_tokens,
-    )
+__all__ = [
+    "BackendSettings",
+    "BatchSettings",
+    "CheckpointSettings",
+    "LoopSettings",
+    "ObjectiveSettings",
+    "OptimizerSettings",
+]
 
 
-def sampling(config: Any, *, evaluation: bool = False) -> SamplingParams:
-    """How turns are sampled, in training or evaluation."""
-    return SamplingParams(
-        max_new_tokens=config.rollout.max_new_tokens,
-        temperature=config.eval.temperature if evaluation else config.rollout.temperature,
-        top_p=config.rollout.top_p,
-    )
+@dataclass(frozen=True)
+class BatchSettings:
+    """How rows are cut into optimizer steps and passes."""
+
+    rows_per_step: int
+    """Rows of one optimizer step, at most."""
+    micro_batch: int | None
+    """Rows of one training pass on one rank; None: as many as ``micro_tokens`` allows."""
+    micro_tokens: int | None
+    """Padded tokens of one training pass on one rank."""
+    forward_micro_batch: int | None
+    forward_micro_tokens: int | None
+    epochs: int = 1
+
+    def plan_forward(self, rows: Sequence[TokenRow], ranks: int = 1) -> list[OptimizerStep]:
+        """Passes that compute something of every row once (one "step" over all rows; none without rows)."""
+        return plan_updates(
+            [row.length for row in rows],
+            [len(row.response_ids) for row in rows],
+            mini_batch=max(len(rows), 1),
+            micro_batch=self.forward_micro_batch,
+            max_tokens=self.forward_micro_tokens,
+            ranks=ranks,
+        )
+
+    def plan_training(self, rows: Sequence[TokenRow], ranks: int, seed: int) -> list[OptimizerStep]:
+        """The optimizer steps of one iteration."""
+        return plan_updates(
+            [row.length for row in rows],
+            [len(row.response_ids) for row in rows],
+            mini_batch=self.rows_per_step,
+            micro_batch=self.micro_batch,
+            max_tokens=self.micro_tokens,
+            ranks=ranks,
+            epochs=self.epochs,
+            seed=seed,
+            equal=unique_rows(rows)[1],
+        )
 
 
-def invalid_weight(config: Any) -> str | Callable[[Step], float]:
-    """How ``StepBatch.from_episodes`` is to weigh invalid steps: a rule's name, or shares of ``invalid_penalty``."""
-    algo = config.algo.advantage
-    if algo.inadmissible_penalty is None:
-        return algo.invalid_rule
-    inadmissible = algo.inadmissible_penalty / algo.invalid_penalty
+@dataclass(frozen=True)
+class ObjectiveSettings:
+    """What is optimised, by name, so that a worker process can be told it."""
 
-    def share(step: Step) -> float:
-        if not step.format_valid:
-            return 1.0
-        return 0.0 if step.admissible else inadmissible
+    policy_loss: str
+    options: Mapping[str, object] = field(default_factory=dict)
+    """Fields of the loss's options class; the rest keep their defaults."""
+    kl_coef: float = 0.0
+    kl_estimator: str = "k3"
+    entropy_coef: float = 0.0
+    plugins: tuple[str, ...] = ()
 
-    return share
-
-
-def loss_options(args: Any) -> LossOptions:
-    """Loss options from OpenRLHF's flags (``args`` is a configuration or OpenRLHF's own namespace)."""
-    low, high = args.actor.eps_clip_low_high or (args.actor.eps_clip, args.actor.eps_clip)
-    return LossOptions(
-        ratio="action" if args.actor.policy_loss_type == "gspo" else "token",
-        aggregate=args.actor.loss_agg_mode,
-        clip_low=low,
-        clip_high=high,
-        dual_clip=args.actor.dual_clip,
-        kl_coef=args.algo.kl.init_coef,
-        kl_estimator=args.algo.kl.estimator,
-        entropy_coef=args.actor.entropy_coef or 0.0,
-    )
+    def build(self) -> Objective:
+        """The objective, with the plugins loaded that may hold its loss."""
+        load_algo_plugins(self.plugins)
+        loss = losses.get(self.policy_loss)
+        return Objective(
+            policy=loss,
+            options=loss.options_cls(**self.options),
+            kl_coef=self.kl_coef,
+            kl_estimator=self.kl_estimator,
+            entropy_coef=self.entropy_coef,
+        )
 
 
-def plan_forward(rows: Sequence[TrainingRow], args: Any, ranks: int = 1) -> list[OptimizerStep]:
-    """Passes that compute every row's log-probabilities once (one "step" over all rows; none without rows)."""
-    by_tokens = args.rollout.max_tokens_per_gpu
-    return plan_updates(
-        [row.length for row in rows],
-        [len(row.response_ids) for row in rows],
-        mini_batch=max(len(rows), 1),
-        micro_batch=None if by_tokens else args.rollout.micro_batch_size,
-        max_tokens=by_tokens,
-        ranks=ranks,
-    )
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """AdamW and its schedule over iterations, under OpenRLHF's flags."""
+
+    lr: float
+    betas: tuple[float, float]
+    eps: float
+    weight_decay: float
+    scheduler: str
+    """As transformers names it."""
+    warmup_ratio: float
+    min_lr_ratio: float
+    max_norm: float
+    """Gradient norm above which gradients are scaled down; 0: never."""
 
 
-def plan_training(rows: Sequence[TrainingRow], args: Any, ranks: int, seed: int) -> list[OptimizerStep]:
-    """The optimizer steps of one iteration."""
-    by_tokens = args.train.dynamic_batch_enable
-    return plan_updates(
-        [row.length for row in rows],
-        [len(row.response_ids) for row in rows],
-        mini_batch=args.train.batch_size,
-        micro_batch=None if by_tokens else args.train.micro_batch_size,
-        max_tokens=args.train.max_tokens_per_gpu if by_tokens else None,
-        ranks=ranks,
-        epochs=args.train.max_epochs,
-        seed=seed,
-        equal=unique_rows(rows)[1],
-    )
+@dataclass(frozen=True)
+class CheckpointSettings:
+    """Where training state and the final model are written."""
+
+    path: Path
+    output_dir: Path
+    max_num: int
+
+
+@dataclass(frozen=True)
+class BackendSettings:
+    """All that a backend is told."""
+
+    model: str
+    """Model folder, or name on the hub."""
+    use_fast_tokenizer: bool
+    param_dtype: str
+    """``bf16``, ``fp16`` or ``fp32``: what passes compute in."""
+    gradient_checkpointing: bool
+    seed: int
+    iterations: int
+    temperature: float
+    """Of the training rollouts; log-probabilities are computed with it."""
+    rollout: RolloutSettings
+    batches: BatchSettings
+    objective: ObjectiveSettings
+    optimizer: OptimizerSettings
+    checkpoints: CheckpointSettings
+    gpus: int = 0
+    """GPUs that the placement needs: logical ones, which only Ray counts, on a machine without."""
+    device: str = "auto"
+    """Local backend: ``auto``, ``cpu`` or ``cuda``."""
+    threads: int | None = None
+    """Local backend: torch threads; None leaves them to torch."""
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """All that the iteration loop is told."""
+
+    environment: str
+    """Name of the environment, for messages."""
+    seed: int
+    iterations: int
+    tasks_per_iteration: int
+    group_size: int
+    sampling: SamplingParams
+    estimator: str
+    estimator_options: EstimatorOptions
+    objective: ObjectiveSettings
+    train_tasks: Sequence[str]
+    evaluation: EvaluationPlan | None = None
+    """None: the run has no evaluation split."""
+    evaluate_every: int | None = None
+    evaluate_before: bool = True
+    evaluate_after: bool = True
+    save_every: int | None = None
+    record: bool = True
+    """Whether every episode is written to the run folder."""

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from agent_envs.base import TextEnv
 from openrlhf_gagpo.errors import WarmstartError
-from openrlhf_gagpo.rollout.prompt import BuiltPrompt, HistoryEntry, PromptBuilder
+from openrlhf_gagpo.rollout.prompt import HistoryEntry, PromptBuilder
+from openrlhf_gagpo.rollout.types import Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -29,7 +30,7 @@ class DemoEpisode:
     """Those of each turn."""
     success: bool
 
-    def prompts(self, builder: PromptBuilder) -> Iterator[BuiltPrompt]:
+    def prompts(self, builder: PromptBuilder) -> Iterator[Prompt]:
         """The prompt of each turn. Raises ``PromptTooLong`` for one beyond the builder's limit."""
         for index, (turn, admissible) in enumerate(zip(self.turns, self.admissible_actions, strict=True)):
             yield builder.build(self.task, self.turns[:index], turn.observation, admissible, index)

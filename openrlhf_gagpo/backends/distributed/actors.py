@@ -12,22 +12,16 @@ from typing import Any
 
 import ray
 import torch
-from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.trainer.ray import launcher, ppo_actor
 from openrlhf.utils.deepspeed import DeepspeedStrategy
 from openrlhf.utils.distributed_util import torch_dist_barrier_and_cuda_sync
 
 from openrlhf_gagpo.backends.distributed import compat
 from openrlhf_gagpo.backends.distributed.weights import weight_file
-from openrlhf_gagpo.training.losses import (
-    LossScale,
-    finish_metrics,
-    masked_entropy,
-    merge_sums,
-    step_loss,
-)
+from openrlhf_gagpo.training.collate import ActionTensors, TokenBatch
+from openrlhf_gagpo.training.objective import LossScale, finish_metrics, masked_entropy, merge_sums, step_loss
 from openrlhf_gagpo.training.schedule import offset_warmup
-from openrlhf_gagpo.training.settings import loss_options
+from openrlhf_gagpo.training.settings import ObjectiveSettings
 
 __all__ = ["PolicyActor", "ReferenceActor", "StepStrategy", "UpdateStep", "plain_class"]
 
@@ -41,8 +35,7 @@ def plain_class(actor_class: Any) -> type:
 class UpdateStep:
     """One optimizer step as one rank receives it."""
 
-    micro_batches: list[Experience]
-    """``advantages`` is (B,): one per action."""
+    micro_batches: list[tuple[TokenBatch, ActionTensors]]
     scale: LossScale
 
 
@@ -91,7 +84,8 @@ class StepPolicyTrainer(ppo_actor.ActorPPOTrainer):
             self.vllm_engines = engines
         offset_warmup(self.actor_scheduler, self.args.actor.lr_warmup_ratio)
         self.planned: list[UpdateStep] = []
-        self.loss_options = loss_options(self.args)
+        settings: ObjectiveSettings = self.args.gagpo_objective
+        self.objective = settings.build()
 
     def ppo_train(self, kl_ctl: float) -> dict[str, float]:
         """One iteration's updates: every planned step once, then the learning-rate schedule advances by one."""
@@ -99,9 +93,9 @@ class StepPolicyTrainer(ppo_actor.ActorPPOTrainer):
         norms = []
         learning_rate = self.actor_scheduler.get_last_lr()[0]
         for step in self.planned:
-            for index, experience in enumerate(step.micro_batches):
+            for index, (tokens, actions) in enumerate(step.micro_batches):
                 boundary = index + 1 == len(step.micro_batches)
-                merge_sums(totals, self._backward(experience, step.scale, boundary))
+                merge_sums(totals, self._backward(tokens, actions, step.scale, boundary))
             self.strategy.optimizer_step(self.actor_optim, self.actor, self.actor_scheduler, name="actor")
             norms.append(self.strategy.get_grad_norm(self.actor))
         self.actor_scheduler.step()
@@ -112,36 +106,29 @@ class StepPolicyTrainer(ppo_actor.ActorPPOTrainer):
         self.planned = []
         return metrics
 
-    def _backward(self, experience: Experience, scale: LossScale, boundary: bool) -> dict[str, torch.Tensor]:
-        experience.to_device(torch.cuda.current_device())
+    def _backward(
+        self, tokens: TokenBatch, actions: ActionTensors, scale: LossScale, boundary: bool
+    ) -> dict[str, torch.Tensor]:
+        device = torch.device(torch.cuda.current_device())
+        actions = actions.to(device)
         self.actor.train()
-        options = self.loss_options
+        entropy_counts = bool(self.objective.entropy_coef)
         log_probs, output = self.actor(
-            experience.sequences,
-            experience.action_mask,
-            attention_mask=experience.attention_mask,
+            tokens.sequences.to(device),
+            actions.mask,
+            attention_mask=tokens.attention_mask.to(device),
             return_output=True,
             ring_attn_group=self.strategy.ring_attn_group,
             # Packed logits have lost their rows, so OpenRLHF has to take the entropy before it unpacks them.
-            return_entropy=self.args.ds.packing_samples and bool(options.entropy_coef),
+            return_entropy=self.args.ds.packing_samples and entropy_counts,
         )
         if self.args.ds.packing_samples:
-            entropy = output.entropy if options.entropy_coef else None
+            entropy = output.entropy if entropy_counts else None
         else:
-            with torch.set_grad_enabled(bool(options.entropy_coef)):
+            with torch.set_grad_enabled(entropy_counts):
                 # The actor has divided the logits by the temperature already.
-                entropy = masked_entropy(output["logits"][:, :-1], experience.action_mask)
-        loss, sums = step_loss(
-            log_probs,
-            experience.action_log_probs,
-            experience.base_action_log_probs,
-            experience.rollout_log_probs,
-            experience.advantages,
-            experience.action_mask,
-            entropy,
-            scale,
-            options,
-        )
+                entropy = masked_entropy(output["logits"][:, :-1], actions.mask)
+        loss, sums = step_loss(log_probs, entropy, actions, scale, self.objective)
         # DeepSpeed averages gradients over the data-parallel ranks; the totals in `scale` already span them.
         ranks = self.strategy.world_size // self.strategy.ring_attn_size // self.strategy.ds_tensor_parallel_size
         self.actor.model.set_gradient_accumulation_boundary(boundary)

@@ -7,26 +7,34 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import ray
+import torch
+from numpy.typing import NDArray
 from openrlhf.trainer.ppo_trainer import BasePPOTrainer
 from openrlhf.trainer.ray.launcher import RayActorGroup
 from openrlhf.trainer.ray.vllm_engine import batch_vllm_engine_call
 from openrlhf.utils import get_tokenizer
 from ray.util.placement_group import placement_group, remove_placement_group
+from torch import Tensor
 
 from openrlhf_gagpo.backends.distributed import compat
 from openrlhf_gagpo.backends.distributed.actors import PolicyActor, ReferenceActor, StepStrategy
 from openrlhf_gagpo.backends.distributed.engine import create_engines
 from openrlhf_gagpo.backends.distributed.experience import StepExperienceMaker
-from openrlhf_gagpo.config.placement import SHARE, place
+from openrlhf_gagpo.config.placement import SHARE
 from openrlhf_gagpo.errors import RunError
 from openrlhf_gagpo.machine import cores
 from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, SamplingParams
-from openrlhf_gagpo.training.rows import TrainingRow
-from openrlhf_gagpo.training.settings import plan_forward, plan_training, rollout_settings
+from openrlhf_gagpo.training.collate import TokenValues
+from openrlhf_gagpo.training.rows import TokenRow, TrainingRow
+from openrlhf_gagpo.training.settings import BackendSettings, BatchSettings
+from openrlhf_gagpo.training.table import LOG_PROB
 
 __all__ = ["DistributedBackend", "StepTrainer"]
 
@@ -75,26 +83,37 @@ def _explained(method: Callable[..., Any]) -> Callable[..., Any]:
 class StepTrainer(BasePPOTrainer):
     """OpenRLHF's single controller with step-level experience: it owns the actor groups and the trackers."""
 
-    def __init__(self, strategy: StepStrategy, policy: Any, reference: Any, engines: list[Any], tokenizer: Any) -> None:
+    def __init__(
+        self,
+        strategy: StepStrategy,
+        policy: Any,
+        reference: Any,
+        engines: list[Any],
+        tokenizer: Any,
+        batches: BatchSettings,
+    ) -> None:
         super().__init__(strategy, policy, None, None, reference, engines, tokenizer)
         self.experience_maker = StepExperienceMaker(policy, None, None, reference, self.kl_ctl, strategy, tokenizer)
+        self.batches = batches
+        ds, actor = self.args.ds, self.args.actor
+        self.ranks: int = actor.num_nodes * actor.num_gpus_per_node // (ds.ring_attn_size * ds.tensor_parallel_size)
+
+    def log_probs(self, rows: Sequence[TokenRow], group: Any) -> list[Tensor]:
+        """Log-probabilities of every row's response tokens under a model group, in row order."""
+        # Rank after rank, as OpenRLHF deals a list of batches out in contiguous chunks.
+        plan = self.batches.plan_forward(rows, self.ranks)
+        batches = [batch for step in plan for shard in step.shards for batch in shard]
+        return self.experience_maker.log_probs(rows, batches, group)
 
     def update(self, rows: Sequence[TrainingRow], seed: int) -> dict[str, float]:
         """One iteration of optimizer steps on the rows."""
-        args, maker = self.args, self.experience_maker
-        ranks = args.actor.num_nodes * args.actor.num_gpus_per_node
-        ranks //= args.ds.ring_attn_size * args.ds.tensor_parallel_size
         started = time.perf_counter()
-        # Rank after rank, as OpenRLHF deals a list of batches out in contiguous chunks.
-        forward = plan_forward(rows, args, ranks)
-        batches = [batch for step in forward for shard in step.shards for batch in shard]
-        old = maker.log_probs(rows, batches, self.actor_model_group)
-        reference = None
-        if self.reference_model_group is not None:
-            reference = maker.log_probs(rows, batches, self.reference_model_group)
+        old = self._old_log_probs(rows)
+        group = self.reference_model_group
+        reference = None if group is None else self.log_probs(rows, group)
         forwarded = time.perf_counter()
-        plan = plan_training(rows, args, ranks, seed)
-        maker.hand_over(rows, plan, old, reference)
+        plan = self.batches.plan_training(rows, self.ranks, seed)
+        self.experience_maker.hand_over(rows, plan, old, reference)
         metrics = self.ppo_train(global_steps=1)
         return {
             **metrics,
@@ -102,17 +121,31 @@ class StepTrainer(BasePPOTrainer):
             "time/update": time.perf_counter() - forwarded,
         }
 
+    def _old_log_probs(self, rows: Sequence[TrainingRow]) -> Sequence[TokenValues]:
+        """Log-probabilities before the first update: those that credit asked for, where it did."""
+        known = [row.old_log_probs for row in rows if row.old_log_probs is not None]
+        return known if len(known) == len(rows) else self.log_probs(rows, self.actor_model_group)
+
 
 class DistributedBackend:
     """``training.backend.Backend`` on OpenRLHF's actors. The calling process is the Ray driver."""
 
-    def __init__(self, config: Any) -> None:
-        self.config = config
-        self.args = config.namespace()
+    def __init__(self, settings: BackendSettings, arguments: SimpleNamespace) -> None:
+        self.settings = settings
+        self.args = arguments
+        # Travels to the workers with the arguments.
+        self.args.gagpo_objective = settings.objective
         self.engines: list[Any] = []
-        self.trainer: StepTrainer | None = None
+        self._trainer: StepTrainer | None = None
         self._group: Any = None
         self._owns_ray = False
+
+    @property
+    def trainer(self) -> StepTrainer:
+        """The controller of a started backend."""
+        if self._trainer is None:
+            raise RuntimeError("the backend has not been started")
+        return self._trainer
 
     @_explained
     def start(self) -> dict[str, str]:
@@ -139,17 +172,18 @@ class DistributedBackend:
         reference = self._actors(args.ref, ReferenceActor, shared) if args.algo.kl.init_coef > 0 else None
         model = args.actor.model_name_or_path
         tokenizer = get_tokenizer(model, None, "left", strategy, use_fast=not args.data.disable_fast_tokenizer)
-        self.trainer = StepTrainer(strategy, policy, reference, self.engines, tokenizer)
-        refs = policy.async_init_model_from_pretrained(strategy, model, self.config.train.num_iterations, self.engines)
+        self._trainer = StepTrainer(strategy, policy, reference, self.engines, tokenizer, self.settings.batches)
+        refs = policy.async_init_model_from_pretrained(strategy, model, self.settings.iterations, self.engines)
         if reference is not None:
             refs += reference.async_init_model_from_pretrained(strategy, model)
-        settings = rollout_settings(self.config, engines=len(self.engines))
+        share = -(-self.settings.rollout.concurrency // len(self.engines))
+        rollout = replace(self.settings.rollout, concurrency=share)
         fast = not args.data.disable_fast_tokenizer
-        engines = [engine.prepare.remote(settings, model, fast) for engine in self.engines]
+        engines = [engine.prepare.remote(rollout, model, fast) for engine in self.engines]
         ray.get(refs)
         models = time.perf_counter()
         ray.get(engines)
-        gpus = place(self.config).gpus
+        gpus = self.settings.gpus
         return {
             "devices": f"{gpus} GPU" if compat.cuda_available() else f"{gpus} logical GPU on the CPU",
             # From the start of each to when it was ready; models and engines load side by side.
@@ -161,7 +195,7 @@ class DistributedBackend:
     def _check_gpus(self) -> None:
         """Raise ``RunError`` where the cluster is too small; Ray itself would wait for ever."""
         here = ray.cluster_resources().get("GPU", 0)
-        needed = place(self.config).gpus
+        needed = self.settings.gpus
         if here < needed:
             raise RunError(
                 f"the run needs {needed} GPUs and the Ray cluster has {here:g}: lower the --actor, --ref and --vllm "
@@ -198,12 +232,12 @@ class DistributedBackend:
             "log_to_driver": False,
             "logging_level": logging.WARNING,
         }
-        if self.config.ray.address:
-            ray.init(address=self.config.ray.address, **options)
+        if self.args.ray.address:
+            ray.init(address=self.args.ray.address, **options)
             return
         if not compat.cuda_available():
             # Ray counts logical GPUs; every bundle also wants a core, whatever the machine has.
-            gpus = self.config.ray.num_gpus or place(self.config).gpus
+            gpus = self.args.ray.num_gpus or self.settings.gpus
             options |= {"num_gpus": gpus, "num_cpus": max(cores(), gpus + 1)}
         ray.init(include_dashboard=False, **options)
 
@@ -232,6 +266,13 @@ class DistributedBackend:
         if self.args.vllm.enable_sleep:
             batch_vllm_engine_call(self.engines, "sleep")
         return [played[request.group, request.trajectory] for request in requests]
+
+    @_explained
+    def compute(self, rows: Sequence[TokenRow], columns: Collection[str]) -> dict[str, NDArray[np.float64]]:
+        if set(columns) != {LOG_PROB}:
+            raise ValueError(f"the distributed backend computes {LOG_PROB}, not {', '.join(columns)}")
+        values = self.trainer.log_probs(rows, self.trainer.actor_model_group)
+        return {LOG_PROB: torch.cat(values).double().numpy()}
 
     @_explained
     def update(self, rows: Sequence[TrainingRow], seed: int) -> dict[str, float]:
@@ -276,7 +317,7 @@ class DistributedBackend:
         ray.get(self.trainer.actor_model_group.async_save_model())
 
     def close(self) -> None:
-        if self.trainer is not None:
+        if self._trainer is not None:
             for tracker in (self.trainer.wandb_logger, self.trainer.tensorboard_logger):
                 if tracker is not None:
                     tracker.close()

@@ -19,7 +19,7 @@ from vllm.utils import random_uuid
 from openrlhf_gagpo.backends.distributed import compat
 from openrlhf_gagpo.backends.distributed.actors import plain_class
 from openrlhf_gagpo.rollout.player import EpisodePlayer, RolloutSettings
-from openrlhf_gagpo.rollout.types import Completion, Episode, EpisodeRequest, SamplingParams
+from openrlhf_gagpo.rollout.types import Completion, Episode, EpisodeRequest, Prompt, SamplingParams
 
 __all__ = ["AgentRolloutActor", "AgentRolloutActorBase", "EnginePolicy", "create_engines"]
 
@@ -86,14 +86,14 @@ class EnginePolicy:
     def __init__(self, llm: Any) -> None:
         self.llm = llm
 
-    async def generate(self, prompt_ids: Sequence[int], params: SamplingParams) -> Completion:
+    async def generate(self, prompt: Prompt, params: SamplingParams) -> Completion:
         # No minimum length: it would hide the end-of-sequence token from the first position's distribution, and the
         # recorded log-probability of a one-token action would not be the policy's. No seed either: batches depend on
         # timing, so it would not make runs repeatable, and vLLM's CPU build fails on a seeded request whose prompt it
         # cuts in two (its generators cannot step back).
         output = await _final(
             self.llm,
-            prompt_ids,
+            prompt.token_ids,
             VllmSamplingParams(
                 max_tokens=params.max_new_tokens,
                 temperature=params.temperature,

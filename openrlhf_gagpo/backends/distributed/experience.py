@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import ray
-from openrlhf.trainer.ppo_utils.experience import Experience
+import torch
 from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
 from torch import Tensor
 
 from openrlhf_gagpo.backends.distributed.actors import UpdateStep
-from openrlhf_gagpo.training.collate import collate, per_row, scatter_rows
-from openrlhf_gagpo.training.losses import LossScale
-from openrlhf_gagpo.training.rows import MicroBatch, OptimizerStep, TrainingRow
+from openrlhf_gagpo.training.collate import ActionTensors, TokenBatch, TokenValues, action_tensors, collate, per_row
+from openrlhf_gagpo.training.objective import LossScale
+from openrlhf_gagpo.training.rows import MicroBatch, OptimizerStep, TokenRow, TrainingRow
 
 __all__ = ["StepExperienceMaker"]
 
@@ -24,7 +24,7 @@ __all__ = ["StepExperienceMaker"]
 class StepExperienceMaker(RemoteExperienceMaker):
     """OpenRLHF's experience maker for rows that already carry their advantage."""
 
-    def log_probs(self, rows: Sequence[TrainingRow], batches: Sequence[MicroBatch], group: Any) -> list[Tensor]:
+    def log_probs(self, rows: Sequence[TokenRow], batches: Sequence[MicroBatch], group: Any) -> list[Tensor]:
         """Log-probabilities of every row's response tokens under a model group, in row order.
 
         Args:
@@ -42,45 +42,19 @@ class StepExperienceMaker(RemoteExperienceMaker):
             attention_mask=[batch.attention_mask for batch in tokens],
         )
         outputs = self._flatten_results(refs, self.args.ds.ring_attn_size * self.args.ds.tensor_parallel_size)
-        results: list[Tensor | None] = [None] * len(rows)
+        results: list[Tensor] = [torch.empty(0)] * len(rows)
         for batch, token_batch, output in zip(batches, tokens, outputs, strict=True):
             values = per_row(output, token_batch.action_mask)
             for row, value in zip(batch.rows, values, strict=False):  # padding rows come last and are left out
                 results[row] = value
         return results
 
-    def experience(
-        self,
-        rows: Sequence[TrainingRow],
-        batch: MicroBatch,
-        old: Sequence[Tensor],
-        reference: Sequence[Tensor] | None,
-    ) -> Experience:
-        """One planned micro-batch as OpenRLHF's ``Experience``; ``advantages`` is (B,), zero for padding."""
-        tokens = self._collate(rows, batch)
-
-        def spread(values: Sequence[Any]) -> Tensor:
-            return scatter_rows([values[row] for row in batch.rows], tokens.action_mask)
-
-        advantages = tokens.action_mask.new_zeros(len(tokens.sequences), dtype=old[0].dtype)
-        for index, row in enumerate(batch.rows):
-            advantages[index] = rows[row].advantage
-        return Experience(
-            sequences=tokens.sequences,
-            attention_mask=tokens.attention_mask,
-            action_mask=tokens.action_mask,
-            action_log_probs=spread(old),
-            base_action_log_probs=None if reference is None else spread(reference),
-            rollout_log_probs=spread([row.sampling_log_probs for row in rows]),
-            advantages=advantages,
-        )
-
     def hand_over(
         self,
         rows: Sequence[TrainingRow],
         plan: Sequence[OptimizerStep],
-        old: Sequence[Tensor],
-        reference: Sequence[Tensor] | None,
+        old: Sequence[TokenValues],
+        reference: Sequence[TokenValues] | None,
     ) -> None:
         """Give every policy rank its shard of the plan."""
         copies = self.args.ds.ring_attn_size * self.args.ds.tensor_parallel_size
@@ -89,7 +63,7 @@ class StepExperienceMaker(RemoteExperienceMaker):
             shard = rank // copies
             steps = [
                 UpdateStep(
-                    [self.experience(rows, batch, old, reference) for batch in step.shards[shard]],
+                    [self._micro_batch(rows, batch, old, reference) for batch in step.shards[shard]],
                     LossScale(step.row_normalizer, step.token_normalizer),
                 )
                 for step in plan
@@ -97,5 +71,21 @@ class StepExperienceMaker(RemoteExperienceMaker):
             refs.append(actor.plan.remote(steps))
         ray.get(refs)
 
-    def _collate(self, rows: Sequence[TrainingRow], batch: MicroBatch) -> Any:
+    def _micro_batch(
+        self,
+        rows: Sequence[TrainingRow],
+        batch: MicroBatch,
+        old: Sequence[TokenValues],
+        reference: Sequence[TokenValues] | None,
+    ) -> tuple[TokenBatch, ActionTensors]:
+        tokens = self._collate(rows, batch)
+        actions = action_tensors(
+            [rows[row] for row in batch.rows],
+            [old[row] for row in batch.rows],
+            None if reference is None else [reference[row] for row in batch.rows],
+            tokens.action_mask,
+        )
+        return tokens, actions
+
+    def _collate(self, rows: Sequence[TokenRow], batch: MicroBatch) -> TokenBatch:
         return collate([rows[row] for row in batch.rows], pad_id=self.tokenizer.pad_token_id, padding=batch.padding)

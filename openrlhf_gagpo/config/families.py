@@ -1,0 +1,127 @@
+"""The registered estimators and policy losses, seen as flags: which one is chosen, its options, what it presets."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, dataclass, fields
+from functools import lru_cache
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from openrlhf_gagpo import losses
+from openrlhf_gagpo.config.flag import Disposition, Flag, between
+from openrlhf_gagpo.credit import registry as estimators
+from openrlhf_gagpo.errors import ConfigError, PluginError
+from openrlhf_gagpo.options import Options
+
+__all__ = ["ESTIMATOR", "LOSS", "Family", "families"]
+
+ESTIMATOR = "algo.advantage.estimator"
+LOSS = "actor.policy_loss_type"
+
+
+@dataclass(frozen=True, eq=False)
+class Family:
+    """Algorithms of one kind, of which a run uses one."""
+
+    chooser: str
+    """Flag that names it."""
+    prefix: str
+    """Beginning of its options' flags."""
+    options_cls: Mapping[str, type[Options]]
+    """Name -> its options."""
+    presets: Mapping[str, Mapping[str, object]]
+    """Name -> flags of the run that choosing it sets."""
+    options: Mapping[str, Flag]
+    """Flag name -> flag, for the union of all options."""
+    owners: Mapping[str, tuple[str, ...]]
+    """Flag name -> the algorithms that have the option."""
+
+    def defaults(self, name: str) -> dict[str, Any]:
+        """Flag values of the options of ``name`` that nobody sets."""
+        return {self.prefix + item.name: _default_of(item) for item in fields(self.options_cls[name])}
+
+    def build(self, name: str, values: Mapping[str, Any]) -> Options:
+        """Options of ``name`` from flag values. Raises ``ConfigError`` for values it refuses."""
+        cls = self.options_cls[name]
+        given = {item.name: values[self.prefix + item.name] for item in fields(cls)}
+        try:
+            return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()})
+        except ValueError as error:
+            raise ConfigError(f"{self.prefix}{error}") from None
+
+
+def families() -> tuple[Family, Family]:
+    """The estimators and the policy losses that are registered now.
+
+    Raises:
+        PluginError: two algorithms disagree on an option's type, or an option has a type no flag can carry.
+    """
+    return _families(estimators.names(), losses.names())
+
+
+@lru_cache(maxsize=8)
+def _families(estimator_names: tuple[str, ...], loss_names: tuple[str, ...]) -> tuple[Family, Family]:
+    entries = {name: estimators.get(name) for name in estimator_names}
+    return (
+        _family(
+            ESTIMATOR,
+            "algo.advantage.",
+            {name: entry.options_cls for name, entry in entries.items()},
+            {name: entry.presets for name, entry in entries.items()},
+        ),
+        _family(LOSS, "actor.", {name: losses.get(name).options_cls for name in loss_names}, {}),
+    )
+
+
+def _family(
+    chooser: str,
+    prefix: str,
+    options_cls: Mapping[str, type[Options]],
+    presets: Mapping[str, Mapping[str, object]],
+) -> Family:
+    options: dict[str, Flag] = {}
+    owners: dict[str, tuple[str, ...]] = {}
+    for name, cls in options_cls.items():
+        hints = get_type_hints(cls)
+        for item in fields(cls):
+            flag = _option_flag(prefix, item, hints[item.name])
+            known = options.setdefault(flag.name, flag)
+            if known.kind is not flag.kind:
+                raise PluginError(
+                    f"option {item.name} of {name} is {flag.kind.__name__} here and {known.kind.__name__} in "
+                    f"{owners[flag.name][0]}; rename it"
+                )
+            owners[flag.name] = (*owners.get(flag.name, ()), name)
+    return Family(chooser, prefix, options_cls, presets, options, owners)
+
+
+def _option_flag(prefix: str, item: Field[Any], hint: Any) -> Flag:
+    choices = item.metadata.get("choices")
+    nargs = None
+    if get_origin(hint) in (Union, types.UnionType):
+        (hint,) = [part for part in get_args(hint) if part is not type(None)]
+    if get_origin(hint) is Literal:
+        choices = choices or get_args(hint)
+        hint = type(choices[0])
+    if get_origin(hint) is tuple and len(set(get_args(hint))) == 1:
+        nargs, hint = len(get_args(hint)), get_args(hint)[0]
+    if hint not in (bool, int, float, str):
+        raise PluginError(f"option {item.name} has the type {hint}, which no flag can carry; use a plain one")
+    limits = item.metadata.get("range")
+    # Unset until an algorithm that has the option is chosen.
+    return Flag(
+        prefix + item.name,
+        hint,
+        None,
+        Disposition.BOTH,
+        item.metadata.get("help", ""),
+        choices=tuple(choices) if choices else None,
+        nargs=nargs,
+        bound=between(*limits) if limits else None,
+    )
+
+
+def _default_of(item: Field[Any]) -> Any:
+    default = item.default if item.default is not MISSING else item.default_factory()  # type: ignore[misc]
+    return list(default) if isinstance(default, tuple) else default

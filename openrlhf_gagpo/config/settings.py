@@ -1,0 +1,139 @@
+"""From the resolved configuration to the typed settings of rollout, training and backends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from openrlhf_gagpo.config.checks import env_options
+from openrlhf_gagpo.config.families import families
+from openrlhf_gagpo.config.placement import place
+from openrlhf_gagpo.config.resolve import Config
+from openrlhf_gagpo.evaluation import EvaluationPlan
+from openrlhf_gagpo.rollout.player import RolloutSettings
+from openrlhf_gagpo.rollout.types import SamplingParams
+from openrlhf_gagpo.training.settings import (
+    BackendSettings,
+    BatchSettings,
+    CheckpointSettings,
+    LoopSettings,
+    ObjectiveSettings,
+    OptimizerSettings,
+)
+
+__all__ = ["backend_settings", "loop_settings", "objective_settings", "rollout_settings", "sampling"]
+
+
+def rollout_settings(config: Config) -> RolloutSettings:
+    """How all episodes of this run are played."""
+    env, rollout = config.env, config.rollout
+    return RolloutSettings(
+        env_name=env.name,
+        env_options=env_options(config),
+        plugins=tuple(env.plugin),
+        workers=env.workers,
+        reset_timeout=env.reset_timeout,
+        step_timeout=env.step_timeout,
+        concurrency=rollout.concurrency,
+        history_length=rollout.history_length,
+        think=rollout.think,
+        action_tags=rollout.action_tags,
+        list_actions=rollout.list_actions,
+        chat_template=rollout.chat_template,
+        max_prompt_tokens=config.data.max_len - rollout.max_new_tokens,
+    )
+
+
+def sampling(config: Config, *, evaluation: bool = False) -> SamplingParams:
+    """How turns are sampled, in training or evaluation."""
+    return SamplingParams(
+        max_new_tokens=config.rollout.max_new_tokens,
+        temperature=config.eval.temperature if evaluation else config.rollout.temperature,
+        top_p=config.rollout.top_p,
+    )
+
+
+def objective_settings(config: Config) -> ObjectiveSettings:
+    """What is optimised."""
+    options = config.options(families()[1])
+    return ObjectiveSettings(
+        policy_loss=config.actor.policy_loss_type,
+        options={item.name: getattr(options, item.name) for item in fields(options)},
+        kl_coef=config.algo.kl.init_coef,
+        kl_estimator=config.algo.kl.estimator,
+        entropy_coef=config.actor.entropy_coef or 0.0,
+        plugins=tuple(config.algo.plugin),
+    )
+
+
+def backend_settings(config: Config) -> BackendSettings:
+    """All that a backend is told."""
+    actor, train, rollout = config.actor, config.train, config.rollout
+    by_tokens = train.dynamic_batch_enable
+    return BackendSettings(
+        model=actor.model_name_or_path,
+        use_fast_tokenizer=not config.data.disable_fast_tokenizer,
+        param_dtype=config.ds.param_dtype,
+        gradient_checkpointing=actor.gradient_checkpointing_enable,
+        seed=train.seed,
+        iterations=train.num_iterations,
+        temperature=rollout.temperature,
+        rollout=rollout_settings(config),
+        batches=BatchSettings(
+            rows_per_step=train.batch_size,
+            micro_batch=None if by_tokens else train.micro_batch_size,
+            micro_tokens=train.max_tokens_per_gpu if by_tokens else None,
+            forward_micro_batch=None if rollout.max_tokens_per_gpu else rollout.micro_batch_size,
+            forward_micro_tokens=rollout.max_tokens_per_gpu,
+            epochs=train.max_epochs,
+        ),
+        objective=objective_settings(config),
+        optimizer=OptimizerSettings(
+            lr=actor.adam.lr,
+            betas=(actor.adam.betas[0], actor.adam.betas[1]),
+            eps=actor.adam.eps,
+            weight_decay=actor.adam.weight_decay,
+            scheduler=actor.lr_scheduler,
+            warmup_ratio=actor.lr_warmup_ratio,
+            min_lr_ratio=actor.min_lr_ratio,
+            max_norm=actor.max_norm,
+        ),
+        checkpoints=CheckpointSettings(Path(config.ckpt.path), Path(config.ckpt.output_dir), config.ckpt.max_num),
+        gpus=place(config).gpus,
+        device=train.device,
+        threads=train.threads,
+    )
+
+
+def loop_settings(config: Config, train_tasks: Sequence[str], eval_tasks: Sequence[str]) -> LoopSettings:
+    """All that the iteration loop is told.
+
+    Args:
+        eval_tasks: those that every evaluation plays.
+    """
+    evaluation = EvaluationPlan(
+        split=config.env.eval_split,
+        tasks=eval_tasks,
+        samples=config.eval.n_samples_per_prompt,
+        sampling=sampling(config, evaluation=True),
+        seed=config.train.seed,
+    )
+    return LoopSettings(
+        environment=config.env.name,
+        seed=config.train.seed,
+        iterations=config.train.num_iterations,
+        tasks_per_iteration=config.rollout.batch_size,
+        group_size=config.rollout.n_samples_per_prompt,
+        sampling=sampling(config),
+        estimator=config.algo.advantage.estimator,
+        estimator_options=config.options(families()[0]),
+        objective=objective_settings(config),
+        train_tasks=train_tasks,
+        evaluation=evaluation if eval_tasks else None,
+        evaluate_every=config.eval.steps if config.eval.steps > 0 else None,
+        evaluate_before=config.eval.before_train,
+        evaluate_after=config.eval.after_train,
+        save_every=config.ckpt.save_steps if config.ckpt.save_steps > 0 else None,
+        record=config.rollout.record == "all",
+    )

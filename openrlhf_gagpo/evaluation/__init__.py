@@ -1,0 +1,18 @@
+"""Evaluation: which episodes are played, by whom, and what they say. Knows nothing of optimizers."""
+
+from __future__ import annotations
+
+from openrlhf_gagpo.evaluation.harness import Evaluation, EvaluationPlan, Play, evaluate, play_with
+from openrlhf_gagpo.evaluation.requests import evaluation_requests, spread
+from openrlhf_gagpo.evaluation.summary import evaluation_metrics
+
+__all__ = [
+    "Evaluation",
+    "EvaluationPlan",
+    "Play",
+    "evaluate",
+    "evaluation_metrics",
+    "evaluation_requests",
+    "play_with",
+    "spread",
+]

@@ -1,0 +1,38 @@
+"""Which episodes an evaluation plays: pure functions of tasks and seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from openrlhf_gagpo.rollout.types import EpisodeRequest
+from openrlhf_gagpo.seeds import stable_seed
+
+__all__ = ["evaluation_requests", "spread"]
+
+
+def spread(tasks: Sequence[str], count: int | None) -> list[str]:
+    """``count`` tasks evenly spaced over the split, in its order; all of them with None.
+
+    The first ones would not do: an environment may list its tasks kind by kind.
+    """
+    count = len(tasks) if count is None else min(count, len(tasks))
+    return [tasks[position * len(tasks) // count] for position in range(count)]
+
+
+def evaluation_requests(tasks: Sequence[str], samples: int, tag: object, seed: int) -> list[EpisodeRequest]:
+    """Requests that play every task ``samples`` times, in order, from starts that do not depend on ``seed``.
+
+    Args:
+        tag: tells one evaluation of a run from another, such as the iteration it follows.
+    """
+    return [
+        EpisodeRequest(
+            task=task,
+            group=f"eval{tag}g{index}",
+            trajectory=f"eval{tag}g{index}t{sample}",
+            env_seed=stable_seed("eval", task, sample),
+            sampling_seed=stable_seed(seed, "eval", tag, index, sample),
+        )
+        for index, task in enumerate(tasks)
+        for sample in range(samples)
+    ]

@@ -1,0 +1,67 @@
+"""Evaluation episodes to the numbers of ``eval.jsonl`` (see docs/metrics.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from openrlhf_gagpo.rollout.types import Episode
+from openrlhf_gagpo.stats import mean, wilson_interval
+
+__all__ = ["CategorySuccess", "evaluation_metrics", "success_by_category"]
+
+
+@dataclass(frozen=True)
+class CategorySuccess:
+    """Success on the tasks of one category ("" where the environment has only one)."""
+
+    category: str
+    successes: int
+    episodes: int
+
+    @property
+    def share(self) -> float:
+        """Success rate in [0, 1]."""
+        return self.successes / self.episodes
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % Wilson interval of the success rate."""
+        return wilson_interval(self.successes, self.episodes)
+
+
+def success_by_category(episodes: Iterable[Episode]) -> list[CategorySuccess]:
+    """Success per category, by name; faulted episodes do not count."""
+    counts: dict[str, list[int]] = {}
+    for episode in episodes:
+        if not episode.faulted:
+            counts.setdefault(episode.category, []).append(episode.success)
+    return [CategorySuccess(name, sum(won), len(won)) for name, won in sorted(counts.items())]
+
+
+def evaluation_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
+    """Success with its 95 % interval, overall and per category; faulted episodes are counted and left out."""
+    sound = [episode for episode in episodes if not episode.faulted]
+    # Episodes of one task are not independent: the interval is that of one (mean) outcome per task.
+    tasks = len({episode.task for episode in sound})
+    share = mean(episode.success for episode in sound) if sound else 0.0
+    low, high = wilson_interval(round(share * tasks), tasks)
+    metrics = {
+        "eval/success": mean(episode.success for episode in sound),
+        "eval/success_low": low,
+        "eval/success_high": high,
+        "eval/return": mean(episode.episode_return for episode in sound),
+        "eval/score": mean(episode.score for episode in sound),
+        "eval/episode_length": mean(len(episode.steps) for episode in sound),
+        "eval/tasks": tasks,
+        "eval/episodes": len(sound),
+        "eval/faulted": len(episodes) - len(sound),
+    }
+    for entry in success_by_category(episodes):
+        if entry.category:
+            low, high = entry.interval
+            metrics[f"eval/success/{entry.category}"] = entry.share
+            metrics[f"eval/success_low/{entry.category}"] = low
+            metrics[f"eval/success_high/{entry.category}"] = high
+            metrics[f"eval/tasks/{entry.category}"] = entry.episodes
+    return metrics

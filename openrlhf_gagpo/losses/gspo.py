@@ -1,0 +1,23 @@
+"""One importance ratio per action, the geometric mean of its tokens' ratios.
+
+GAGPO (arXiv 2605.13217, section 3.2) clips this ratio of an environment step; GSPO (Zheng et al., arXiv 2507.18071)
+that of a whole response.
+"""
+
+from __future__ import annotations
+
+from openrlhf_gagpo.losses.registry import LossBatch, LossResult, register
+from openrlhf_gagpo.losses.surrogate import ClipOptions, clipped_surrogate
+
+__all__ = ["NAME", "gspo"]
+
+NAME = "gspo"
+
+
+@register(NAME, ClipOptions, token_advantages=False)
+def gspo(batch: LossBatch, options: ClipOptions) -> LossResult:
+    """Clipped surrogate per action, every action weighing the same."""
+    ratio = batch.per_action(batch.log_probs - batch.old_log_probs).exp()
+    objective, clipped = clipped_surrogate(ratio, batch.advantage, options, batch.clip_scale)
+    real = batch.real()
+    return LossResult(-(objective * real).sum() / batch.rows_per_step, ratio, clipped, real)

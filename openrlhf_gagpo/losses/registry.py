@@ -1,0 +1,122 @@
+"""What a policy loss is given and returns, and the names of all losses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from openrlhf_gagpo.errors import LossError
+from openrlhf_gagpo.options import Options
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Loss", "LossBatch", "LossOptions", "LossResult", "get", "names", "register", "restore", "snapshot"]
+
+
+@dataclass(frozen=True)
+class LossBatch:
+    """One micro-batch of B actions, padded on the right to A positions.
+
+    ``rows_per_step`` and ``tokens_per_step`` are totals of the whole optimizer step, over all its micro-batches and
+    ranks. A loss divides by them and by nothing that depends on the micro-batch, so that the losses of a step's
+    micro-batches add up to the loss of the mini-batch, however it was cut.
+    """
+
+    log_probs: Tensor
+    """(B, A) under the policy, with gradient; temperature of the rollout applied."""
+    old_log_probs: Tensor
+    """(B, A) under the policy before the iteration's first update."""
+    advantage: Tensor
+    """(B, 1) where the estimator gave one advantage per action, (B, A) where it gave one per token."""
+    mask: Tensor
+    """(B, A) float: 1 on response tokens, 0 on padding. A row of padding has none."""
+    clip_scale: Tensor
+    """(B, 1) factor of both clip bounds; 1 unless the estimator set it."""
+    rows_per_step: float
+    """Mean number of rows of an optimizer step in this iteration, so that every row of it weighs the same."""
+    tokens_per_step: int
+    """Response tokens of this optimizer step."""
+
+    def per_action(self, values: Tensor) -> Tensor:
+        """Mean over the response tokens of each row, (B, A) -> (B, 1); 0 for a row of padding."""
+        return (values * self.mask).sum(-1, keepdim=True) / self.mask.sum(-1, keepdim=True).clamp(min=1)
+
+    def real(self) -> Tensor:
+        """(B, 1) float: 1 for a row with response tokens, 0 for one of padding."""
+        return (self.mask.sum(-1, keepdim=True) > 0).to(self.mask.dtype)
+
+
+@dataclass(frozen=True)
+class LossResult:
+    """A loss to minimise, and what the metrics say of its importance ratios."""
+
+    loss: Tensor
+    """Scalar."""
+    ratio: Tensor
+    """Importance ratios: (B, A), or (B, 1) where an action has one."""
+    clipped: Tensor
+    """Shape of ``ratio``: whether the clip decides the objective there."""
+    counted: Tensor
+    """Shape of ``ratio``: 1 for entries that count in the metrics, 0 for padding."""
+
+
+@dataclass(frozen=True)
+class LossOptions(Options):
+    """Base of a loss's options; a field ``x`` is the flag ``--actor.x``."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A registered policy loss."""
+
+    name: str
+    compute: Callable[[LossBatch, Any], LossResult]
+    options_cls: type[LossOptions]
+    token_advantages: bool
+    """Whether the advantage may differ between the tokens of an action."""
+
+
+_LOSSES: dict[str, Loss] = {}
+
+
+def register(
+    name: str, options_cls: type[LossOptions], *, token_advantages: bool
+) -> Callable[[Callable[[LossBatch, Any], LossResult]], Callable[[LossBatch, Any], LossResult]]:
+    """Decorator that makes a pure function of a batch and its options available as ``name``.
+
+    Raises:
+        LossError: the name is taken.
+    """
+
+    def add(compute: Callable[[LossBatch, Any], LossResult]) -> Callable[[LossBatch, Any], LossResult]:
+        if name in _LOSSES:
+            raise LossError(f"a policy loss named {name!r} exists already; choose another name")
+        _LOSSES[name] = Loss(name, compute, options_cls, token_advantages)
+        return compute
+
+    return add
+
+
+def get(name: str) -> Loss:
+    """The loss called ``name``. Raises ``LossError`` with the known ones."""
+    if name not in _LOSSES:
+        raise LossError(f"unknown policy loss {name!r}; choose one of {', '.join(names())}")
+    return _LOSSES[name]
+
+
+def names() -> tuple[str, ...]:
+    """All registered names, sorted."""
+    return tuple(sorted(_LOSSES))
+
+
+def snapshot() -> Mapping[str, Loss]:
+    """What is registered now."""
+    return dict(_LOSSES)
+
+
+def restore(entries: Mapping[str, Loss]) -> None:
+    """Go back to a snapshot, for a plugin that failed half-way."""
+    _LOSSES.clear()
+    _LOSSES.update(entries)

@@ -1,0 +1,182 @@
+"""What an optimizer step minimises: a registered policy loss, the KL to the reference, and the entropy bonus.
+
+Pure torch functions that both backends use. Shapes: B rows, A action positions (right padded; ``mask`` is 1 on response
+tokens).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from openrlhf_gagpo.losses import Loss, LossBatch, LossOptions
+from openrlhf_gagpo.training.collate import ActionTensors
+
+__all__ = [
+    "LossScale",
+    "Objective",
+    "finish_metrics",
+    "kl_estimate",
+    "masked_entropy",
+    "merge_sums",
+    "step_loss",
+    "token_entropy",
+    "token_log_probs",
+]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is optimised."""
+
+    policy: Loss
+    options: LossOptions
+    """Of ``policy``."""
+    kl_coef: float = 0.0
+    kl_estimator: str = "k3"
+    entropy_coef: float = 0.0
+
+
+@dataclass(frozen=True)
+class LossScale:
+    """Totals of the whole optimizer step, over all micro-batches and ranks (see ``rows.OptimizerStep``)."""
+
+    row_normalizer: float
+    token_normalizer: int
+
+
+def token_log_probs(logits: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
+    """Log-probability of ``targets`` (B, A) under ``logits`` (B, A, V), in float32."""
+    logits = logits.float()
+    if temperature != 1.0:
+        logits = logits / temperature
+    return logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - torch.logsumexp(logits, dim=-1)
+
+
+def token_entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Entropy in nats of every position, (..., V) -> (...)."""
+    log_probs = torch.log_softmax(logits.float() / temperature, dim=-1)
+    return -(log_probs.exp() * log_probs).sum(-1)
+
+
+def masked_entropy(logits: Tensor, mask: Tensor, temperature: float = 1.0, chunk: int = 1024) -> Tensor:
+    """Entropy (B, A) of the positions where ``mask`` is 1, zero elsewhere; (B, A, V) logits.
+
+    Only those positions are computed, ``chunk`` at a time: the vocabulary of a real model makes each one large.
+    """
+    chosen = mask.bool()
+    parts = [token_entropy(part, temperature) for part in logits[chosen].split(chunk)]
+    out = torch.zeros(mask.shape, dtype=torch.float32, device=logits.device)
+    return out.masked_scatter(chosen, torch.cat(parts)) if parts else out
+
+
+def _k3(difference: Tensor) -> Tensor:
+    # Below -10 the value is beyond the final clamp anyway; bounding first keeps exp and its gradient finite.
+    difference = difference.clamp(min=-10)
+    return torch.expm1(-difference) + difference
+
+
+_KL: dict[str, Callable[[Tensor], Tensor]] = {
+    "k1": lambda difference: difference,
+    "k2": lambda difference: difference.square() / 2,
+    "k3": _k3,
+}
+
+
+def kl_estimate(log_probs: Tensor, reference: Tensor, estimator: str) -> Tensor:
+    """Per-token estimate of KL(policy || reference), (B, A), clamped to [-10, 10] (Schulman's k1, k2, k3).
+
+    Raises:
+        ValueError: there is no such estimator.
+    """
+    if estimator not in _KL:
+        raise ValueError(f"unknown KL estimator {estimator!r}; choose {', '.join(_KL)}")
+    return _KL[estimator](log_probs.float() - reference.float()).clamp(min=-10, max=10)
+
+
+def step_loss(
+    log_probs: Tensor, entropy: Tensor | None, actions: ActionTensors, scale: LossScale, objective: Objective
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss of one micro-batch, normalised by the totals of its optimizer step.
+
+    The losses of an optimizer step's micro-batches add up to the loss of the mini-batch, however it was cut. A row
+    without response tokens contributes nothing.
+
+    Args:
+        log_probs: (B, A) of the training model, with gradient.
+        entropy: (B, A) in nats, or None.
+
+    Returns:
+        The scalar loss and sums (keys ending in ``_max`` combine by maximum) for ``finish_metrics``.
+    """
+    mask = actions.mask.to(log_probs.dtype)
+    result = objective.policy.compute(
+        LossBatch(
+            log_probs=log_probs,
+            old_log_probs=actions.old_log_probs,
+            advantage=actions.advantage,
+            mask=mask,
+            clip_scale=actions.clip_scale,
+            rows_per_step=scale.row_normalizer,
+            tokens_per_step=scale.token_normalizer,
+        ),
+        objective.options,
+    )
+    loss = result.loss
+    sums = {
+        "clip": (result.clipped * result.counted).sum(),
+        "ratio": (result.ratio * result.counted).sum(),
+        "ratio_count": result.counted.sum(),
+        "approx_kl": ((actions.old_log_probs - log_probs.detach()) * mask).sum(),
+        "tokens": mask.sum(),
+        "rows": (mask.sum(-1) > 0).sum(),
+    }
+    if actions.reference_log_probs is not None:
+        kl = (kl_estimate(log_probs, actions.reference_log_probs, objective.kl_estimator) * mask).sum()
+        loss = loss + objective.kl_coef * kl / scale.token_normalizer
+        sums["kl"] = kl
+    if entropy is not None:
+        total = (entropy * mask).sum()
+        if objective.entropy_coef:
+            loss = loss - objective.entropy_coef * total / scale.token_normalizer
+        sums["entropy"] = total
+    gap = ((actions.old_log_probs - actions.sampling_log_probs) * mask).abs()
+    sums |= {"loss": loss, "policy_loss": result.loss, "sampling_gap": gap.sum(), "sampling_gap_max": gap.max()}
+    return loss, {name: value.detach() for name, value in sums.items()}
+
+
+def merge_sums(total: dict[str, float], part: Mapping[str, Tensor | float]) -> dict[str, float]:
+    """Add the sums of one more micro-batch or rank (``*_max`` by maximum)."""
+    for key, value in part.items():
+        number = float(value)
+        if key not in total:
+            total[key] = number
+        else:
+            total[key] = max(total[key], number) if key.endswith("_max") else total[key] + number
+    return total
+
+
+def finish_metrics(total: dict[str, float], optimizer_steps: int) -> dict[str, float]:
+    """Turn the sums of an iteration into documented metrics (see docs/metrics.md)."""
+    if not optimizer_steps:
+        return {"policy/optimizer_steps": 0.0, "policy/rows_trained": 0.0, "policy/tokens_trained": 0.0}
+    tokens = max(total["tokens"], 1.0)
+    metrics = {
+        "policy/loss": total["loss"] / optimizer_steps,
+        "policy/policy_loss": total["policy_loss"] / optimizer_steps,
+        "policy/clip_share": total["clip"] / max(total["ratio_count"], 1.0),
+        "policy/ratio_mean": total["ratio"] / max(total["ratio_count"], 1.0),
+        "policy/approx_kl": total["approx_kl"] / tokens,
+        "policy/optimizer_steps": float(optimizer_steps),
+        "policy/rows_trained": total["rows"],
+        "policy/tokens_trained": total["tokens"],
+    }
+    for key, name in (("kl", "kl_ref"), ("entropy", "entropy"), ("sampling_gap", "sampling_logprob_diff_mean")):
+        if key in total:
+            metrics[f"policy/{name}"] = total[key] / tokens
+    if "sampling_gap_max" in total:
+        metrics["policy/sampling_logprob_diff_max"] = total["sampling_gap_max"]
+    return metrics

@@ -1,0 +1,165 @@
+"""The steps of an iteration as one table: built once, read by the models, by credit and by training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openrlhf_gagpo.credit import CreditResult, StepBatch
+from openrlhf_gagpo.errors import CreditError, LossError
+from openrlhf_gagpo.losses import Loss
+from openrlhf_gagpo.rollout.records import StepKey
+from openrlhf_gagpo.rollout.types import Episode
+from openrlhf_gagpo.training.rows import TokenRow, TrainingRow
+
+__all__ = ["StepTable"]
+
+LOG_PROB = "log_prob"
+"""Model column of the log-probabilities before the update, which the update needs too."""
+
+_RECORDED = ("advantage", "return", "value", "td_residual", "state_group_size", "clip_scale")
+
+
+@dataclass(frozen=True)
+class StepTable:
+    """N environment steps, episodes in order, each by rising step index; every list has length N."""
+
+    group: list[str]
+    trajectory: list[str]
+    step: list[int]
+    state: list[str]
+    next_state: list[str]
+    reward: list[float]
+    terminated: list[bool]
+    truncated: list[bool]
+    invalid: list[bool]
+    """The response was malformed."""
+    inadmissible: list[bool]
+    """The environment did not recognise the action."""
+    tokens: list[TokenRow]
+
+    def __len__(self) -> int:
+        return len(self.step)
+
+    @classmethod
+    def from_episodes(cls, episodes: Sequence[Episode]) -> StepTable:
+        """The steps of ``episodes``; an episode without steps has no row.
+
+        An episode stopped because its next prompt would not fit counts as truncated.
+
+        Raises:
+            CreditError: an episode ended by an environment fault; it must leave its group first.
+        """
+        table = cls([], [], [], [], [], [], [], [], [], [], [])
+        for episode in episodes:
+            if episode.faulted:
+                raise CreditError(
+                    f"episode {episode.trajectory!r} of group {episode.group!r} ended by an environment fault; "
+                    "remove faulted episodes before computing advantages"
+                )
+            for step in episode.steps:
+                cut = step is episode.steps[-1] and episode.end_reason == "prompt_too_long" and not step.terminated
+                table.group.append(episode.group)
+                table.trajectory.append(episode.trajectory)
+                table.step.append(step.index)
+                table.state.append(step.state_key)
+                table.next_state.append(step.next_state_key)
+                table.reward.append(step.reward)
+                table.terminated.append(step.terminated)
+                table.truncated.append(step.truncated or cut)
+                table.invalid.append(not step.format_valid)
+                table.inadmissible.append(not step.admissible)
+                table.tokens.append(TokenRow(step.prompt_ids, step.response_ids, step.sampling_log_probs))
+        return table
+
+    def batch(self, columns: Mapping[str, NDArray[np.float64]] | None = None) -> StepBatch:
+        """What an estimator reads, with the ``columns`` that a model computed.
+
+        Raises:
+            StepBatchError: the rows do not form whole trajectories, or a column does not fit them.
+        """
+        return StepBatch.from_columns(
+            group=self.group,
+            traj=self.trajectory,
+            step=self.step,
+            state=self.state,
+            next_state=self.next_state,
+            reward=self.reward,
+            terminated=self.terminated,
+            truncated=self.truncated,
+            invalid=self.invalid,
+            inadmissible=self.inadmissible,
+            n_tokens=[len(row.response_ids) for row in self.tokens],
+            **(columns or {}),
+        )
+
+    def training_rows(
+        self, credit: CreditResult, columns: Mapping[str, NDArray[np.float64]], loss: Loss
+    ) -> list[TrainingRow]:
+        """The rows that the estimator kept, each with its credit.
+
+        Raises:
+            LossError: one advantage per token, and a loss that takes one per action.
+        """
+        if credit.token_advantage is not None and not loss.token_advantages:
+            raise LossError(
+                f"the estimator gives every token an advantage of its own and the policy loss {loss.name} takes one "
+                "per action; choose another --actor.policy_loss_type"
+            )
+        by_token = {
+            name: self._by_row(values)
+            for name, values in (
+                ("token_advantages", credit.token_advantage),
+                ("token_value_targets", credit.token_value_target),
+                ("old_log_probs", columns.get(LOG_PROB)),
+            )
+            if values is not None
+        }
+        return [
+            TrainingRow(
+                prompt_ids=row.prompt_ids,
+                response_ids=row.response_ids,
+                sampling_log_probs=row.sampling_log_probs,
+                advantage=float(credit.advantage[index]),
+                trajectory=self.trajectory[index],
+                step=self.step[index],
+                clip_scale=1.0 if credit.clip_scale is None else float(credit.clip_scale[index]),
+                value_target=None if credit.value_target is None else float(credit.value_target[index]),
+                **{name: values[index] for name, values in by_token.items()},
+            )
+            for index, row in enumerate(self.tokens)
+            if credit.keep[index]
+        ]
+
+    def recorded(self, credit: CreditResult) -> dict[StepKey, dict[str, float]]:
+        """Credit of the kept steps, for the rollout records; what the estimator does not have is left out."""
+        present = {
+            name: values
+            for name, values in zip(
+                _RECORDED,
+                (
+                    credit.advantage,
+                    credit.return_,
+                    credit.value,
+                    credit.td_residual,
+                    credit.state_group_size,
+                    credit.clip_scale,
+                ),
+                strict=True,
+            )
+            if values is not None
+        }
+        keys = zip(self.group, self.trajectory, self.step, strict=True)
+        return {
+            key: {name: float(values[row]) for name, values in present.items()}
+            for row, key in enumerate(keys)
+            if credit.keep[row]
+        }
+
+    def _by_row(self, values: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+        """A flat array of one number per response token, cut into rows."""
+        ends = np.cumsum([len(row.response_ids) for row in self.tokens])
+        return np.split(values, ends[:-1])
