@@ -1,0 +1,3 @@
+"""One importance ratio per action, the geometric mean of its tokens' ratios."""
+
+NAME = "gspo"

@@ -1,0 +1,3 @@
+"""PPO's loss with one importance ratio per token."""
+
+NAME = "ppo"
