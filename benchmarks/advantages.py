@@ -82,7 +82,7 @@ def make_columns(rows: int, *, seed: int, group_size: int, max_steps: int, state
             columns["reward"].append(10.0 if last and won else 0.0)
             columns["terminated"].append(last and won)
             columns["truncated"].append(last and not won)
-            columns["invalid"].append(1.0 if rng.random() < 0.1 else 0.0)
+            columns["invalid"].append(rng.random() < 0.1)
             columns["n_tokens"].append(rng.randint(5, 60))
         trajectory += 1
         left -= length
@@ -240,9 +240,12 @@ def options_of(name: str) -> credit.EstimatorOptions:
     return options_cls() if name == "gagpo" else options_cls(statistics="rows")
 
 
-def forms_of(columns: Columns, batch: credit.StepBatch, with_torch: bool) -> dict[str, Columns]:
+def forms_of(columns: Columns, with_torch: bool) -> dict[str, Columns]:
     """The same rows in every form the loops are timed over."""
-    arrays = {name: getattr(batch, name) for name in columns}
+    arrays = {
+        name: np.array(column, dtype=np.object_ if isinstance(column[0], str) else None)
+        for name, column in columns.items()
+    }
     forms = {"columns": arrays, "lists": columns}
     if with_torch:
         torch = torch_module()
@@ -260,7 +263,7 @@ def compare(columns: Columns, repeats: int, loop_repeats: int, with_torch: bool)
     """
     construction = cpu_time(lambda: credit.StepBatch.from_columns(**columns), max(3, repeats // 5))
     batch = credit.StepBatch.from_columns(**columns)
-    forms = forms_of(columns, batch, with_torch)
+    forms = forms_of(columns, with_torch)
     lines: list[dict[str, float | str]] = []
     for name, loop in LOOPS.items():
         estimator, options = credit.get(name), options_of(name)

@@ -9,20 +9,17 @@ import importlib
 import pkgutil
 
 from openrlhf_gagpo.credit import estimators
-from openrlhf_gagpo.credit.batch import INVALID_RULES, StepBatch
+from openrlhf_gagpo.credit.batch import MODEL_COLUMNS, StepBatch
 from openrlhf_gagpo.credit.options import EstimatorOptions, option
 from openrlhf_gagpo.credit.registry import Estimator, get, names, register
 from openrlhf_gagpo.credit.result import CreditResult
-from openrlhf_gagpo.errors import EstimatorError, StepBatchError
 
 __all__ = [
-    "INVALID_RULES",
+    "MODEL_COLUMNS",
     "CreditResult",
     "Estimator",
-    "EstimatorError",
     "EstimatorOptions",
     "StepBatch",
-    "StepBatchError",
     "get",
     "names",
     "option",

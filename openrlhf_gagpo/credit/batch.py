@@ -1,49 +1,49 @@
-"""The input of every advantage estimator: environment steps as columns, with explicit identity and checked order."""
+"""The input of every advantage estimator: environment steps as columns, with checked identity and one fixed order."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from openrlhf_gagpo.credit.layout import Layout, build_layout, factorise, place
-from openrlhf_gagpo.credit.sets import Floats, Ints
-from openrlhf_gagpo.errors import StepBatchError
+from openrlhf_gagpo.credit.columns import (
+    KeyColumn,
+    Keys,
+    RowNames,
+    count_column,
+    float_column,
+    key_columns,
+    step_column,
+    switch_column,
+    token_column,
+)
+from openrlhf_gagpo.credit.sets import Bools, Floats, Ints, Sequences, Sets
+from openrlhf_gagpo.errors import EstimatorError
 
-if TYPE_CHECKING:
-    from openrlhf_gagpo.rollout.types import Episode, Step
+__all__ = ["MODEL_COLUMNS", "StepBatch"]
 
-__all__ = [
-    "INVALID_RULES",
-    "StepBatch",
-]
-
-Keys = NDArray[np.object_]
-Bools = NDArray[np.bool_]
-
-
-INVALID_RULES: Mapping[str, Callable[[Step], bool]] = {
-    "format": lambda step: not step.format_valid,
-    "action": lambda step: not step.admissible,
-    "either": lambda step: not (step.format_valid and step.admissible),
-}
-"""What can make a step invalid: a malformed response, an action the environment did not recognise, or either."""
+MODEL_COLUMNS = ("value", "ig", "log_prob")
+"""Columns that a model has to compute; an estimator gets those that it declares it needs."""
 
 
 @dataclass(frozen=True, eq=False)
 class StepBatch:
-    """N environment steps; build it with ``from_columns`` or ``from_episodes``, which check it.
+    """N environment steps, sorted by group, then trajectory, then step; build it with ``from_columns``.
 
-    Columns have length N and keep the order they were given in; any order will do.
+    Groups and trajectories come in the order of their first rows. This is the only order that an estimator sees; its
+    result is put back into the order in which the rows were given.
     """
+
+    order: Ints
+    """Which of the given rows stands at each position."""
 
     group: Keys
     """Rollout group: trajectories of one task that are compared with each other."""
     traj: Keys
-    """Trajectory; the same id never appears in two groups."""
+    """Trajectory; the same key never appears in two groups."""
     step: Ints
     """0-based position in the trajectory."""
     state: Keys
@@ -54,16 +54,31 @@ class StepBatch:
     """Environment reward of the step, no penalty."""
     terminated: Bools
     truncated: Bools
-    invalid: Floats
-    """How many times the invalid penalty the step costs: 1 where the action is invalid, 0 where it is not."""
+    invalid: Bools
+    """The response was malformed: not in the form that was asked for."""
+    inadmissible: Bools
+    """The environment did not recognise the action."""
     n_tokens: Ints
     """Trained response tokens of the step."""
+
     value: Floats | None
-    """Critic estimate for ``state``, where there is a critic."""
-    layout: Layout
-    sorted_reward: Floats
-    """``reward`` in the order of ``layout``; so is ``sorted_invalid``."""
-    sorted_invalid: Floats
+    """Critic's estimate for ``state``."""
+    ig: Floats | None
+    """Information gain of the step, NaN where it has none."""
+    log_prob: Floats | None
+    """Log-probability of every trained token under the policy before the update; see ``tokens``."""
+
+    groups: Sets
+    """The rows of each group."""
+    trajectories: Sequences
+    """The rows of each trajectory."""
+    states: Sets
+    """The visits of each state: the rows of one group that were taken in it. Final states are numbered too; one that
+    was never acted in has no visits."""
+    trajectory_groups: Sets
+    """The trajectories of each group."""
+    final_state: Ints
+    """Per trajectory: number in ``states`` of the state it ended in."""
 
     def __len__(self) -> int:
         return len(self.step)
@@ -72,223 +87,152 @@ class StepBatch:
     def from_columns(
         cls,
         *,
-        group: Sequence[object] | NDArray,
-        traj: Sequence[object] | NDArray,
+        group: KeyColumn,
+        traj: KeyColumn,
         step: ArrayLike,
-        state: Sequence[object] | NDArray,
-        next_state: Sequence[object] | NDArray,
+        state: KeyColumn,
+        next_state: KeyColumn,
         reward: ArrayLike,
         terminated: ArrayLike,
         truncated: ArrayLike,
         invalid: ArrayLike | None = None,
+        inadmissible: ArrayLike | None = None,
         n_tokens: ArrayLike | None = None,
         value: ArrayLike | None = None,
+        ig: ArrayLike | None = None,
+        log_prob: ArrayLike | None = None,
         allow_open: bool = False,
     ) -> StepBatch:
-        """Check and index the columns of N steps.
+        """Check, sort and index the columns of N steps, given in any order.
 
-        ``invalid`` defaults to 0 and ``n_tokens`` to 1. With ``allow_open`` the last row of a trajectory may be neither
-        terminated nor truncated; estimators then treat it as terminated.
+        Args:
+            invalid: the response was malformed; default: no step's was.
+            inadmissible: the environment did not recognise the action; default: it recognised all.
+            n_tokens: default 1 each.
+            ig: NaN for steps without an information gain.
+            log_prob: one number per trained token, row after row in the order of the rows given.
+            allow_open: the last step of a trajectory may be neither terminated nor truncated; estimators then treat it
+                as terminated.
 
-        Raises ``StepBatchError`` naming the first offending row: a gap or repeat in the steps of a trajectory, a
-        trajectory in two groups, an end before the last step, both ends at once, no end, a next state that is not the
-        following row's state, a number that is not finite; or naming the column whose length or type is wrong.
+        Raises:
+            StepBatchError: the first row that is wrong is named: a gap or repeat in the steps of a trajectory, a
+                trajectory in two groups, an end before the last step, both ends at once, no end, a next state that is
+                not the following row's state, a number that is not finite, neither true nor false; or the column whose
+                length or type is wrong.
         """
-        step_column = np.asarray(step)
-        if step_column.ndim != 1 or len(step_column) == 0:
-            raise StepBatchError("a step batch needs at least one row and one-dimensional columns")
-        n = len(step_column)
-        names = {
-            "group": _key_column("group", group, n),
-            "traj": _key_column("traj", traj, n),
-            "state": _key_column("state", state, n),
-            "next_state": _key_column("next_state", next_state, n),
-        }
-        if step_column.dtype.kind not in "iu":
-            raise StepBatchError(f"column step must hold integers, not {step_column.dtype}")
-        steps = step_column.astype(np.int64)
-        identity = _Identity(names["group"], names["traj"], steps)
-        numbers = {
-            "reward": _float_column("reward", reward, identity),
-            "invalid": np.zeros(n) if invalid is None else _float_column("invalid", invalid, identity),
-        }
-        _refuse(numbers["invalid"] < 0, "invalid must be 0 or more", identity=identity)
-        tokens = np.ones(n) if n_tokens is None else _float_column("n_tokens", n_tokens, identity)
-        _refuse((tokens < 0) | (tokens != np.floor(tokens)), "n_tokens must be a whole number, 0 or more", identity)
-        ends = {
-            "terminated": _bool_column("terminated", terminated, n),
-            "truncated": _bool_column("truncated", truncated, n),
-        }
-        layout = _check_and_index(names, steps, ends["terminated"], ends["truncated"], identity, allow_open)
-        return cls(
-            step=steps,
-            n_tokens=tokens.astype(np.int64),
-            value=None if value is None else _float_column("value", value, identity),
-            layout=layout,
-            sorted_reward=layout.sort(numbers["reward"]),
-            sorted_invalid=layout.sort(numbers["invalid"]),
-            **names,
-            **numbers,
-            **ends,
+        steps = step_column(step)
+        n = len(steps)
+        (groups,), (group_number,) = key_columns(n, group=group)
+        (trajs,), (traj_number,) = key_columns(n, traj=traj)
+        (states, next_states), (state_number, next_number) = key_columns(n, state=state, next_state=next_state)
+        rows = RowNames(groups, trajs, steps)
+        order = _order(rows, group_number, traj_number)
+
+        no = np.zeros(n, dtype=np.bool_)
+        tokens = np.ones(n, dtype=np.int64) if n_tokens is None else count_column("n_tokens", n_tokens, rows)
+        log_probs = None if log_prob is None else token_column("log_prob", log_prob, tokens, rows)
+        trajectories = _sequences(traj_number[order])
+        first, last = trajectories.start, trajectories.start + trajectories.count - 1
+        group_number = group_number[order]
+        visits, final_state = _states(group_number, state_number[order], last, next_number[order][last])
+        batch = cls(
+            order=order,
+            group=groups[order],
+            traj=trajs[order],
+            step=steps[order],
+            state=states[order],
+            next_state=next_states[order],
+            reward=float_column("reward", reward, rows)[order],
+            terminated=switch_column("terminated", terminated, rows)[order],
+            truncated=switch_column("truncated", truncated, rows)[order],
+            invalid=no if invalid is None else switch_column("invalid", invalid, rows)[order],
+            inadmissible=no if inadmissible is None else switch_column("inadmissible", inadmissible, rows)[order],
+            n_tokens=tokens[order],
+            value=None if value is None else float_column("value", value, rows)[order],
+            ig=None if ig is None else float_column("ig", ig, rows, nan=True)[order],
+            log_prob=None if log_probs is None else log_probs[_token_order(order, tokens)],
+            groups=Sets.of_labels(group_number, group_number[-1] + 1),
+            trajectories=trajectories,
+            states=visits,
+            trajectory_groups=Sets.of_labels(group_number[first], group_number[-1] + 1),
+            final_state=final_state,
         )
+        batch._check_ends(rows, allow_open)
+        moved = next_number[order] != np.roll(state_number[order], -1)
+        rows.refuse(order[moved & ~trajectories.is_last], "its next_state is not the state of the following step")
+        return batch
 
-    @classmethod
-    def from_episodes(
-        cls, episodes: Sequence[Episode], *, invalid: str | Callable[[Step], float] = "format"
-    ) -> StepBatch:
-        """Rows of played episodes: episodes in the given order, each by rising step index.
+    def required(self, name: str) -> Floats:
+        """The model column ``name``. Raises ``EstimatorError`` if the batch was built without it."""
+        column: Floats | None = {"value": self.value, "ig": self.ig, "log_prob": self.log_prob}[name]
+        if column is None:
+            raise EstimatorError(f"the step batch has no column {name}; have a model compute it first")
+        return column
 
-        ``invalid`` is a name in ``INVALID_RULES`` or a function of a step that gives its share of the penalty. An
-        episode stopped because its next prompt would not fit counts as truncated. Episodes without steps give no rows.
+    @cached_property
+    def tokens(self) -> Sequences:
+        """The trained tokens of each row, in the order of ``log_prob`` and of every quantity per token."""
+        return Sequences.of_lengths(self.n_tokens)
 
-        Raises ``StepBatchError`` for a faulted episode, which must leave its group first, and as ``from_columns``.
-        """
-        rule = invalid if callable(invalid) else INVALID_RULES.get(invalid)
-        if rule is None:
-            raise StepBatchError(
-                f"unknown rule {invalid!r} for invalid steps; choose one of {', '.join(INVALID_RULES)}"
-            )
-        faulted = next((episode for episode in episodes if episode.faulted), None)
-        if faulted is not None:
-            raise StepBatchError(
-                f"episode {faulted.trajectory!r} of group {faulted.group!r} ended by an environment fault; "
-                "remove faulted episodes before computing advantages"
-            )
-        pairs = [(episode, step) for episode in episodes for step in episode.steps]
-        cut = [
-            step is episode.steps[-1] and episode.end_reason == "prompt_too_long" and not step.terminated
-            for episode, step in pairs
-        ]
-        return cls.from_columns(
-            group=[episode.group for episode, _ in pairs],
-            traj=[episode.trajectory for episode, _ in pairs],
-            step=[step.index for _, step in pairs],
-            state=[step.state_key for _, step in pairs],
-            next_state=[step.next_state_key for _, step in pairs],
-            reward=[step.reward for _, step in pairs],
-            terminated=[step.terminated for _, step in pairs],
-            truncated=[step.truncated or ended for (_, step), ended in zip(pairs, cut, strict=True)],
-            invalid=[float(rule(step)) for _, step in pairs],
-            n_tokens=[len(step.response_ids) for _, step in pairs],
+    def restore(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Put one number per row into the order in which the rows were given."""
+        out = np.empty_like(values)
+        out[self.order] = values
+        return out
+
+    def restore_tokens(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Put one number per trained token into the order in which the rows were given."""
+        out = np.empty_like(values)
+        out[_token_order(self.order, self.restore(self.n_tokens))] = values
+        return out
+
+    def _check_ends(self, rows: RowNames, allow_open: bool) -> None:
+        is_last = self.trajectories.is_last
+        ended = self.terminated | self.truncated
+        rows.refuse(
+            self.order[self.terminated & self.truncated], "both terminated and truncated; a step ends in one way"
         )
+        rows.refuse(self.order[ended & ~is_last], "it ends the episode but the trajectory has later steps")
+        if not allow_open:
+            rows.refuse(
+                self.order[is_last & ~ended],
+                "the last step is neither terminated nor truncated; the episode is incomplete",
+            )
 
 
-@dataclass(frozen=True)
-class _Identity:
-    group: Keys
-    traj: Keys
-    step: Ints
-
-    def of(self, row: int) -> str:
-        return f"row {row} (group {self.group[row]!r}, trajectory {self.traj[row]!r}, step {self.step[row]})"
-
-
-def _key_column(name: str, column: Sequence[object] | NDArray, n: int) -> Keys:
-    """Keys as an object array: a fixed-width string array would pad every key to the longest observation."""
-    values = column.tolist() if isinstance(column, np.ndarray) else column
-    if len(values) != n:
-        raise StepBatchError(f"column {name} has {len(values)} rows but step has {n}; give all columns equal lengths")
-    return np.fromiter(values, dtype=np.object_, count=n)
-
-
-def _float_column(name: str, column: ArrayLike, identity: _Identity) -> Floats:
-    values = _array(name, column, np.float64, "numbers", len(identity.step))
-    _refuse(~np.isfinite(values), f"{name} is not a finite number", identity)
-    return values
-
-
-def _bool_column(name: str, column: ArrayLike, n: int) -> Bools:
-    return _array(name, column, np.bool_, "true or false", n)
-
-
-def _array(name: str, column: ArrayLike, dtype: type[np.generic], content: str, n: int) -> NDArray:
-    try:
-        values = np.array(column, dtype=dtype)
-    except (TypeError, ValueError) as error:
-        raise StepBatchError(f"column {name} must hold {content}: {error}") from None
-    if values.shape != (n,):
-        raise StepBatchError(f"column {name} has shape {values.shape} but step has {n} rows; give equal lengths")
-    return values
-
-
-def _refuse(bad: Bools, what: str, identity: _Identity) -> None:
-    if bad.any():
-        raise StepBatchError(f"{identity.of(int(np.argmax(bad)))}: {what}")
-
-
-def _number(*columns: Keys) -> list[Ints]:
-    try:
-        return factorise(*columns)
-    except TypeError as error:
-        raise StepBatchError(f"group, traj, state and next_state need hashable keys: {error}") from None
-
-
-def _differ(column: Keys, expected: Keys) -> Bools:
-    try:
-        return column != expected
-    except ValueError as error:  # an array among the keys
-        raise StepBatchError(f"group, traj, state and next_state need hashable keys: {error}") from None
-
-
-def _check_and_index(
-    names: Mapping[str, Keys],
-    step: Ints,
-    terminated: Bools,
-    truncated: Bools,
-    identity: _Identity,
-    allow_open: bool,
-) -> Layout:
-    """Check that the rows are whole trajectories and index them.
-
-    Keys can be long texts, so each is hashed only where it needs a number: a trajectory's group and each following
-    state are merely compared with the key they must equal, which is often the same object.
-    """
-    (traj,) = _number(names["traj"])
-    first_row = np.empty(int(traj.max()) + 1, dtype=np.int64)
-    first_row[traj[::-1]] = np.arange(len(traj))[::-1]
-    home = names["group"][first_row]
-    (trajectory_group,) = _number(home)
-    _refuse(
-        _differ(names["group"], home[traj]),
+def _order(rows: RowNames, group: Ints, traj: Ints) -> Ints:
+    """Given rows sorted by group, trajectory and step, checked to be trajectories without gaps or repeats."""
+    first_row = np.unique(traj, return_index=True)[1]
+    rows.refuse(
+        np.flatnonzero(group != group[first_row][traj]),
         "its trajectory already has rows in another group; make trajectory ids unique",
-        identity,
     )
-    _refuse(step < 0, "steps count from 0", identity)
-    lengths = np.bincount(traj)
-    trajectories, position = place(traj, step, lengths, trajectory_group)
-    inside = step < lengths[traj]
-    order = np.full(len(step), -1, dtype=np.int64)
-    order[position[inside][::-1]] = np.flatnonzero(inside)[::-1]
-    if (order < 0).any():
-        repeated = inside.copy()
-        repeated[inside] = order[position[inside]] != np.flatnonzero(inside)
-        _refuse(repeated, "this step of the trajectory appears twice; remove duplicated rows", identity)
-        _refuse(~inside, "steps before it are missing; a trajectory needs all steps from 0", identity)
+    rows.refuse(np.flatnonzero(rows.step < 0), "steps count from 0")
+    order = np.lexsort((rows.step, traj, group))
+    step = rows.step[order]
+    is_first = np.diff(traj[order], prepend=-1) != 0
+    before = np.where(is_first, -1, np.roll(step, 1))
+    rows.refuse(order[step == before], "this step of the trajectory appears twice; remove duplicated rows")
+    rows.refuse(order[step != before + 1], "steps before it are missing; a trajectory needs all steps from 0")
+    return order
 
-    is_last = step == lengths[traj] - 1
-    ended = terminated | truncated
-    _refuse(terminated & truncated, "both terminated and truncated; a step ends in one way", identity)
-    _refuse(ended & ~is_last, "it ends the episode but the trajectory has later steps", identity)
-    if not allow_open:
-        _refuse(
-            is_last & ~ended,
-            "the last step is neither terminated nor truncated; the episode is incomplete",
-            identity,
-        )
-    following = order[np.minimum(position + 1, len(order) - 1)]
-    _refuse(
-        _differ(names["next_state"], names["state"][following]) & ~is_last,
-        "its next_state is not the state of the following step",
-        identity,
-    )
-    last_row = order[trajectories.start + trajectories.count - 1]
-    state, final_state = _number(names["state"], names["next_state"][last_row])
-    return build_layout(
-        order=order,
-        trajectories=trajectories,
-        trajectory_group=np.sort(trajectory_group),
-        step=step[order],
-        state=state[order],
-        final_state=final_state,
-        truncated=truncated[last_row],
-    )
+
+def _sequences(labels: Ints) -> Sequences:
+    """The runs of equal labels."""
+    start = np.flatnonzero(np.diff(labels, prepend=-1))
+    return Sequences.of_lengths(np.diff(start, append=len(labels)))
+
+
+def _states(group: Ints, state: Ints, last: Ints, final: Ints) -> tuple[Sets, Ints]:
+    """Number the pairs of group and state key, of sorted rows and of the ``final`` keys after the ``last`` rows."""
+    keys = int(max(state.max(), final.max())) + 1
+    pairs = np.concatenate([group * keys + state, group[last] * keys + final])
+    distinct, number = np.unique(pairs, return_inverse=True)
+    return Sets.of_labels(number[: len(state)], len(distinct)), number[len(state) :]
+
+
+def _token_order(order: Ints, n_tokens: Ints) -> Ints:
+    """Which of the given tokens stands at each position once the given rows are put into ``order``."""
+    given_start = np.cumsum(n_tokens) - n_tokens
+    tokens = Sequences.of_lengths(n_tokens[order])
+    return np.arange(len(tokens.label)) + tokens.expand(given_start[order] - tokens.start)

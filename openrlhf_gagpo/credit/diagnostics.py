@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from openrlhf_gagpo.credit.batch import StepBatch
 from openrlhf_gagpo.credit.scores import reward_free_groups
-from openrlhf_gagpo.credit.sets import ROUNDING, Floats
+from openrlhf_gagpo.credit.sets import Bools, Floats
+from openrlhf_gagpo.credit.statistics import ROUNDING
 
 __all__ = ["SIZE_BINS", "diagnose"]
 
@@ -22,8 +22,8 @@ SIZE_BINS: tuple[tuple[str, int, float], ...] = (
 """Bins of state group sizes: label, smallest and largest size."""
 
 
-def diagnose(batch: StepBatch, advantage: Floats, keep: NDArray[np.bool_]) -> dict[str, float]:
-    """Diagnostics of row-ordered advantages; spread is over kept rows, state sharing over all rows.
+def diagnose(batch: StepBatch, advantage: Floats, keep: Bools) -> dict[str, float]:
+    """Diagnostics of advantages in the batch's order; spread is over kept rows, state sharing over all rows.
 
     ``singleton_share``: rows whose state was visited once in their group. ``state_group_size_mean``: visits per
     distinct state of a group; ``state_group_size_share/<bin>``: rows per bin of it. ``advantage_*``: location and
@@ -31,15 +31,14 @@ def diagnose(batch: StepBatch, advantage: Floats, keep: NDArray[np.bool_]) -> di
     all 0; a group with one advantage for all its steps that is not 0 does move the policy. ``reward_free_group_share``:
     groups without any reward. ``rows_dropped``: rows not kept.
     """
-    layout = batch.layout
-    sizes = layout.cells.count
+    sizes = batch.states.count[batch.states.count > 0]
     kept = advantage[keep]
     if kept.size == 0:
         kept = np.zeros(1)
     low, high = np.quantile(kept, [0.25, 0.75])
-    degenerate = layout.groups.largest(np.abs(layout.sort(advantage))) <= ROUNDING
+    degenerate = batch.groups.sum(np.abs(advantage) > ROUNDING) == 0
     report = {
-        "singleton_share": float(np.count_nonzero(sizes == 1) / layout.n),
+        "singleton_share": float(np.count_nonzero(sizes == 1) / len(batch)),
         "state_group_size_mean": float(sizes.mean()),
         "advantage_min": float(kept.min()),
         "advantage_max": float(kept.max()),
@@ -52,5 +51,5 @@ def diagnose(batch: StepBatch, advantage: Floats, keep: NDArray[np.bool_]) -> di
     }
     for label, smallest, largest in SIZE_BINS:
         inside = (sizes >= smallest) & (sizes <= largest)
-        report[f"state_group_size_share/{label}"] = float(sizes[inside].sum() / layout.n)
+        report[f"state_group_size_share/{label}"] = float(sizes[inside].sum() / len(batch))
     return report

@@ -1,77 +1,64 @@
-"""Options of the estimators. A field is described once here, so one name means one thing in every estimator."""
+"""Options of the estimators. What several of them have is described once here, so that a name means one thing."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from typing import Any
+
+from openrlhf_gagpo.errors import EstimatorError
+from openrlhf_gagpo.options import Options, declare
 
 __all__ = ["EstimatorOptions", "option"]
 
 _SHARED: Mapping[str, Mapping[str, Any]] = {
     "gamma": {"help": "discount of rewards per environment step", "range": (0.0, 1.0)},
-    "lambd": {
-        "help": "decay of the sum over later TD residuals (GAE lambda), per environment step",
-        "range": (0.0, 1.0),
-    },
-    "no_std_norm": {"help": "centre the scores of a group without dividing by their standard deviation"},
-    "normalize": {
-        "help": "set of steps whose mean and standard deviation normalise the advantages",
-        "choices": ("group", "batch", "none"),
-    },
-    "monte_carlo": {"help": "use return minus group state value instead of the lambda sum of TD residuals"},
-    "broadcast_coef": {"help": "weight of GiGPO's episode advantage, added to every step after normalisation"},
-    "truncation": {
-        "help": "value after a truncated last step: terminal = 0, bootstrap = that of its final state if visited",
-        "choices": ("terminal", "bootstrap"),
-    },
-    "invalid_penalty": {"help": "reward units taken off for an invalid step", "range": (0.0, float("inf"))},
-    "invalid_penalty_mode": {
-        "help": "reward = part of the reward, so it reaches earlier steps; local = off that step's own score or return "
-        "(gagpo: also its own reward, so later values carry it to earlier steps); none = no penalty",
-        "choices": ("reward", "local", "none"),
-    },
-    "singleton": {
-        "help": "value of a state visited once in its group: paper = its own return; passthrough = reward plus "
-        "discounted next value, so its TD residual is 0",
-        "choices": ("paper", "passthrough"),
-    },
-    "drop_reward_free_groups": {"help": "leave groups without any reward out of training"},
     "statistics": {
         "help": "entries of a group's episode-score statistics: one per trajectory, or one per row, where long "
         "episodes weigh more",
         "choices": ("trajectories", "rows"),
     },
-    "gigpo_mode": {
-        "help": "whether GiGPO divides by the standard deviation (mean_std_norm) or only centres (mean_norm)",
-        "choices": ("mean_norm", "mean_std_norm"),
+    "invalid_penalty": {
+        "help": "reward units that an invalid step costs: one whose response is malformed",
+        "range": (0.0, float("inf")),
     },
-    "step_coef": {"help": "weight of GiGPO's step advantage next to its episode advantage"},
-    "ddof": {"help": "1 = unbiased standard deviation, 0 = population standard deviation", "choices": (0, 1)},
+    "inadmissible_penalty": {
+        "help": "reward units that an inadmissible step costs: one whose action the environment did not recognise; a "
+        "step that is both costs the larger of the two",
+        "range": (0.0, float("inf")),
+    },
+    "invalid_penalty_mode": {
+        "help": "where a step's penalty counts: reward = part of the reward, so it reaches earlier steps; local = off "
+        "that step's own score or return (gagpo: also its own reward, so later values carry it to earlier steps); "
+        "none = nowhere",
+        "choices": ("reward", "local", "none"),
+    },
+    "drop_reward_free_groups": {"help": "leave groups without any reward out of training"},
 }
 
 
 def option(name: str, default: bool | int | float | str) -> Any:
-    """Dataclass field for the shared option ``name``, with its help text and choices as metadata."""
-    return field(default=default, metadata=dict(_SHARED[name]))
+    """Dataclass field for the shared option ``name``; an option of one estimator alone is a ``declare``.
+
+    Raises:
+        EstimatorError: no option of that name is shared.
+    """
+    if name not in _SHARED:
+        raise EstimatorError(
+            f"no shared option is called {name!r} ({', '.join(_SHARED)} are); describe it with openrlhf_gagpo.options"
+        )
+    return declare(default, **_SHARED[name])
 
 
 @dataclass(frozen=True)
-class EstimatorOptions:
-    """Base of all option classes; checks every field. Raises ``ValueError``.
+class EstimatorOptions(Options):
+    """The options that every estimator has; a subclass adds its own and may change a default.
 
-    A field must be one of its ``choices``, lie in its ``range``, and be finite if it is a float.
+    Every field is checked when the options are made, see ``openrlhf_gagpo.options``.
     """
 
-    def __post_init__(self) -> None:
-        for item in fields(self):
-            value = getattr(self, item.name)
-            choices = item.metadata.get("choices")
-            if choices is not None and value not in choices:
-                raise ValueError(f"{item.name} is {value!r}; choose one of {', '.join(map(str, choices))}")
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{item.name} is {value}; it must be a finite number")
-            low, high = item.metadata.get("range", (None, None))
-            if low is not None and not low <= value <= high:
-                raise ValueError(f"{item.name} is {value}; it must lie between {low:g} and {high:g}")
+    statistics: str = option("statistics", "trajectories")
+    invalid_penalty: float = option("invalid_penalty", 0.1)
+    inadmissible_penalty: float = option("inadmissible_penalty", 0.0)
+    invalid_penalty_mode: str = option("invalid_penalty_mode", "local")
+    drop_reward_free_groups: bool = option("drop_reward_free_groups", False)

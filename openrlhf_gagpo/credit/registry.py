@@ -1,17 +1,21 @@
-"""Names of the advantage estimators. A new one is one file in ``credit/estimators`` that calls ``register``."""
+"""Names of the advantage estimators. A new one is one file in ``credit/estimators``, or a plugin, that registers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
 
-from openrlhf_gagpo.credit.batch import StepBatch
+import numpy as np
+
+from openrlhf_gagpo.credit.batch import MODEL_COLUMNS, StepBatch
 from openrlhf_gagpo.credit.options import EstimatorOptions
 from openrlhf_gagpo.credit.result import CreditResult
 from openrlhf_gagpo.errors import EstimatorError
 
-__all__ = ["Estimator", "get", "names", "register"]
+__all__ = ["Estimator", "get", "names", "register", "restore", "snapshot"]
+
+Compute = TypeVar("Compute", bound=Callable[[StepBatch, Any], CreditResult])
 
 
 @dataclass(frozen=True)
@@ -21,31 +25,74 @@ class Estimator:
     name: str
     compute: Callable[[StepBatch, Any], CreditResult]
     options_cls: type[EstimatorOptions]
-    defaults: Mapping[str, object] = field(default_factory=dict)
+    presets: Mapping[str, object] = field(default_factory=dict)
     """Run-level flags this algorithm sets unless the user sets them (flag name without dashes -> value)."""
+    needs: frozenset[str] = frozenset()
+    """Columns of the batch that a model has to compute first, some of ``MODEL_COLUMNS``."""
+    group_min: int = 2
+    """Fewest trajectories that a group must have for its credit to mean anything."""
 
     def __call__(self, batch: StepBatch, options: EstimatorOptions | None = None) -> CreditResult:
-        """Credit for every row of ``batch``. Raises ``EstimatorError`` for options of another estimator."""
+        """Credit for every row of ``batch``.
+
+        Raises:
+            EstimatorError: the options are another estimator's, the batch lacks a column that is needed, or the
+                estimator returned what is no credit.
+        """
         options = self.options_cls() if options is None else options
         if not isinstance(options, self.options_cls):
             raise EstimatorError(
                 f"estimator {self.name} takes {self.options_cls.__name__}, not {type(options).__name__}"
             )
-        return self.compute(batch, options)
+        try:
+            for column in sorted(self.needs):
+                batch.required(column)
+            with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused in the result
+                return self._checked(self.compute(batch, options))
+        except EstimatorError as error:
+            raise EstimatorError(f"advantage estimator {self.name}: {error}") from error
+
+    def _checked(self, result: CreditResult) -> CreditResult:
+        if not isinstance(result, CreditResult):
+            raise EstimatorError(f"it returned a {type(result).__name__}; return CreditResult.of(...)")
+        targets = (result.value_target, result.token_value_target)
+        if "value" not in self.needs and any(target is not None for target in targets):
+            raise EstimatorError('it returned targets for a critic without one; register it with needs={"value"}')
+        return result
 
 
 _ESTIMATORS: dict[str, Estimator] = {}
 
 
 def register(
-    name: str, options_cls: type[EstimatorOptions], defaults: Mapping[str, object] | None = None
-) -> Callable[[Callable[[StepBatch, Any], CreditResult]], Callable[[StepBatch, Any], CreditResult]]:
-    """Decorator that makes a pure function of batch and options available as ``name``. Raises on a taken name."""
+    name: str,
+    options_cls: type[EstimatorOptions],
+    presets: Mapping[str, object] | None = None,
+    *,
+    needs: Collection[str] = (),
+    group_min: int = 2,
+) -> Callable[[Compute], Compute]:
+    """Make a pure function of batch and options available as ``name``; use it as a decorator.
 
-    def add(compute: Callable[[StepBatch, Any], CreditResult]) -> Callable[[StepBatch, Any], CreditResult]:
+    Args:
+        presets: run-level flags that choosing the estimator sets, unless the user sets them.
+        needs: columns that a model has to compute before credit, some of ``MODEL_COLUMNS``.
+        group_min: trajectories that a group must have to be trained on; 1 if they are not compared with each other.
+
+    Raises:
+        EstimatorError: the name is taken, a needed column does not exist, or an option is described otherwise by
+            another estimator.
+    """
+    if isinstance(needs, str) or not set(needs) <= set(MODEL_COLUMNS):
+        raise EstimatorError(
+            f"estimator {name!r} needs {needs!r}; a model can compute the columns {', '.join(MODEL_COLUMNS)}"
+        )
+    _check_options(name, options_cls)
+
+    def add(compute: Compute) -> Compute:
         if name in _ESTIMATORS:
             raise EstimatorError(f"an advantage estimator named {name!r} exists already; choose another name")
-        _ESTIMATORS[name] = Estimator(name, compute, options_cls, dict(defaults or {}))
+        _ESTIMATORS[name] = Estimator(name, compute, options_cls, dict(presets or {}), frozenset(needs), group_min)
         return compute
 
     return add
@@ -61,3 +108,26 @@ def get(name: str) -> Estimator:
 def names() -> tuple[str, ...]:
     """All registered names, sorted."""
     return tuple(sorted(_ESTIMATORS))
+
+
+def snapshot() -> Mapping[str, Estimator]:
+    """The registered estimators, to go back to with ``restore``."""
+    return dict(_ESTIMATORS)
+
+
+def restore(estimators: Mapping[str, Estimator]) -> None:
+    """Register exactly what a ``snapshot`` holds."""
+    _ESTIMATORS.clear()
+    _ESTIMATORS.update(estimators)
+
+
+def _check_options(name: str, options_cls: type[EstimatorOptions]) -> None:
+    """Refuse an option that shares its name, and so its flag, with an option that means something else."""
+    known = {item.name: (other.name, item) for other in _ESTIMATORS.values() for item in fields(other.options_cls)}
+    for item in fields(options_cls):
+        owner, other_item = known.get(item.name, (name, item))
+        if (item.type, item.metadata) != (other_item.type, other_item.metadata):
+            raise EstimatorError(
+                f"option {item.name} of estimator {name!r} is described otherwise than that of {owner}; "
+                "give it another name, or the shared description"
+            )

@@ -2,92 +2,129 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from openrlhf_gagpo.credit.batch import StepBatch
 from openrlhf_gagpo.credit.diagnostics import diagnose
-from openrlhf_gagpo.credit.sets import Floats, Ints
+from openrlhf_gagpo.credit.options import EstimatorOptions
+from openrlhf_gagpo.credit.scores import kept_rows
+from openrlhf_gagpo.credit.sets import Bools, Floats, Ints
+from openrlhf_gagpo.errors import EstimatorError
 
 __all__ = ["CreditResult"]
 
 
 @dataclass(frozen=True, eq=False)
 class CreditResult:
-    """Credit per row, in the order of the batch's rows; arrays of length N, free of NaN.
+    """Credit of N steps, in the order in which the rows of the batch were given; estimators build it with ``of``.
 
-    Quantities that an estimator does not have are zeros. What not every caller reads is put into row order when first
-    asked for; the ``sorted_*`` fields are in the order of the batch's layout.
+    Arrays hold finite numbers, one per step or, where it says so, one per trained token, row after row. None: the
+    estimator does not have the quantity.
     """
 
     batch: StepBatch
     advantage: Floats
-    keep: NDArray[np.bool_]
-    """False: the row must not be trained on (its advantage is 0)."""
-    sorted_return: Floats | None = None
-    sorted_value: Callable[[], Floats] | None = None
-    sorted_td_residual: Floats | None = None
+    """One per step; 0 where the step does not train."""
+    keep: Bools
+    """False: the step must not be trained on."""
+    return_: Floats | None = None
+    """Return from this step on (the episode score for estimators of whole episodes)."""
+    value: Floats | None = None
+    """What the return is compared with: group state value, group mean or critic's estimate."""
+    td_residual: Floats | None = None
+    """``r_t + gamma V(s_{t+1}) - V(s_t)``."""
+    token_advantage: Floats | None = None
+    """One per trained token, to be used instead of ``advantage``."""
+    clip_scale: Floats | None = None
+    """Factor above 0 of both clip bounds of the step's action."""
+    value_target: Floats | None = None
+    """What a critic should say at the step."""
+    token_value_target: Floats | None = None
+    """What a critic should say at each trained token."""
 
-    @cached_property
-    def return_(self) -> Floats:
-        """Return from this step on (the episode score for estimators of whole episodes)."""
-        return self._restore(self.sorted_return)
+    @classmethod
+    def of(
+        cls,
+        batch: StepBatch,
+        options: EstimatorOptions,
+        *,
+        advantage: Floats,
+        keep: Bools | None = None,
+        return_: Floats | None = None,
+        value: Floats | None = None,
+        td_residual: Floats | None = None,
+        token_advantage: Floats | None = None,
+        clip_scale: Floats | None = None,
+        value_target: Floats | None = None,
+        token_value_target: Floats | None = None,
+    ) -> CreditResult:
+        """Check arrays that are in the batch's order, and put them into the order of the rows given.
 
-    @cached_property
-    def value(self) -> Floats:
-        """Group state value, or the group baseline that the return is compared with."""
-        return self._restore(None if self.sorted_value is None else self.sorted_value())
+        Steps that ``keep`` or the options leave out of training get advantage 0.
 
-    @cached_property
-    def td_residual(self) -> Floats:
-        """``r_t + gamma V(s_{t+1}) - V(s_t)``."""
-        return self._restore(self.sorted_td_residual)
+        Raises:
+            EstimatorError: an array has the wrong length, is no array of numbers or holds one that is not finite.
+        """
+        rows, tokens = len(batch), int(batch.n_tokens.sum())
+        train = kept_rows(batch, options)
+        if keep is not None:
+            train &= _array("keep", keep, rows, "b")
+        credit = np.where(train, _numbers("advantage", advantage, rows), 0.0)
+        if token_advantage is not None:
+            trained = batch.tokens.expand(train)
+            token_advantage = np.where(trained, _numbers("token_advantage", token_advantage, tokens), 0.0)
+        if clip_scale is not None and (_numbers("clip_scale", clip_scale, rows) <= 0).any():
+            raise EstimatorError("clip_scale holds a number that is not above 0; it multiplies the clip bounds")
+
+        def per_step(name: str, values: Floats | None) -> Floats | None:
+            return None if values is None else batch.restore(_numbers(name, values, rows))
+
+        def per_token(name: str, values: Floats | None) -> Floats | None:
+            return None if values is None else batch.restore_tokens(_numbers(name, values, tokens))
+
+        return cls(
+            batch=batch,
+            advantage=batch.restore(credit),
+            keep=batch.restore(train),
+            return_=per_step("return_", return_),
+            value=per_step("value", value),
+            td_residual=per_step("td_residual", td_residual),
+            token_advantage=per_token("token_advantage", token_advantage),
+            clip_scale=per_step("clip_scale", clip_scale),
+            value_target=per_step("value_target", value_target),
+            token_value_target=per_token("token_value_target", token_value_target),
+        )
 
     @cached_property
     def state_group_size(self) -> Ints:
-        """Rows of the same group in the same state, the row itself included."""
-        cells = self.batch.layout.cells
-        return self.batch.layout.restore(cells.expand(cells.count))
+        """Steps of the same group in the same state, the step itself included."""
+        return self.batch.restore(self.batch.states.expand(self.batch.states.count))
 
     @cached_property
     def diagnostics(self) -> dict[str, float]:
         """Numbers to log, see ``credit.diagnostics``."""
-        return diagnose(self.batch, self.advantage, self.keep)
+        order = self.batch.order
+        return diagnose(self.batch, self.advantage[order], self.keep[order])
 
-    def _restore(self, values: Floats | None) -> Floats:
-        return np.zeros(len(self.batch)) if values is None else self.batch.layout.restore(values)
 
-    @classmethod
-    def from_sorted(
-        cls,
-        batch: StepBatch,
-        *,
-        advantage: Floats,
-        return_: Floats | None = None,
-        value: Callable[[], Floats] | None = None,
-        td_residual: Floats | None = None,
-        keep: NDArray[np.bool_] | None = None,
-    ) -> CreditResult:
-        """Result from arrays in the order of the batch's layout; rows not kept (default: all are) get advantage 0.
+def _numbers(name: str, values: Floats, expected: int) -> Floats:
+    """``values`` as float64, checked to be ``expected`` finite numbers."""
+    numbers = _array(name, values, expected, "iuf").astype(np.float64)
+    if not np.isfinite(numbers).all():
+        raise EstimatorError(f"{name} holds a number that is not finite; scale the rewards to a moderate range")
+    return numbers
 
-        ``value`` is a function because expanding it to rows is work that few callers want.
 
-        Raises ``ValueError`` where the arithmetic overflowed.
-        """
-        if not np.isfinite(advantage).all():
-            raise ValueError("advantages overflowed; scale the rewards to a moderate range")
-        if keep is not None:
-            advantage = np.where(keep, advantage, 0.0)
-        restore = batch.layout.restore
-        return cls(
-            batch=batch,
-            advantage=restore(advantage),
-            keep=np.ones(len(batch), dtype=np.bool_) if keep is None else restore(keep),
-            sorted_return=return_,
-            sorted_value=value,
-            sorted_td_residual=td_residual,
-        )
+def _array(name: str, values: NDArray[Any], expected: int, kinds: str) -> NDArray[Any]:
+    array = np.asarray(values)
+    if array.dtype.kind not in kinds:
+        wanted = "booleans" if kinds == "b" else "numbers"
+        raise EstimatorError(f"{name} must be an array of {wanted}, not {array.dtype if array.ndim else values!r}")
+    if array.shape != (expected,):
+        raise EstimatorError(f"{name} has shape {array.shape}; it must hold one number for each of {expected} entries")
+    return array

@@ -1,98 +1,59 @@
-"""What several estimators share: penalised rewards and returns, episode scores, groups without reward.
+"""What several estimators share: returns, episode scores and their comparison inside the group, groups without reward.
 
-All arrays are in the sorted order of the batch's layout.
+Arrays are in the batch's order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from openrlhf_gagpo.credit.batch import StepBatch
-from openrlhf_gagpo.credit.sets import Floats, Scale, SetStatistics, deviations, normalise, set_statistics
+from openrlhf_gagpo.credit.options import EstimatorOptions
+from openrlhf_gagpo.credit.penalty import own_penalty, shaped_rewards
+from openrlhf_gagpo.credit.sets import Bools, Floats
+from openrlhf_gagpo.credit.statistics import Statistics, statistics_of
 
-__all__ = [
-    "BASELINE_DEFAULTS",
-    "against_group",
-    "episode_scores",
-    "kept_rows",
-    "less_own_penalty",
-    "reward_free_groups",
-    "shaped_rewards",
-    "step_returns",
-]
-
-BASELINE_DEFAULTS: Mapping[str, object] = {
-    "actor.policy_loss_type": "ppo",
-    "algo.kl.init_coef": 0.01,
-    "algo.kl.use_loss": True,
-    "algo.kl.estimator": "k3",
-    "actor.lr_scheduler": "constant",
-    "actor.lr_warmup_ratio": 0.0,
-}
-"""Run-level settings of GiGPO's pipeline: token ratio, token-mean, k3 KL to the reference, constant learning rate."""
+__all__ = ["episode_scores", "group_statistics", "kept_rows", "reward_free_groups", "step_returns", "totals"]
 
 
-def less_own_penalty(values: Floats, batch: StepBatch, penalty: float, applies: bool) -> Floats:
-    """``values`` with every invalid row's penalty taken off that row, if it ``applies``."""
-    if not applies or penalty == 0.0:
-        return values
-    out = penalty * batch.sorted_invalid
-    return np.subtract(values, out, out=out)
+def step_returns(batch: StepBatch, options: EstimatorOptions, gamma: float) -> Floats:
+    """Discounted return from each step to the end of its episode, penalties as ``invalid_penalty_mode`` says."""
+    rewards = shaped_rewards(batch, options)
+    return batch.trajectories.backward_sum(rewards, gamma) - own_penalty(batch, options)
 
 
-def shaped_rewards(batch: StepBatch, penalty: float, mode: str) -> Floats:
-    """Rewards that returns accumulate: less the penalty in mode ``reward``, untouched otherwise."""
-    return less_own_penalty(batch.sorted_reward, batch, penalty, mode == "reward")
+def totals(batch: StepBatch, rewards: Floats) -> Floats:
+    """Undiscounted sum of ``rewards`` over the episode, for each of its steps."""
+    return batch.trajectories.expand(batch.trajectories.sum(rewards))
 
 
-def step_returns(batch: StepBatch, gamma: float, penalty: float, mode: str) -> Floats:
-    """Discounted return from each step to the end of its episode.
+def episode_scores(batch: StepBatch, options: EstimatorOptions) -> Floats:
+    """Undiscounted reward of each step's episode, penalties as ``invalid_penalty_mode`` says."""
+    return totals(batch, shaped_rewards(batch, options)) - own_penalty(batch, options)
 
-    Mode ``local`` takes the penalty off the return of the invalid step alone, as GiGPO's reference code does; the
-    residuals of GAGPO still pass it on to earlier steps.
+
+def group_statistics(batch: StepBatch, scores: Floats, options: EstimatorOptions) -> Statistics:
+    """Statistics of episode scores per group, over its rows or over one entry per trajectory.
+
+    That entry is the score of step 0, with that step's own penalty. A group with one entry has nothing to be compared
+    with: its mean is 0, so its score passes as it is.
     """
-    returns = batch.layout.backward_sum(shaped_rewards(batch, penalty, mode), gamma)
-    return less_own_penalty(returns, batch, penalty, mode == "local")
+    if options.statistics == "rows":
+        statistics = statistics_of(scores, batch.groups)
+    else:
+        statistics = statistics_of(scores[batch.trajectories.start], batch.trajectory_groups)
+    return replace(statistics, mean=np.where(statistics.count > 1, statistics.mean, 0.0))
 
 
-def episode_scores(batch: StepBatch, penalty: float, mode: str) -> Floats:
-    """Undiscounted reward of each row's episode; mode ``local`` takes a row's own penalty off that row only."""
-    trajectories = batch.layout.trajectories
-    totals = trajectories.expand(trajectories.sum(shaped_rewards(batch, penalty, mode)))
-    return less_own_penalty(totals, batch, penalty, mode == "local")
-
-
-def against_group(
-    batch: StepBatch, scores: Floats, statistics: str, scale: Scale | None
-) -> tuple[Floats, SetStatistics]:
-    """Episode scores less the mean of their group, times ``scale`` of its statistics; and the statistics.
-
-    Those are over the group's ``rows`` or over one entry per trajectory: its row of step 0 with that row's own local
-    penalty, whatever order the rows were given in. A group with one entry has nothing to be compared with: its mean
-    is 0, so its score passes as it is.
-    """
-    groups, trajectories = batch.layout.groups, batch.layout.trajectories
-    if statistics == "rows":
-        advantage, stats = normalise(scores, groups, scale)
-        lone = stats.count == 1
-        stats.mean[lone] = 0.0
-        advantage[groups.start[lone]] = scores[groups.start[lone]]
-        return advantage, stats
-    stats = set_statistics(scores[trajectories.start], batch.layout.group_trajectories)
-    stats.mean[stats.count == 1] = 0.0
-    return deviations(scores, groups, stats, scale), stats
-
-
-def reward_free_groups(batch: StepBatch) -> NDArray[np.bool_]:
+def reward_free_groups(batch: StepBatch) -> Bools:
     """Per group: no step of it was rewarded, so all its returns are zero before penalties."""
-    return batch.layout.groups.largest(np.abs(batch.sorted_reward)) == 0.0
+    return batch.groups.sum(batch.reward != 0.0) == 0
 
 
-def kept_rows(batch: StepBatch, drop_reward_free_groups: bool) -> NDArray[np.bool_] | None:
-    """Mask of the rows that train, None for all of them; reward-free groups leave when asked to."""
-    if not drop_reward_free_groups:
-        return None
-    return batch.layout.groups.expand(~reward_free_groups(batch))
+def kept_rows(batch: StepBatch, options: EstimatorOptions) -> Bools:
+    """The rows that train: all of them, or with ``drop_reward_free_groups`` those of groups with a reward."""
+    if options.drop_reward_free_groups:
+        return batch.groups.expand(~reward_free_groups(batch))
+    return np.ones(len(batch), dtype=np.bool_)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from openrlhf_gagpo.credit.batch import StepBatch
-from openrlhf_gagpo.credit.options import EstimatorOptions, option
+from openrlhf_gagpo.credit.options import EstimatorOptions
+from openrlhf_gagpo.credit.presets import BASELINE_PRESETS
 from openrlhf_gagpo.credit.registry import register
 from openrlhf_gagpo.credit.result import CreditResult
-from openrlhf_gagpo.credit.scores import BASELINE_DEFAULTS, against_group, episode_scores, kept_rows
-from openrlhf_gagpo.credit.sets import by_spread
+from openrlhf_gagpo.credit.scores import episode_scores, group_statistics
+from openrlhf_gagpo.credit.statistics import centred, standardised
+from openrlhf_gagpo.options import declare
 
 __all__ = ["GrpoOptions", "grpo"]
 
@@ -18,23 +20,19 @@ __all__ = ["GrpoOptions", "grpo"]
 class GrpoOptions(EstimatorOptions):
     """Options of GRPO over environment steps."""
 
-    no_std_norm: bool = option("no_std_norm", False)
-    statistics: str = option("statistics", "trajectories")
-    invalid_penalty: float = option("invalid_penalty", 0.1)
-    invalid_penalty_mode: str = option("invalid_penalty_mode", "local")
-    drop_reward_free_groups: bool = option("drop_reward_free_groups", False)
+    no_std_norm: bool = declare(False, "centre the scores of a group without dividing by their standard deviation")
 
 
-@register("grpo", GrpoOptions, BASELINE_DEFAULTS)
+@register("grpo", GrpoOptions, BASELINE_PRESETS)
 def grpo(batch: StepBatch, options: GrpoOptions) -> CreditResult:
     """``(score - mean) / (std + eps)`` inside the group; only ``score - mean`` with ``no_std_norm``."""
-    groups = batch.layout.groups
-    scores = episode_scores(batch, options.invalid_penalty, options.invalid_penalty_mode)
-    advantage, stats = against_group(batch, scores, options.statistics, None if options.no_std_norm else by_spread)
-    return CreditResult.from_sorted(
+    compare = centred if options.no_std_norm else standardised
+    scores = episode_scores(batch, options)
+    statistics = group_statistics(batch, scores, options)
+    return CreditResult.of(
         batch,
-        advantage=advantage,
+        options,
+        advantage=compare(scores, batch.groups, statistics),
         return_=scores,
-        value=lambda: groups.expand(stats.mean),
-        keep=kept_rows(batch, options.drop_reward_free_groups),
+        value=batch.groups.expand(statistics.mean),
     )

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from openrlhf_gagpo.credit.batch import StepBatch
-from openrlhf_gagpo.credit.options import EstimatorOptions, option
+from openrlhf_gagpo.credit.options import EstimatorOptions
+from openrlhf_gagpo.credit.presets import BASELINE_PRESETS
 from openrlhf_gagpo.credit.registry import register
 from openrlhf_gagpo.credit.result import CreditResult
-from openrlhf_gagpo.credit.scores import BASELINE_DEFAULTS, against_group, episode_scores, kept_rows
-from openrlhf_gagpo.credit.sets import Floats, SetStatistics
+from openrlhf_gagpo.credit.scores import episode_scores, group_statistics
+from openrlhf_gagpo.credit.statistics import centred
 
 __all__ = ["RlooOptions", "rloo"]
 
@@ -20,13 +21,8 @@ __all__ = ["RlooOptions", "rloo"]
 class RlooOptions(EstimatorOptions):
     """Options of RLOO over environment steps."""
 
-    statistics: str = option("statistics", "trajectories")
-    invalid_penalty: float = option("invalid_penalty", 0.1)
-    invalid_penalty_mode: str = option("invalid_penalty_mode", "local")
-    drop_reward_free_groups: bool = option("drop_reward_free_groups", False)
 
-
-@register("rloo", RlooOptions, BASELINE_DEFAULTS)
+@register("rloo", RlooOptions, BASELINE_PRESETS)
 def rloo(batch: StepBatch, options: RlooOptions) -> CreditResult:
     """``(score - mean) n / (n - 1)`` inside the group, which is an entry's score less the mean of the n - 1 others.
 
@@ -34,18 +30,14 @@ def rloo(batch: StepBatch, options: RlooOptions) -> CreditResult:
     the entries are the scores of steps 0; a later step with its own local penalty is no entry, and the factor
     ``n / (n - 1)`` enlarges its penalty.
     """
-    groups = batch.layout.groups
-    scores = episode_scores(batch, options.invalid_penalty, options.invalid_penalty_mode)
-    advantage, stats = against_group(batch, scores, options.statistics, _leave_one_out)
-    return CreditResult.from_sorted(
+    scores = episode_scores(batch, options)
+    statistics = group_statistics(batch, scores, options)
+    others = statistics.count - 1
+    leave_one_out = np.where(others > 0, statistics.count / np.maximum(others, 1), 1.0)
+    return CreditResult.of(
         batch,
-        advantage=advantage,
+        options,
+        advantage=centred(scores, batch.groups, statistics) * batch.groups.expand(leave_one_out),
         return_=scores,
-        value=lambda: groups.expand(stats.mean),
-        keep=kept_rows(batch, options.drop_reward_free_groups),
+        value=batch.groups.expand(statistics.mean),
     )
-
-
-def _leave_one_out(stats: SetStatistics) -> Floats:
-    """``n / (n - 1)`` per set; 1 where there is no other entry."""
-    return np.where(stats.count > 1, stats.count / np.maximum(stats.count - 1, 1), 1.0)

@@ -1,0 +1,141 @@
+"""Checks of the columns that a step batch is built from; every complaint names the column, and the row if it is one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from openrlhf_gagpo.credit.sets import Bools, Floats, Ints
+from openrlhf_gagpo.errors import StepBatchError
+
+__all__ = [
+    "KeyColumn",
+    "Keys",
+    "RowNames",
+    "count_column",
+    "float_column",
+    "key_columns",
+    "step_column",
+    "switch_column",
+    "token_column",
+]
+
+Keys = NDArray[np.object_]
+KeyColumn = Sequence[str] | Sequence[int] | NDArray[Any]
+
+
+@dataclass(frozen=True)
+class RowNames:
+    """What a row is called in a message."""
+
+    group: Keys
+    traj: Keys
+    step: Ints
+
+    def __len__(self) -> int:
+        return len(self.step)
+
+    def refuse(self, rows: Ints, what: str) -> None:
+        """Raise ``StepBatchError`` about the first of ``rows``, if there is any."""
+        if len(rows):
+            row = rows.min()
+            name = f"row {row} (group {self.group[row]!r}, trajectory {self.traj[row]!r}, step {self.step[row]})"
+            raise StepBatchError(f"{name}: {what}")
+
+
+def step_column(column: ArrayLike) -> Ints:
+    """Step numbers, which also say how many rows there are."""
+    steps = np.asarray(column)
+    if steps.ndim != 1 or len(steps) == 0:
+        raise StepBatchError("a step batch needs at least one row and one-dimensional columns")
+    if steps.dtype.kind not in "iu":
+        raise StepBatchError(f"column step must hold integers, not {steps.dtype}")
+    return steps.astype(np.int64)
+
+
+def key_columns(n: int, **columns: KeyColumn) -> tuple[list[Keys], list[Ints]]:
+    """Columns of keys that name the same kind of thing, and the number of each key, by first appearance.
+
+    Keys are all text or all whole numbers: other types have values that are equal without being the same, as ``1`` and
+    ``True`` are.
+    """
+    lists = {}
+    types = set()
+    for name, column in columns.items():
+        keys = column.tolist() if isinstance(column, np.ndarray) else list(column)
+        if len(keys) != n:
+            raise StepBatchError(f"column {name} has {len(keys)} rows but step has {n}; give all columns equal lengths")
+        types |= set(map(type, keys))
+        lists[name] = keys
+    if types not in ({str}, {int}):
+        found = ", ".join(sorted(kind.__name__ for kind in types))
+        raise StepBatchError(f"keys in {' and '.join(columns)} must be all str or all int, not {found}; use text keys")
+    number = {key: i for i, key in enumerate(dict.fromkeys(key for keys in lists.values() for key in keys))}
+    arrays = [np.fromiter(keys, dtype=np.object_, count=n) for keys in lists.values()]
+    return arrays, [np.fromiter(map(number.__getitem__, keys), dtype=np.int64, count=n) for keys in lists.values()]
+
+
+def float_column(name: str, column: ArrayLike, rows: RowNames, *, nan: bool = False) -> Floats:
+    """One finite number per row; with ``nan`` a row may have none."""
+    values = _numbers(name, column)
+    if values.shape != (len(rows),):
+        raise StepBatchError(
+            f"column {name} has shape {values.shape} but step has {len(rows)} rows; give equal lengths"
+        )
+    good = np.isfinite(values) | np.isnan(values) if nan else np.isfinite(values)
+    rows.refuse(np.flatnonzero(~good), f"{name} is not a finite number")
+    return values
+
+
+def token_column(name: str, column: ArrayLike, n_tokens: Ints, rows: RowNames) -> Floats:
+    """One finite number per trained token, row after row."""
+    values = _numbers(name, column)
+    total = int(n_tokens.sum())
+    if values.shape != (total,):
+        raise StepBatchError(f"column {name} has shape {values.shape} but n_tokens sums to {total}; give one per token")
+    row_of_token = np.repeat(np.arange(len(rows)), n_tokens)
+    rows.refuse(row_of_token[~np.isfinite(values)], f"{name} of one of its tokens is not a finite number")
+    return values
+
+
+def count_column(name: str, column: ArrayLike, rows: RowNames) -> Ints:
+    """One whole number, 0 or more, per row."""
+    values = float_column(name, column, rows)
+    rows.refuse(
+        np.flatnonzero((values < 0) | (values != np.floor(values))), f"{name} must be a whole number, 0 or more"
+    )
+    return values.astype(np.int64)
+
+
+def switch_column(name: str, column: ArrayLike, rows: RowNames) -> Bools:
+    """True or false per row, also written as 1 or 0; nothing else has a truth value here."""
+    values = _array(name, column, "true or false")
+    if values.shape != (len(rows),):
+        raise StepBatchError(
+            f"column {name} has shape {values.shape} but step has {len(rows)} rows; give equal lengths"
+        )
+    if values.dtype.kind in "biuf":
+        good = (values == 0) | (values == 1)
+    else:  # a mixture, which NumPy may have turned into text
+        items = np.asarray(column, dtype=np.object_)
+        good = np.array([isinstance(item, int | float | np.bool_ | np.number) and item in (0, 1) for item in items])
+    rows.refuse(np.flatnonzero(~good), f"{name} is neither true nor false; give booleans")
+    return values.astype(np.bool_)
+
+
+def _numbers(name: str, column: ArrayLike) -> Floats:
+    values = _array(name, column, "numbers")
+    if values.dtype.kind not in "biuf":
+        raise StepBatchError(f"column {name} must hold numbers, not {values.dtype}")
+    return values.astype(np.float64)
+
+
+def _array(name: str, column: ArrayLike, content: str) -> NDArray[Any]:
+    try:
+        return np.asarray(column)
+    except (TypeError, ValueError) as error:
+        raise StepBatchError(f"column {name} must hold {content}: {error}") from None

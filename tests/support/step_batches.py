@@ -1,0 +1,60 @@
+"""Made-up trajectories as columns of a step batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from openrlhf_gagpo.credit import CreditResult, StepBatch, get
+
+__all__ = ["Trajectory", "batch_of", "columns_of", "credit_of", "shuffled", "trajectory_lists"]
+
+Trajectory = tuple[str, str, Sequence[str], Sequence[float]]
+"""Group, name, one key per visited state (the final one included), rewards."""
+
+_ROW_COLUMNS = ("group", "traj", "step", "state", "next_state", "reward", "terminated", "truncated")
+
+
+def columns_of(trajectories: Sequence[Trajectory]) -> dict[str, list[Any]]:
+    """The columns that every batch has; a rewarded last step terminates, any other is truncated."""
+    columns: dict[str, list[Any]] = {name: [] for name in _ROW_COLUMNS}
+    for group, name, states, rewards in trajectories:
+        for step, reward in enumerate(rewards):
+            last = step == len(rewards) - 1
+            row = (group, name, step, states[step], states[step + 1], reward, last and reward > 0, last and reward <= 0)
+            for column, value in zip(columns.values(), row, strict=True):
+                column.append(value)
+    return columns
+
+
+def batch_of(trajectories: Sequence[Trajectory], **extra: Any) -> StepBatch:
+    return StepBatch.from_columns(**columns_of(trajectories), **extra)
+
+
+def credit_of(batch: StepBatch, name: str, **options: Any) -> CreditResult:
+    estimator = get(name)
+    return estimator(batch, estimator.options_cls(**options))
+
+
+def shuffled(columns: dict[str, Any], order: np.ndarray) -> dict[str, Any]:
+    """Columns of one entry per row in another row order; ``log_prob`` has ``n_tokens`` entries per row."""
+    out = {name: [column[row] for row in order] for name, column in columns.items() if name != "log_prob"}
+    if "log_prob" in columns:
+        responses = np.split(np.asarray(columns["log_prob"]), np.cumsum(columns["n_tokens"])[:-1])
+        out["log_prob"] = np.concatenate([responses[row] for row in order])
+    return out
+
+
+@st.composite
+def trajectory_lists(draw: st.DrawFn, letters: str = "ABCDE") -> list[Trajectory]:
+    """Up to seven short trajectories in up to three groups, over few states, with few distinct rewards."""
+    out: list[Trajectory] = []
+    for number in range(draw(st.integers(1, 7))):
+        length = draw(st.integers(1, 6))
+        states = "".join(draw(st.lists(st.sampled_from(letters), min_size=length + 1, max_size=length + 1)))
+        rewards = draw(st.lists(st.sampled_from([0.0, 0.1, 1.0, -0.3, 10.0]), min_size=length, max_size=length))
+        out.append((f"g{draw(st.integers(0, 2))}", f"t{number}", states, rewards))
+    return out
