@@ -30,10 +30,10 @@ from openrlhf_gagpo.backends.distributed import engine as engine_module
 from openrlhf_gagpo.backends.distributed.backend import DistributedBackend
 from openrlhf_gagpo.backends.distributed.engine import AgentRolloutActorBase, EnginePolicy
 from openrlhf_gagpo.config.resolve import resolve
+from openrlhf_gagpo.config.settings import sampling
 from openrlhf_gagpo.rollout.parse import parse_action
 from openrlhf_gagpo.rollout.types import EpisodeRequest, SamplingParams
 from openrlhf_gagpo.training.schedule import training_requests
-from openrlhf_gagpo.training.settings import sampling
 
 RECIPE = Path(__file__).resolve().parents[1] / "examples/recipes/vault_demo.yaml"
 
@@ -100,7 +100,7 @@ class BenchmarkActor(AgentRolloutActorBase):
                 player._prompts.build("", [], now[index].observation, now[index].admissible_actions, turn)
                 for index in active
             ]
-            completions = await asyncio.gather(*(policy.generate(prompt.token_ids, params) for prompt in prompts))
+            completions = await asyncio.gather(*(policy.generate(prompt, params) for prompt in prompts))
             stepping = [
                 (index, completion) for index, completion in zip(active, completions, strict=True) if not done[index]
             ]
@@ -134,7 +134,7 @@ def main() -> None:
 
     config = resolve(["--config", str(RECIPE), "--actor.model_name_or_path", options.model, "--algo.kl.init_coef", "0"])
     engine_module.AgentRolloutActor = ray.remote(BenchmarkActor)
-    backend = DistributedBackend(config)
+    backend = DistributedBackend(backend_settings(config), config.namespace())
     tasks = [f"vault-train-{index}" for index in range(options.groups)]
     rows = []
     try:

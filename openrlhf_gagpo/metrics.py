@@ -124,6 +124,7 @@ _TABLE: tuple[tuple[str, str, str], ...] = (
     ("eval/success_high/<category>", "Upper end of its 95 % interval.", "share"),
     ("eval/tasks/<category>", "Episodes of one category that count in its success rate.", "count"),
     ("time/rollout", "Playing the episodes, from first reset to last step.", "s"),
+    ("time/columns", "Computing what credit needs of a model.", "s"),
     ("time/credit", "Computing advantages.", "s"),
     ("time/forward", "Old and reference log-probabilities.", "s"),
     ("time/update", "Optimizer steps.", "s"),

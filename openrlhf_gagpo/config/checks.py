@@ -50,10 +50,11 @@ def _backend(config: Config) -> Iterator[str]:
 
 
 def _batches(config: Config) -> Iterator[str]:
-    if config.rollout.n_samples_per_prompt < 2 and not config.eval_only:
+    fewest = estimators.get(config.algo.advantage.estimator).group_min
+    if config.rollout.n_samples_per_prompt < fewest and not config.eval_only:
         yield (
-            f"{_say(config, 'rollout.n_samples_per_prompt')} is 1, but {config.algo.advantage.estimator} compares the "
-            "episodes of a group; set it to 2 or more"
+            f"{_say(config, 'rollout.n_samples_per_prompt')} is {config.rollout.n_samples_per_prompt}, but "
+            f"{config.algo.advantage.estimator} compares the episodes of a group; set it to {fewest} or more"
         )
     if config.data.max_len <= config.rollout.max_new_tokens:
         yield (

@@ -7,6 +7,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from openrlhf_gagpo.credit import CreditResult
 from openrlhf_gagpo.credit import registry as estimators
 from openrlhf_gagpo.errors import RunError
@@ -79,7 +82,7 @@ class Trainer:
             requests = schedule.training_requests(tasks, settings.group_size, iteration, seed)
             with _timed(metrics, "time/rollout"):
                 episodes = self._play(requests, settings.sampling, iteration)
-            kept, groups = drop_incomplete(episodes)
+            kept, groups = drop_incomplete(episodes, self.estimator.group_min)
             metrics |= rollout_metrics(episodes, groups)
             table = StepTable.from_episodes(kept)
             credited: dict[StepKey, dict[str, float]] = {}
@@ -138,9 +141,10 @@ class Trainer:
 
     def _credit(self, table: StepTable, metrics: dict[str, float]) -> tuple[CreditResult, list[TrainingRow]]:
         """Credit of the table's steps, and the rows to train on."""
-        needs = self.estimator.needs
-        with _timed(metrics, "time/columns"):
-            columns = self.backend.compute(table.tokens, needs) if needs else {}
+        columns: dict[str, NDArray[np.float64]] = {}
+        if self.estimator.needs:
+            with _timed(metrics, "time/columns"):
+                columns = self.backend.compute(table.tokens, self.estimator.needs)
         with _timed(metrics, "time/credit"):
             result = self.estimator(table.batch(columns), self.settings.estimator_options)
             return result, table.training_rows(result, columns, self.loss)

@@ -93,7 +93,7 @@ def kl_estimate(log_probs: Tensor, reference: Tensor, estimator: str) -> Tensor:
         ValueError: there is no such estimator.
     """
     if estimator not in _KL:
-        raise ValueError(f"unknown KL estimator {estimator!r}; choose {', '.join(_KL)}")
+        raise ValueError(f"unknown KL estimator {estimator!r}; choose one of {', '.join(_KL)}")
     return _KL[estimator](log_probs.float() - reference.float()).clamp(min=-10, max=10)
 
 

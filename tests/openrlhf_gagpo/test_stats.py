@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import math
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openrlhf_gagpo.stats import success_by_category, wilson_interval
-from support.report_runs import episode
+from openrlhf_gagpo.stats import bootstrap_interval, holm, mean, mean_interval, paired_test, wilson_interval
 
 
 @pytest.mark.parametrize(
@@ -31,11 +33,49 @@ def test_wilson_refuses_impossible_counts(successes: int, n: int) -> None:
         wilson_interval(successes, n)
 
 
-def test_success_by_category_leaves_faulted_out() -> None:
-    played = [episode(n, success=n < 3) for n in range(6)]
-    played[1].end_reason = "env_fault"
-    cool, heat = success_by_category(played)
-    assert (cool.category, cool.successes, cool.episodes) == ("cool", 2, 3)
-    assert (heat.category, heat.successes, heat.episodes) == ("heat", 0, 2)
-    assert cool.share == pytest.approx(2 / 3)
-    assert heat.interval[0] == 0.0
+def test_t_interval_against_known_values() -> None:
+    estimate = mean_interval([1.0, 2.0, 3.0, 4.0])
+    # 3.182446 standard errors of 0.645497 on either side.
+    assert (estimate.mean, estimate.count) == (2.5, 4)
+    assert (estimate.low, estimate.high) == pytest.approx((2.5 - 2.054260, 2.5 + 2.054260), abs=1e-5)
+    lone = mean_interval([3.0])
+    assert lone.mean == 3.0
+    assert math.isnan(lone.low)
+    assert math.isnan(mean([]))
+
+
+def test_bootstrap_interval_contains_the_mean_and_repeats() -> None:
+    values = [0.1, 0.5, 0.4, 0.9, 0.3]
+    estimate = bootstrap_interval(values, seed=1)
+    assert min(values) <= estimate.low < estimate.mean < estimate.high <= max(values)
+    assert estimate == bootstrap_interval(values, seed=1)
+    # About a normal interval with the population spread.
+    half = 1.96 * 0.2653 / math.sqrt(5)
+    assert estimate.high - estimate.low == pytest.approx(2 * half, rel=0.1)
+
+
+def test_paired_test_against_known_values() -> None:
+    # Student's sleep data (1908): t = -4.0621 with 9 degrees of freedom.
+    first = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
+    second = [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
+    test = paired_test(first, second)
+    assert test.difference.mean == pytest.approx(-1.58)
+    assert test.p_value == pytest.approx(0.002833, abs=1e-6)
+    assert paired_test([1.0, 2.0], [1.0, 2.0]).p_value == 1.0
+    assert math.isnan(paired_test([1.0], [2.0]).p_value)
+    with pytest.raises(ValueError, match="zip"):
+        paired_test([1.0], [1.0, 2.0])
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), max_size=8))
+def test_holm_raises_p_values_and_keeps_their_order(p_values: list[float]) -> None:
+    corrected = holm(p_values)
+    assert all(after >= before for before, after in zip(p_values, corrected, strict=True))
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    assert all(corrected[a] <= corrected[b] for a, b in pairwise(order))

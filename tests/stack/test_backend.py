@@ -15,11 +15,11 @@ import torch
 
 from openrlhf_gagpo.backends.local import LocalBackend
 from openrlhf_gagpo.config.resolve import resolve
+from openrlhf_gagpo.config.settings import backend_settings
 from openrlhf_gagpo.errors import RunError
 from openrlhf_gagpo.rollout.types import Episode, SamplingParams
 from openrlhf_gagpo.training import schedule
-from openrlhf_gagpo.training.rows import MicroBatch, TrainingRow
-from openrlhf_gagpo.training.settings import sampling
+from openrlhf_gagpo.training.rows import TrainingRow
 from support.models import make_model
 
 # The long prompts of an instruction, a history and a list of actions: several 128-token blocks of vLLM's CPU cache.
@@ -46,7 +46,8 @@ def backend(
 
     folder = tmp_path_factory.mktemp(request.param)
     model = make_model(folder / "model", tied=request.param == "tied")
-    backend = DistributedBackend(configuration(model, folder / "run"))
+    config = configuration(model, folder / "run")
+    backend = DistributedBackend(backend_settings(config), config.namespace())
     try:
         backend.start()
         yield backend
@@ -60,9 +61,8 @@ def oracle(backend: Any, tmp_path: Path) -> Iterator[Any]:
     made = []
 
     def make(*extra: str) -> LocalBackend:
-        local = LocalBackend(
-            configuration(backend.args.actor.model_name_or_path, tmp_path, "--backend", "local", *extra)
-        )
+        config = configuration(backend.args.actor.model_name_or_path, tmp_path, "--backend", "local", *extra)
+        local = LocalBackend(backend_settings(config), config.namespace())
         local.start()
         made.append(local)
         return local
@@ -75,7 +75,8 @@ def oracle(backend: Any, tmp_path: Path) -> Iterator[Any]:
 def play(backend: Any, iteration: int, tasks: int = 4) -> list[Episode]:
     names = [f"vault-train-{index}" for index in range(tasks)]
     requests = schedule.training_requests(names, 4, iteration, seed=0)
-    return backend.rollout(requests, sampling(backend.config), lambda episode: None)
+    sampling = SamplingParams(max_new_tokens=6)
+    return backend.rollout(requests, sampling, lambda episode: None)
 
 
 def rows_of(episodes: list[Episode], count: int, seed: int = 0) -> list[TrainingRow]:
@@ -106,10 +107,7 @@ def policy_parameters(backend: Any) -> dict[str, torch.Tensor]:
 def gap(backend: Any, episodes: list[Episode]) -> float:
     """Largest difference between sampling and training log-probabilities over all sampled tokens."""
     rows = rows_of(episodes, sum(len(episode.steps) for episode in episodes))
-    plan = [tuple(range(start, min(start + 16, len(rows)))) for start in range(0, len(rows), 16)]
-    trained = backend.trainer.experience_maker.log_probs(
-        rows, [MicroBatch(part) for part in plan], backend.trainer.actor_model_group
-    )
+    trained = backend.trainer.log_probs(rows, backend.trainer.actor_model_group)
     return max(
         float((torch.tensor(row.sampling_log_probs) - value).abs().max())
         for row, value in zip(rows, trained, strict=True)

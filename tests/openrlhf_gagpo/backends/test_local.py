@@ -12,6 +12,7 @@ from torch import Tensor
 from openrlhf_gagpo import metrics as glossary
 from openrlhf_gagpo.backends.local import LocalBackend
 from openrlhf_gagpo.config.resolve import resolve
+from openrlhf_gagpo.config.settings import backend_settings
 from openrlhf_gagpo.training.rows import TrainingRow
 from support import tiny_vault
 
@@ -21,7 +22,8 @@ def _backend(model: Path, tmp_path: Path, **changes: object) -> LocalBackend:
     # full size from Adam with its usual epsilon, in a direction that rounding decides. An epsilon above the rounding
     # noise leaves only what the rows decide.
     settings = {"actor__adam__eps": 1e-4, "train__batch_size": 16} | changes
-    backend = LocalBackend(resolve(tiny_vault.arguments(model, tmp_path / "run", **settings)[1:]))
+    config = resolve(tiny_vault.arguments(model, tmp_path / "run", **settings)[1:])
+    backend = LocalBackend(backend_settings(config), config.namespace())
     backend.start()
     return backend
 

@@ -18,8 +18,7 @@ from openrlhf_gagpo.backends import sampler
 from openrlhf_gagpo.backends.sampler import BatchSampler, generate_batch
 from openrlhf_gagpo.errors import RolloutError
 from openrlhf_gagpo.rollout.episode import play_all
-from openrlhf_gagpo.rollout.prompt import BuiltPrompt
-from openrlhf_gagpo.rollout.types import Completion, Episode, EpisodeRequest, SamplingParams
+from openrlhf_gagpo.rollout.types import Completion, Episode, EpisodeRequest, Prompt, SamplingParams
 
 PAD, EOS = 0, 1
 WORDS = 24
@@ -159,8 +158,8 @@ class Session:
 
 
 class Prompts:
-    def build(self, *_: object) -> BuiltPrompt:
-        return BuiltPrompt([1], "", 0)
+    def build(self, *_: object) -> Prompt:
+        return Prompt([1], "", [])
 
 
 def _play(policy: BatchSampler, plans: Sequence[tuple[int, int | None]], concurrency: int) -> list[Episode]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from openrlhf_gagpo import machine
 from openrlhf_gagpo.config.checks import check, env_options
 from openrlhf_gagpo.config.placement import place
 from openrlhf_gagpo.config.resolve import resolve
+from openrlhf_gagpo.credit import registry
 from openrlhf_gagpo.errors import ConfigError
 
 SHARED = "--actor.num_gpus_per_node 1 --vllm.num_engines 1 --train.colocate_all"
@@ -24,9 +27,16 @@ def cpu_machine(monkeypatch):
 def model(tmp_path):
     folder = tmp_path / "model"
     folder.mkdir()
-    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+    for name in ("config.json", "tokenizer.json"):
         (folder / name).write_text("{}")
+    (folder / "model.safetensors").write_bytes(weights())
     return folder
+
+
+def weights(values: int = 6) -> bytes:
+    """A safetensors file of one tensor."""
+    header = f'{{"w":{{"dtype":"U8","shape":[{values}],"data_offsets":[0,{values}]}}}}'.encode()
+    return len(header).to_bytes(8, "little") + header + bytes(values)
 
 
 @pytest.fixture
@@ -70,18 +80,6 @@ def test_a_sound_configuration_passes(base):
         ("--algo.kl.target 1 --algo.kl.init_coef 0", ["algo.kl.target"]),
         ("--actor.lr_scheduler wavy", ["--actor.lr_scheduler", "cosine"]),
         ("--algo.advantage.inadmissible_penalty -1", ["inadmissible_penalty is -1", "0 or more"]),
-        (
-            "--algo.advantage.inadmissible_penalty 0.1 --algo.advantage.invalid_rule either",
-            ["inadmissible_penalty", "invalid_rule at format"],
-        ),
-        (
-            "--algo.advantage.inadmissible_penalty 0.1 --algo.advantage.invalid_penalty 0",
-            ["inadmissible_penalty", "invalid_penalty above 0", "alone with algo.advantage.invalid_rule action"],
-        ),
-        (
-            "--algo.advantage.inadmissible_penalty 0.1 --algo.advantage.invalid_penalty_mode none",
-            ["inadmissible_penalty", "mode not to none"],
-        ),
         ("--actor.dual_clip 0.5", ["--actor.dual_clip", "more than 1"]),
         ("--eval_only", ["--eval_only needs a split", "--env.eval_split"]),
         ("--eval.steps 5", ["eval.steps needs a split"]),
@@ -119,7 +117,8 @@ def test_models(base, model, monkeypatch):
     fails(line, "no model is given", "--actor.model_name_or_path")
     fails(f"{line} --actor.model_name_or_path {model}x", "there is no model folder")
     fails(f"{line} --actor.model_name_or_path ./gone", "there is no model folder")
-    check(resolve(f"{line} --actor.model_name_or_path someone/some-model".split()))
+    # Nothing is asked of the hub before the configuration is only shown.
+    check(resolve(f"{line} --actor.model_name_or_path someone/some-model --dry_run".split()))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(model.parent))
     fails(f"{line} --actor.model_name_or_path someone/some-model", "HF_HUB_OFFLINE")
@@ -132,6 +131,53 @@ def test_models(base, model, monkeypatch):
     ):
         (model / name).unlink()
         fails(base, words)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("config.json", b"{", ["config.json cannot be read", "save the model again"]),
+        ("config.json", b"[]", ["config.json holds no JSON object"]),
+        ("tokenizer_config.json", b"\xff", ["tokenizer_config.json cannot be read"]),
+        ("model.safetensors", weights()[:-1], ["model.safetensors is cut short or damaged"]),
+        ("model.safetensors", weights() + b"x", ["model.safetensors is cut short or damaged"]),
+        ("model.safetensors", b"", ["cut short or damaged"]),
+        ("model.safetensors", b"\xff" * 40, ["cut short or damaged"]),
+        ("more.bin", b"PK\x03\x04 and no more", ["more.bin is cut short or damaged"]),
+        ("more.bin", b"", ["more.bin is cut short or damaged"]),
+        ("model.safetensors.index.json", b'{"weight_map":{"w":"gone-1.safetensors"}}', ["lacks gone-1.safetensors"]),
+        ("model.safetensors.index.json", b"{}", ["is not the index"]),
+    ],
+)
+def test_a_damaged_model_is_named_before_torch_is_imported(base, model, name, content, words):
+    (model / name).write_bytes(content)
+    fails(base, *words)
+
+
+def test_a_hub_model_without_a_network_is_refused_at_once(base, model, monkeypatch):
+    import huggingface_hub
+
+    def unreachable(self, name, timeout):
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", unreachable)
+    monkeypatch.setenv("HF_HOME", str(model.parent / "empty"))
+    line = base.replace(str(model), "someone/some-model")
+    fails(line, "the hub cannot be reached (ConnectionError)", "give a local folder")
+
+
+def test_a_run_folder_that_cannot_be_used(base, tmp_path):
+    elsewhere = base.replace(str(tmp_path / "run"), "{}").format
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "thesis.txt").touch()
+    fails(elsewhere(tmp_path / "notes"), "is not empty and holds no run (thesis.txt is there)", "--run_dir")
+    fails(elsewhere(tmp_path / "notes" / "thesis.txt" / "run"), "cannot be made", "cannot be written")
+
+
+def test_an_estimator_that_needs_what_the_backend_lacks_is_refused(base, monkeypatch):
+    entry = replace(registry.get("grpo"), needs=frozenset({"value"}))
+    monkeypatch.setattr(registry, "get", lambda name: entry)
+    fails(f"{base} --algo.advantage.estimator grpo", "grpo needs value of every step", "choose another")
 
 
 def test_a_folder_with_a_run_is_refused_unless_resumed(base, tmp_path):

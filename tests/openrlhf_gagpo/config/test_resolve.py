@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openrlhf_gagpo import machine
+from openrlhf_gagpo.config.families import families
 from openrlhf_gagpo.config.flag import Disposition, negation
-from openrlhf_gagpo.config.flags import all_flags, estimators
+from openrlhf_gagpo.config.flags import all_flags
 from openrlhf_gagpo.config.resolve import resolve
-from openrlhf_gagpo.credit import INVALID_RULES
+from openrlhf_gagpo.credit import registry
 from openrlhf_gagpo.errors import ConfigError
 from support.paths import REPOSITORY
 
@@ -50,7 +51,7 @@ def test_each_layer_overrides_the_one_before(recipe):
     assert (config.rollout.batch_size, config.origin("rollout.batch_size")) == (4, base)
     config = resolve(["--config", child, f"--{name}", "0.7"])
     assert (config.get(name), config.origin(name)) == (0.7, "command line")
-    assert config.estimator_options().lambd == 0.7
+    assert config.options(families()[0]).lambd == 0.7
     assert (config.rollout.temperature, config.origin("rollout.temperature")) == (1.0, "default")
 
 
@@ -104,6 +105,9 @@ def test_no_flag_is_the_negation_of_another():
         (["--adam.lr", "3"], ["--actor.adam.lr"]),
         (["--qqqq"], ["--qqqq is not a flag", "--help"]),
         (["stray"], ["'stray'"]),
+        (["--config", "a.yaml", "--config", "b.yaml"], ["--config is given 2 times", "base: FILE"]),
+        (["--train.seed", "-1"], ["--train.seed is -1; it must be 0 or more"]),
+        (["--actor.adam.betas", "0.9", "1"], ["--actor.adam.betas is 1.0", "from 0 to below 1"]),
         (["--train.seed", "abc"], ["--train.seed wants a whole number, not 'abc'"]),
         (["--train.seed", "1.5"], ["--train.seed wants a whole number"]),
         (["--actor.adam.lr", "nan"], ["--actor.adam.lr wants a number"]),
@@ -158,7 +162,7 @@ def test_every_refused_flag_is_refused():
         ("base: nowhere.yaml", ["cannot read the recipe", "nowhere.yaml"]),
         ("base: recipe.yaml", ["its own base"]),
         ("base: 3", ["path of a recipe"]),
-        ("algo.advantage.step_coef: 1", ["is no option of the estimator gagpo", "gigpo"]),
+        ("algo.advantage.step_coef: 1", ["is no option of gagpo (algo.advantage.estimator)", "gigpo"]),
     ],
 )
 def test_bad_recipes_give_one_sentence(recipe, text, parts):
@@ -184,26 +188,38 @@ def test_environment_options_merge_by_key_and_end_with_the_environment(recipe):
 def test_changing_the_estimator_later_leaves_the_old_ones_options_out(recipe):
     path = recipe("algo.advantage: {estimator: gagpo, lambd: 0.5, invalid_penalty: 0.3}")
     config = resolve(["--config", path, "--algo.advantage.estimator", "grpo"])
-    assert config.estimator_options().invalid_penalty == 0.3
+    assert config.options(families()[0]).invalid_penalty == 0.3
     assert "algo.advantage.lambd" not in config.names()
     assert config.actor.policy_loss_type == "ppo"
     fails(
         ["--algo.advantage.estimator", "grpo", "--algo.advantage.lambd", "0.5"],
-        "--algo.advantage.lambd is no option of the estimator grpo; it belongs to gagpo",
+        "--algo.advantage.lambd is no option of grpo (algo.advantage.estimator); it belongs to gagpo",
     )
 
 
 def test_every_estimator_resolves_to_its_own_options():
-    for name, spec in estimators().specs.items():
+    for name in registry.names():
         config = resolve(["--algo.advantage.estimator", name])
-        assert config.estimator_options() == spec.options_cls()
-        for flag, value in spec.defaults.items():
+        entry = registry.get(name)
+        assert config.options(families()[0]) == entry.options_cls()
+        for flag, value in entry.presets.items():
             assert config.get(flag) == value
             assert config.origin(flag) == f"estimator {name}"
 
 
-def test_rules_for_invalid_steps_are_those_of_the_credit_package():
-    assert set(all_flags()["algo.advantage.invalid_rule"].choices) == set(INVALID_RULES)
+@pytest.mark.parametrize(
+    ("rule", "invalid", "inadmissible"), [("format", 0.3, 0.0), ("action", 0.0, 0.3), ("either", 0.3, 0.3)]
+)
+def test_the_rule_for_invalid_steps_still_works_and_says_what_follows_it(rule, invalid, inadmissible, capsys):
+    config = resolve(["--algo.advantage.invalid_penalty", "0.3", "--algo.advantage.invalid_rule", rule])
+    advantage = config.algo.advantage
+    assert (advantage.invalid_penalty, advantage.inadmissible_penalty) == (invalid, inadmissible)
+    warning = capsys.readouterr().err
+    assert warning.count("\n") == 1
+    assert "algo.advantage.invalid_rule (command line) will go; use --algo.advantage.invalid_penalty" in warning
+    assert "algo.advantage.invalid_rule" not in config.names()
+    resolve([])
+    assert not capsys.readouterr().err
 
 
 def test_derived_values_follow_and_yield_to_explicit_ones(monkeypatch):
@@ -274,14 +290,18 @@ def test_a_saved_configuration_is_a_recipe_and_keeps_no_secret(tmp_path):
 def test_recipes_of_the_project_resolve(path):
     config = resolve(["--config", str(path)])
     assert config.env.name
-    assert config.estimator_options() is not None
+    assert config.options(families()[0]) is not None
 
 
 def test_recipe_directory_is_not_empty():
     assert len(list(RECIPES.glob("*.yaml"))) >= 2
 
 
-@given(st.integers(), st.floats(allow_nan=False), st.sampled_from(["ppo", "gspo"]))
+@given(
+    st.integers(min_value=0),
+    st.floats(min_value=0, exclude_min=True, allow_nan=False, allow_infinity=False),
+    st.sampled_from(["ppo", "gspo"]),
+)
 def test_values_come_back_as_given(seed, rate, loss):
     argv = [f"--train.seed={seed}", f"--actor.adam.lr={rate!r}", f"--actor.policy_loss_type={loss}"]
     config = resolve(argv)

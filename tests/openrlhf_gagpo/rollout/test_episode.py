@@ -16,7 +16,7 @@ from openrlhf_gagpo.errors import RolloutError
 from openrlhf_gagpo.rollout.episode import play_all, play_episode, turn_seed
 from openrlhf_gagpo.rollout.prompt import PromptBuilder
 from openrlhf_gagpo.rollout.records import read_episodes, write_episodes
-from openrlhf_gagpo.rollout.types import Completion, Episode, EpisodeRequest, SamplingParams
+from openrlhf_gagpo.rollout.types import Completion, Episode, EpisodeRequest, Prompt, SamplingParams
 
 TEMPLATE = PromptTemplate(
     turn="{% for item in history %}{{ item.observation }}>{{ item.action }};{% endfor %}{{ observation }}"
@@ -49,8 +49,8 @@ class ScriptedPolicy:
         self.responses = list(responses) or ["<action>go</action>"]
         self.asked: list[tuple[list[int], SamplingParams]] = []
 
-    async def generate(self, prompt_ids: Sequence[int], params: SamplingParams) -> Completion:
-        self.asked.append((list(prompt_ids), params))
+    async def generate(self, prompt: Prompt, params: SamplingParams) -> Completion:
+        self.asked.append((list(prompt.token_ids), params))
         response = self.responses.pop(0) if len(self.responses) > 1 else self.responses[0]
         await asyncio.sleep(0)
         return Completion([ord(c) for c in response], [-0.5] * len(response), "stop")
@@ -157,8 +157,8 @@ def test_a_whole_episode() -> None:
 
 def test_tokens_are_kept_as_sampled() -> None:
     class Odd(ScriptedPolicy):
-        async def generate(self, prompt_ids: Sequence[int], params: SamplingParams) -> Completion:
-            self.asked.append((list(prompt_ids), params))
+        async def generate(self, prompt: Prompt, params: SamplingParams) -> Completion:
+            self.asked.append((list(prompt.token_ids), params))
             return Completion([103, 111, 0], [-0.1, -0.2, -0.3], "length")
 
     policy = Odd()
@@ -292,7 +292,7 @@ def test_thinking_opened_by_the_prompt_counts() -> None:
 @pytest.mark.parametrize(("ids", "log_probs"), [([], []), ([1, 2], [-0.1])])
 def test_a_policy_that_breaks_its_interface(ids: list[int], log_probs: list[float]) -> None:
     class Broken:
-        async def generate(self, prompt_ids: Sequence[int], params: SamplingParams) -> Completion:
+        async def generate(self, prompt: Prompt, params: SamplingParams) -> Completion:
             return Completion(ids, log_probs, "stop")
 
     with pytest.raises(RolloutError, match="the policy"):
@@ -350,12 +350,12 @@ def test_an_episode_is_not_held_up_by_a_slow_generation() -> None:
         first = True
 
         class SlowFirst(ScriptedPolicy):
-            async def generate(self, prompt_ids: Sequence[int], params: SamplingParams) -> Completion:
+            async def generate(self, prompt: Prompt, params: SamplingParams) -> Completion:
                 nonlocal first
                 if first:
                     first = False
                     await others_done.wait()
-                return await super().generate(prompt_ids, params)
+                return await super().generate(prompt, params)
 
         remaining = 3
 
@@ -396,10 +396,10 @@ def test_other_errors_name_the_episode_and_stop_the_rest() -> None:
 
     async def scenario() -> set[asyncio.Task[Any]]:
         class Failing(ScriptedPolicy):
-            async def generate(self, prompt_ids: Sequence[int], params: SamplingParams) -> Completion:
+            async def generate(self, prompt: Prompt, params: SamplingParams) -> Completion:
                 if len(self.asked) == 5:
                     raise KeyError("engine bug")
-                return await super().generate(prompt_ids, params)
+                return await super().generate(prompt, params)
 
         open_session = opener(sessions, lambda _: ScriptedSession(1000))
         with pytest.raises(
@@ -421,8 +421,8 @@ def test_cancellation_closes_every_session() -> None:
         started = asyncio.Event()
 
         class Hanging(ScriptedPolicy):
-            async def generate(self, prompt_ids: Sequence[int], params: SamplingParams) -> Completion:
-                self.asked.append((list(prompt_ids), params))
+            async def generate(self, prompt: Prompt, params: SamplingParams) -> Completion:
+                self.asked.append((list(prompt.token_ids), params))
                 if len(self.asked) == 4:
                     started.set()
                 await asyncio.Event().wait()

@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from openrlhf_gagpo.evaluation import evaluation_metrics
 from openrlhf_gagpo.rollout.grouping import GroupReport, drop_incomplete
 from openrlhf_gagpo.rollout.types import Episode, Step
-from openrlhf_gagpo.training.summary import evaluation_metrics, rollout_metrics
+from openrlhf_gagpo.training.summary import rollout_metrics
 
 STEP = Step(0, "s", "z", "", "", 0.0, True, False, True, True, [1], [2], [0.0], "")
 

@@ -163,7 +163,11 @@ def test_missing_lines_are_named(tmp_path: Path, kept: int) -> None:
     ("line", "content", "message"),
     [
         (1, b'{"rows":1}', "line 1 is not the header"),
-        (1, b'{"format":"gagpo-episodes","version":2,"episodes":2}', "line 1 has version 2"),
+        (
+            1,
+            b'{"format":"gagpo-episodes","version":3,"episodes":2}',
+            "line 1 has version 3 of gagpo-episodes, and this release reads versions 1 to 2",
+        ),
         (1, b"[]", "line 1 is not a JSON object"),
         (2, b"{}", "line 2 is not a complete episode record"),
         (3, b"hello", "line 3 is not JSON"),

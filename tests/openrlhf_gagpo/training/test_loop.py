@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from openrlhf_gagpo import metrics as glossary
+from openrlhf_gagpo.config.families import families
 from openrlhf_gagpo.config.resolve import resolve
-from openrlhf_gagpo.credit import registry
-from openrlhf_gagpo.credit.batch import StepBatch
-from openrlhf_gagpo.errors import RunError
+from openrlhf_gagpo.config.settings import loop_settings, objective_settings, rollout_settings, sampling
+from openrlhf_gagpo.credit import CreditResult, EstimatorOptions, StepBatch, registry
+from openrlhf_gagpo.errors import EstimatorError, LossError, RunError
+from openrlhf_gagpo.evaluation import evaluation_metrics
 from openrlhf_gagpo.rollout.grouping import drop_incomplete
+from openrlhf_gagpo.rollout.records import read_credit, read_episodes
 from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, SamplingParams
 from openrlhf_gagpo.runfolder import RunFolder
 from openrlhf_gagpo.stats import wilson_interval
 from openrlhf_gagpo.training.loop import Trainer
-from openrlhf_gagpo.training.settings import invalid_weight, loss_options, rollout_settings, sampling
-from openrlhf_gagpo.training.summary import evaluation_metrics, rollout_metrics
+from openrlhf_gagpo.training.summary import rollout_metrics
+from openrlhf_gagpo.training.table import StepTable
 from support import tiny_vault
 from support.report_runs import episode
 
@@ -40,6 +44,8 @@ class Backend:
         self.seeds: list[int] = []
         self.saved: list[tuple[str, dict[str, Any]]] = []
         self.steps = 0.0
+        self.computed: list[list[str]] = []
+        self.rows: list[Any] = []
 
     def rollout(self, requests: list[EpisodeRequest], parameters: SamplingParams, on_done: Any) -> list[Episode]:
         episodes = []
@@ -51,7 +57,14 @@ class Backend:
             episodes.append(played)
         return episodes
 
+    def compute(self, rows: Any, columns: Any) -> dict[str, Any]:
+        self.computed.append(sorted(columns))
+        return {
+            "log_prob": np.concatenate([np.full(len(row.response_ids), -float(len(row.response_ids))) for row in rows])
+        }
+
     def update(self, rows: Any, seed: int) -> dict[str, float]:
+        self.rows = list(rows)
         self.updates.append(len(rows))
         self.seeds.append(seed)
         return {"policy/rows_trained": float(len(rows))}
@@ -77,9 +90,8 @@ def _fault(number: int) -> Episode:
 
 def _trainer(tmp_path: Path, outcome: Any, **changes: object) -> Trainer:
     config = resolve(tiny_vault.arguments("model", tmp_path / "run", **changes)[1:])
-    backend = Backend(outcome)
     folder = RunFolder.create(tmp_path / "run", {}, "")
-    return Trainer(config, backend, folder, ["a", "b", "c"], ["x", "y"], Observer())
+    return Trainer(loop_settings(config, ["a", "b", "c"], ["x", "y"]), Backend(outcome), folder, Observer())
 
 
 def test_a_run_evaluates_trains_and_saves_as_asked(tmp_path: Path) -> None:
@@ -157,6 +169,120 @@ def test_a_run_stops_when_no_episode_can_be_played(tmp_path: Path, before: bool)
     assert trainer.run.metrics() == []
 
 
+@pytest.fixture
+def own_estimator() -> Iterator[Callable[..., None]]:
+    """Registers an estimator called "own" for the length of a test."""
+    before = registry.snapshot()
+
+    def add(compute: Any, needs: tuple[str, ...] = ()) -> None:
+        registry.register("own", EstimatorOptions, needs=needs)(compute)
+
+    yield add
+    registry.restore(before)
+
+
+def test_columns_are_computed_before_credit_and_only_where_needed(tmp_path: Path, own_estimator: Any) -> None:
+    seen = []
+
+    def own(batch: StepBatch, options: EstimatorOptions) -> CreditResult:
+        seen.append(batch.log_prob)
+        return CreditResult.of(batch, options, advantage=np.arange(len(batch), dtype=float))
+
+    own_estimator(own, needs=("log_prob",))
+    trainer = _trainer(tmp_path / "own", _played, algo__advantage__estimator="own", eval__before_train=False)
+    metrics = trainer.iterate(1)
+    tokens = [len(row.response_ids) for row in trainer.backend.rows]
+    assert trainer.backend.computed == [["log_prob"]]
+    assert len(seen[0]) == sum(tokens)
+    # The update need not compute them again.
+    assert [row.old_log_probs.tolist() for row in trainer.backend.rows] == [[-float(n)] * n for n in tokens]
+    assert glossary.undocumented([metrics]) == set()
+    plain = _trainer(tmp_path / "plain", _played, eval__before_train=False)
+    plain.iterate(1)
+    assert plain.backend.computed == []
+    assert plain.backend.rows[0].old_log_probs is None
+
+
+def test_all_that_credit_gives_reaches_its_row(tmp_path: Path, own_estimator: Any) -> None:
+    def own(batch: StepBatch, options: EstimatorOptions) -> CreditResult:
+        steps = np.arange(len(batch), dtype=float)
+        tokens = np.arange(batch.n_tokens.sum(), dtype=float)
+        return CreditResult.of(
+            batch, options, advantage=steps, keep=steps % 3 > 0, clip_scale=1 + steps, value_target=10 * steps,
+            token_advantage=tokens, token_value_target=-tokens,
+        )  # fmt: skip
+
+    own_estimator(own, needs=("value",))
+    trainer = _trainer(
+        tmp_path, _played, algo__advantage__estimator="own", actor__policy_loss_type="ppo", eval__before_train=False
+    )
+    rows = _with_values(trainer).rows
+    tokens = 0
+    trained = {(row.trajectory, row.step): row for row in rows}
+    for number, (trajectory, step, count) in enumerate(_steps(trainer)):
+        row = trained.get((trajectory, step))
+        assert (row is None) == (number % 3 == 0)
+        if row is not None:
+            assert (row.advantage, row.clip_scale, row.value_target) == (number, 1 + number, 10 * number)
+            assert row.token_advantages.tolist() == list(range(tokens, tokens + count))
+            assert row.token_value_targets.tolist() == [-token for token in range(tokens, tokens + count)]
+        tokens += count
+    recorded = read_credit(trainer.run.rollout_path(1))
+    assert len(recorded) == len(rows)
+    assert all(set(values) == {"advantage", "clip_scale", "state_group_size"} for values in recorded.values())
+
+
+def _with_values(trainer: Trainer) -> Any:
+    backend: Any = trainer.backend
+    backend.compute = lambda rows, columns: {"value": np.zeros(len(rows))}
+    trainer.iterate(1)
+    return backend
+
+
+def _steps(trainer: Trainer) -> list[tuple[str, int, int]]:
+    return [
+        (played.trajectory, step.index, len(step.response_ids))
+        for played in read_episodes(trainer.run.rollout_path(1))
+        for step in played.steps
+    ]
+
+
+def test_advantages_of_tokens_and_a_loss_of_actions_do_not_go_together(tmp_path: Path, own_estimator: Any) -> None:
+    def own(batch: StepBatch, options: EstimatorOptions) -> CreditResult:
+        ones = np.ones(int(batch.n_tokens.sum()))
+        return CreditResult.of(batch, options, advantage=np.ones(len(batch)), token_advantage=ones)
+
+    own_estimator(own)
+    flags = {"algo__advantage__estimator": "own", "actor__policy_loss_type": "gspo", "eval__before_train": False}
+    with pytest.raises(LossError, match=r"the policy loss gspo takes one per action; choose another"):
+        _trainer(tmp_path, _played, **flags).iterate(1)
+
+
+@pytest.mark.parametrize("wrong", [np.ones((3, 2)), "text", np.ones(2), lambda: 1])
+def test_an_estimator_that_returns_no_credit_ends_in_a_sentence(tmp_path: Path, own_estimator: Any, wrong: Any) -> None:
+    own_estimator(lambda batch, options: CreditResult.of(batch, options, advantage=np.ones(len(batch)), value=wrong))
+    trainer = _trainer(tmp_path, _played, algo__advantage__estimator="own")
+    with pytest.raises(EstimatorError, match="own: value") as stop:
+        trainer.fit()
+    assert "\n" not in str(stop.value)
+
+
+def test_a_fault_keeps_its_traceback_once(tmp_path: Path) -> None:
+    def outcome(number: int) -> Episode:
+        if number % 4 < 2:
+            return _played(number)
+        fault, place = ("aa", "line 3") if number % 2 else ("bb", "line 4")
+        return replace(_fault(number), fault=fault, traceback=f'Traceback\n  File "x", {place}\nKeyError: {number}')
+
+    trainer = _trainer(tmp_path, outcome, eval__before_train=False)
+    trainer.iterate(1)
+    assert sorted(path.stem for path in trainer.run.faults_dir.iterdir()) == ["aa", "bb"]
+    assert "line 3" in trainer.run.fault("aa")
+    assert trainer.run.fault("cc") == ""
+    recorded = [played.fault for played in read_episodes(trainer.run.rollout_path(1)) if played.faulted]
+    assert recorded == ["bb", "aa"] * 2
+
+
 def test_summaries_leave_faulted_episodes_out() -> None:
     episodes = [episode(0, success=True), episode(1, success=False), _fault(2)]
     for number, played in enumerate(episodes):
@@ -195,33 +321,37 @@ def test_a_malformed_and_an_unrecognised_action_have_prices_of_their_own(tmp_pat
     def penalties(**flags: object) -> list[float]:
         flags = {f"algo.advantage.{name}": value for name, value in flags.items()}
         config = resolve(tiny_vault.arguments("model", tmp_path, **flags)[1:])
-        batch = StepBatch.from_episodes(played, invalid=invalid_weight(config))
-        returns = registry.get("gagpo")(batch, config.estimator_options()).return_
+        batch = StepTable.from_episodes(played).batch()
+        returns = registry.get("gagpo")(batch, config.options(families()[0])).return_
         return [round(value, 9) for value in returns[:4]]
 
     # discounted by 0.95 a step, the reward being 0
-    one, other = {"invalid_penalty": 0.1, "invalid_rule": "format"}, {"inadmissible_penalty": 0.02}
-    assert penalties(**one) == [-0.095, -0.1, 0, 0]
-    assert penalties(**one, **other) == [round(-0.95 * (0.1 + 0.95 * 0.02), 9), -0.119, -0.02, 0]
-    assert penalties(**one, inadmissible_penalty=0.3) == [round(-0.95 * 0.385, 9), -0.385, -0.3, 0]
+    assert penalties(invalid_penalty=0.1) == [-0.095, -0.1, 0, 0]
+    both = penalties(invalid_penalty=0.1, inadmissible_penalty=0.02)
+    assert both == [round(-0.95 * (0.1 + 0.95 * 0.02), 9), -0.119, -0.02, 0]
+    assert penalties(invalid_penalty=0.1, inadmissible_penalty=0.3) == [round(-0.95 * 0.385, 9), -0.385, -0.3, 0]
+    assert penalties(invalid_penalty=0.0, inadmissible_penalty=0.3) == [round(-0.95 * 0.95 * 0.3, 9), -0.285, -0.3, 0]
 
 
-def test_loss_options_follow_openrlhfs_flags() -> None:
-    actor = SimpleNamespace(
-        eps_clip=0.2,
-        eps_clip_low_high=None,
-        policy_loss_type="gspo",
-        loss_agg_mode="token-mean",
-        dual_clip=None,
-        entropy_coef=None,
+def test_the_objective_follows_openrlhfs_flags(tmp_path: Path) -> None:
+    def objective(*flags: str) -> Any:
+        return objective_settings(resolve(["--env.name", "vault", *flags])).build()
+
+    default = objective("--algo.kl.init_coef", "0.1", "--algo.kl.estimator", "k2")
+    assert (default.policy.name, default.options.eps_clip_low_high) == ("gspo", (0.2, 0.2))
+    assert (default.kl_coef, default.kl_estimator, default.entropy_coef) == (0.1, "k2", 0.0)
+    assert objective("--actor.eps_clip", "0.3").options.eps_clip_low_high == (0.3, 0.3)
+    token = objective(
+        *("--actor.policy_loss_type", "ppo", "--actor.eps_clip_low_high", "0.1", "0.3", "--actor.dual_clip", "2"),
+        *("--actor.loss_agg_mode", "seq-mean-token-mean", "--actor.entropy_coef", "0.01"),
     )
-    args = SimpleNamespace(actor=actor, algo=SimpleNamespace(kl=SimpleNamespace(init_coef=0.1, estimator="k2")))
-    options = loss_options(args)
-    assert (options.ratio, options.clip_low, options.clip_high, options.entropy_coef) == ("action", 0.2, 0.2, 0.0)
-    assert (options.kl_coef, options.kl_estimator) == (0.1, "k2")
-    actor.policy_loss_type, actor.eps_clip_low_high, actor.dual_clip = "ppo", [0.1, 0.3], 2.0
-    options = loss_options(args)
-    assert (options.ratio, options.clip_low, options.clip_high, options.dual_clip) == ("token", 0.1, 0.3, 2.0)
+    assert token.policy.name == "ppo"
+    assert vars(token.options) == {
+        "eps_clip_low_high": (0.1, 0.3),
+        "dual_clip": 2.0,
+        "loss_agg_mode": "seq-mean-token-mean",
+    }
+    assert token.entropy_coef == 0.01
 
 
 def test_repeated_episodes_of_a_task_do_not_narrow_the_interval() -> None:

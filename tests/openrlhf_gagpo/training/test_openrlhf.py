@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from openrlhf_gagpo.training.losses import LossOptions, LossScale, finish_metrics, kl_estimate, merge_sums, step_loss
+from openrlhf_gagpo.training.objective import LossScale, finish_metrics, kl_estimate, merge_sums, step_loss
+from support.objectives import actions, objective
 
 pytestmark = pytest.mark.stack
 
@@ -45,19 +46,13 @@ def test_policy_loss(openrlhf: ModuleType, kind: str, mode: str, dual: float | N
         token_level_loss=mode == "token-mean",
         policy_loss_type=kind,
     )
-    options = LossOptions(
-        ratio="action" if kind == "gspo" else "token",
-        aggregate=mode,
-        clip_low=0.15,
-        clip_high=0.25,
-        dual_clip=dual,
-        kl_coef=0.0,
-    )
+    mode_option = {"loss_agg_mode": mode} if kind == "ppo" else {}
+    ours = objective(kind, eps_clip_low_high=(0.15, 0.25), dual_clip=dual, **mode_option)
     # The totals of a larger mini-batch of which these rows are one micro-batch.
     expected, clip_share, approx_kl, *_ = theirs(
         new, old, advantages[:, None].expand_as(new), action_mask=mask, batch_num_tokens=80, global_batch_size=19
     )
-    loss, sums = step_loss(new, old, None, None, advantages, mask, None, LossScale(19, 80), options)
+    loss, sums = step_loss(new, None, actions(old, advantages, mask), LossScale(19, 80), ours)
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(torch.autograd.grad(loss, new)[0], torch.autograd.grad(expected, new)[0])
     metrics = finish_metrics(merge_sums({}, sums), 1)
@@ -74,8 +69,9 @@ def test_kl(openrlhf: ModuleType, estimator: str) -> None:
     theirs = openrlhf.utils.compute_approx_kl(new, old, kl_estimator=estimator)
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
     expected = openrlhf.aggregate_loss(theirs, mask, batch_num_tokens=80)
-    options = LossOptions(kl_coef=0.3, kl_estimator=estimator)
-    loss, _ = step_loss(new, new.detach(), old, None, torch.zeros(9), mask, None, LossScale(19, 80), options)
+    chosen = objective("gspo", kl_coef=0.3, kl_estimator=estimator)
+    given = actions(new.detach(), torch.zeros(9), mask, reference=old)
+    loss, _ = step_loss(new, None, given, LossScale(19, 80), chosen)
     torch.testing.assert_close(loss, 0.3 * expected)
     ours, theirs = (torch.autograd.grad(value, new)[0] for value in (loss, 0.3 * expected))
     torch.testing.assert_close(ours, theirs, atol=1e-7, rtol=1e-5)

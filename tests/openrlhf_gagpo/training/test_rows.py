@@ -1,4 +1,4 @@
-"""Rows from episodes, and the plan of optimizer steps."""
+"""The plan of optimizer steps."""
 
 from __future__ import annotations
 
@@ -9,29 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openrlhf_gagpo.training.rows import plan_updates, rows_from_episodes
-from support.report_runs import episode
-
-
-def test_every_kept_step_becomes_one_row_with_its_own_advantage() -> None:
-    episodes = [episode(0, success=True, steps=3), episode(1, success=False, steps=2)]
-    rows = rows_from_episodes(episodes, [0.5, -1.0, 2.0, 3.0, -0.25], [True, True, False, True, True])
-    assert [(row.trajectory, row.step, row.advantage) for row in rows] == [
-        ("t0", 0, 0.5),
-        ("t0", 1, -1.0),
-        ("t1", 0, 3.0),
-        ("t1", 1, -0.25),
-    ]
-    step = episodes[0].steps[1]
-    assert (rows[1].prompt_ids, rows[1].response_ids) == (step.prompt_ids, step.response_ids)
-    assert rows[1].sampling_log_probs == step.sampling_log_probs
-    assert rows[1].length == len(step.prompt_ids) + len(step.response_ids)
-
-
-@pytest.mark.parametrize(("advantages", "keep"), [([1.0], [True]), ([1.0, 2.0], [True])])
-def test_columns_of_other_lengths_are_refused(advantages, keep) -> None:
-    with pytest.raises(ValueError, match="2 steps"):
-        rows_from_episodes([episode(0, success=True, steps=2)], advantages, keep)
+from openrlhf_gagpo.training.rows import plan_updates
 
 
 @settings(max_examples=80, deadline=None)

@@ -12,24 +12,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from openrlhf_gagpo.training.losses import (
-    LossOptions,
+from openrlhf_gagpo.losses.surrogate import ClipOptions, clipped_surrogate
+from openrlhf_gagpo.training.objective import (
     LossScale,
+    Objective,
     finish_metrics,
     kl_estimate,
     merge_sums,
-    policy_objective,
     step_loss,
     token_entropy,
     token_log_probs,
 )
+from support.objectives import actions, objective
 
-ACTION = LossOptions(kl_coef=0.05, entropy_coef=0.02)
-OPTIONS = {
-    "action": ACTION,
-    "action dual": replace(ACTION, dual_clip=3.0),
-    "token": replace(ACTION, ratio="token", kl_estimator="k2"),
-    "token rows": replace(ACTION, ratio="token", aggregate="seq-mean-token-mean", kl_estimator="k1"),
+OBJECTIVES = {
+    "action": objective("gspo", kl_coef=0.05, entropy_coef=0.02),
+    "action dual": objective("gspo", kl_coef=0.05, entropy_coef=0.02, dual_clip=3.0),
+    "token": objective("ppo", kl_coef=0.05, entropy_coef=0.02, kl_estimator="k2"),
+    "token rows": objective(
+        "ppo", kl_coef=0.05, entropy_coef=0.02, kl_estimator="k1", loss_agg_mode="seq-mean-token-mean"
+    ),
 }
 
 
@@ -92,7 +94,7 @@ def test_kl_is_bounded_and_its_gradient_finite(estimator: str) -> None:
 
 
 def test_an_unknown_kl_estimator_is_named() -> None:
-    with pytest.raises(ValueError, match="'k4'; choose k1, k2 or k3"):
+    with pytest.raises(ValueError, match="'k4'; choose one of k1, k2, k3"):
         kl_estimate(torch.zeros(1, 1), torch.zeros(1, 1), "k4")
 
 
@@ -111,10 +113,26 @@ def test_an_unknown_kl_estimator_is_named() -> None:
     ],
 )
 def test_clipped_objective_by_hand(ratio, advantage, dual, objective, bound) -> None:
-    options = LossOptions(clip_low=0.3, clip_high=0.2, dual_clip=dual)
-    value, binds = policy_objective(torch.tensor([math.log(ratio)]), torch.tensor([advantage]), options)
+    options = ClipOptions(eps_clip_low_high=(0.3, 0.2), dual_clip=dual)
+    value, binds = clipped_surrogate(torch.tensor([ratio]), torch.tensor([advantage]), options, torch.ones(1))
     assert value.item() == pytest.approx(objective)
     assert bool(binds) is bound
+
+
+def test_the_clip_scale_widens_and_narrows_both_bounds() -> None:
+    options, ratio = ClipOptions(eps_clip_low_high=(0.3, 0.2)), torch.tensor([1.3, 1.3, 0.5])
+    advantage, scale = torch.tensor([1.0, 1.0, -1.0]), torch.tensor([0.5, 2.0, 0.5])
+    value, _ = clipped_surrogate(ratio, advantage, options, scale)
+    torch.testing.assert_close(value, torch.tensor([1.1, 1.3, -0.85]))
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_clip_scale_of_one_changes_no_bit(name: str) -> None:
+    batch = _batch(9, seed=2)
+    scale = LossScale(9.0, int(batch["mask"].sum()))
+    plain, _ = _loss(batch, scale, OBJECTIVES[name])
+    scaled, _ = _loss(batch | {"clip_scale": torch.ones(9)}, scale, OBJECTIVES[name])
+    assert torch.equal(plain, scaled)
 
 
 def test_action_and_token_ratio_by_hand() -> None:
@@ -122,30 +140,37 @@ def test_action_and_token_ratio_by_hand() -> None:
     new = torch.tensor([[0.3, 0.1, -0.1], [0.05, 9.0, 9.0]])
     mask = torch.tensor([[1, 1, 1], [1, 0, 0]])
     advantages = torch.tensor([1.0, -2.0])
-    options = LossOptions(kl_coef=0.0)
     scale = LossScale(row_normalizer=4.0, token_normalizer=10)
 
-    def loss(options: LossOptions) -> float:
-        return step_loss(new, old, None, None, advantages, mask, None, scale, options)[0].item()
+    def loss(chosen: Objective, advantages: Tensor = advantages) -> float:
+        return step_loss(new, None, actions(old, advantages, mask), scale, chosen)[0].item()
 
     # One ratio per action: the exponential of the mean log-ratio of its tokens.
-    assert loss(options) == pytest.approx(-(math.exp(0.1) - 2 * math.exp(0.05)) / 4)
+    assert loss(objective("gspo")) == pytest.approx(-(math.exp(0.1) - 2 * math.exp(0.05)) / 4)
     good = 1.2 + math.exp(0.1) + math.exp(-0.1)
-    assert loss(replace(options, ratio="token")) == pytest.approx(-(good - 2 * math.exp(0.05)) / 10)
-    rows = replace(options, ratio="token", aggregate="seq-mean-token-mean")
+    assert loss(objective("ppo")) == pytest.approx(-(good - 2 * math.exp(0.05)) / 10)
+    rows = objective("ppo", loss_agg_mode="seq-mean-token-mean")
     assert loss(rows) == pytest.approx(-(good / 3 - 2 * math.exp(0.05)) / 4)
+    # One advantage per token.
+    by_token = torch.tensor([[1.0, 0.0, -3.0], [-2.0, 0.0, 0.0]])
+    good = 1.2 - 3 * math.exp(-0.1)
+    assert loss(objective("ppo"), by_token) == pytest.approx(-(good - 2 * math.exp(0.05)) / 10)
 
 
 def test_kl_and_entropy_terms_are_token_means() -> None:
     zeros, mask = torch.zeros(2, 2), torch.tensor([[1, 1], [1, 0]])
     entropy = torch.tensor([[0.5, 0.25], [1.0, 99.0]])
-    options = LossOptions(kl_coef=0.1, kl_estimator="k2", entropy_coef=0.01)
-    loss, _ = step_loss(zeros, zeros, zeros - 1.0, None, torch.zeros(2), mask, entropy, LossScale(2, 3), options)
+    chosen = objective("gspo", kl_coef=0.1, kl_estimator="k2", entropy_coef=0.01)
+    given = actions(zeros, torch.zeros(2), mask, reference=zeros - 1.0)
+    loss, sums = step_loss(zeros, entropy, given, LossScale(2, 3), chosen)
     assert loss.item() == pytest.approx(0.1 * 0.5 - 0.01 * 1.75 / 3)
+    # What is logged as the loss is what is minimised.
+    assert sums["loss"].item() == loss.item()
+    assert sums["policy_loss"].item() == 0.0
 
 
-@pytest.mark.parametrize("options", [replace(o, kl_coef=0.0) for o in OPTIONS.values()], ids=OPTIONS)
-def test_gradients_by_finite_differences(options: LossOptions) -> None:
+@pytest.mark.parametrize("chosen", [replace(o, kl_coef=0.0) for o in OBJECTIVES.values()], ids=OBJECTIVES)
+def test_gradients_by_finite_differences(chosen: Objective) -> None:
     generator = torch.Generator().manual_seed(3)
     draw = torch.randn(5, 4, generator=generator, dtype=torch.float64)
     old, mask = draw - 2.0, torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0], [0, 1, 1, 1], [1, 0, 0, 0]])
@@ -154,7 +179,7 @@ def test_gradients_by_finite_differences(options: LossOptions) -> None:
     advantages = torch.tensor([1.0, -2.0, 3.0, 0.5, -0.7], dtype=torch.float64)
 
     def loss(new: Tensor, entropy: Tensor) -> Tensor:
-        return step_loss(new, old, None, None, advantages, mask, entropy, LossScale(4, 10), options)[0]
+        return step_loss(new, entropy, actions(old, advantages, mask), LossScale(4, 10), chosen)[0]
 
     assert torch.autograd.gradcheck(loss, (new, entropy))
 
@@ -180,25 +205,32 @@ def _batch(rows: int, seed: int) -> dict[str, Tensor]:
     }
 
 
-def _loss(batch: dict[str, Tensor], scale: LossScale, options: LossOptions) -> tuple[Tensor, dict[str, Tensor]]:
-    names = ("log_probs", "old", "reference", "sampling", "advantages", "mask", "entropy")
-    return step_loss(*(batch[name] for name in names), scale, options)
+def _loss(batch: dict[str, Tensor], scale: LossScale, chosen: Objective) -> tuple[Tensor, dict[str, Tensor]]:
+    given = actions(
+        batch["old"],
+        batch["advantages"],
+        batch["mask"],
+        reference=batch["reference"],
+        sampling=batch["sampling"],
+        clip_scale=batch.get("clip_scale"),
+    )
+    return step_loss(batch["log_probs"], batch["entropy"], given, scale, chosen)
 
 
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("chosen", OBJECTIVES.values(), ids=OBJECTIVES)
 @settings(max_examples=25, deadline=None)
 @given(rows=st.integers(2, 14), seed=st.integers(0, 99), cuts=st.sets(st.integers(1, 13)))
-def test_micro_batches_add_up_to_the_mini_batch(options, rows, seed, cuts) -> None:
+def test_micro_batches_add_up_to_the_mini_batch(chosen, rows, seed, cuts) -> None:
     batch = _batch(rows, seed)
     scale = LossScale(rows * 0.9, max(int(batch["mask"].sum()), 1))
     batch["log_probs"].requires_grad_()
-    whole, sums = _loss(batch, scale, options)
+    whole, sums = _loss(batch, scale, chosen)
     (gradient,) = torch.autograd.grad(whole, batch["log_probs"])
 
     edges = [0, *sorted(cut for cut in cuts if cut < rows), rows]
     losses, merged = [], {}
     for first, last in pairwise(edges):
-        loss, part = _loss({name: column[first:last] for name, column in batch.items()}, scale, options)
+        loss, part = _loss({name: column[first:last] for name, column in batch.items()}, scale, chosen)
         losses.append(loss)
         merge_sums(merged, part)
     total = torch.stack(losses).sum()
@@ -207,14 +239,14 @@ def test_micro_batches_add_up_to_the_mini_batch(options, rows, seed, cuts) -> No
     assert merged == pytest.approx({name: float(value) for name, value in sums.items()}, rel=1e-4, abs=1e-5)
 
 
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_empty_rows_contribute_exactly_nothing(options: LossOptions) -> None:
+@pytest.mark.parametrize("chosen", OBJECTIVES.values(), ids=OBJECTIVES)
+def test_empty_rows_contribute_exactly_nothing(chosen: Objective) -> None:
     batch = _batch(12, seed=5)
     real = batch["mask"].sum(-1) > 0
     scale = LossScale(9.0, int(batch["mask"].sum()))
     batch["log_probs"].requires_grad_()
-    loss, sums = _loss(batch, scale, options)
-    without, fewer = _loss({name: column[real] for name, column in batch.items()}, scale, options)
+    loss, sums = _loss(batch, scale, chosen)
+    without, fewer = _loss({name: column[real] for name, column in batch.items()}, scale, chosen)
     assert loss.item() == pytest.approx(without.item(), abs=1e-7)
     assert sums["rows"] == fewer["rows"] == real.sum()
     (gradient,) = torch.autograd.grad(loss, batch["log_probs"])
@@ -222,7 +254,7 @@ def test_empty_rows_contribute_exactly_nothing(options: LossOptions) -> None:
     assert (gradient[real] != 0).any(-1).all()
 
     empty = {name: column[~real].detach().requires_grad_(name == "log_probs") for name, column in batch.items()}
-    nothing, sums = _loss(empty, scale, options)
+    nothing, sums = _loss(empty, scale, chosen)
     assert nothing.item() == 0
     assert all(float(value) == 0 for value in sums.values())
     assert (torch.autograd.grad(nothing, empty["log_probs"])[0] == 0).all()
@@ -236,15 +268,16 @@ def test_sums_become_metrics() -> None:
     total: dict[str, float] = {}
     for row in range(2):
         cut = slice(row, row + 1)
+        given = actions(old[cut], torch.ones(2)[cut], mask[cut], reference=old[cut], sampling=sampling[cut])
         _, sums = step_loss(
-            new[cut], old[cut], old[cut], sampling[cut], torch.ones(2)[cut], mask[cut], new[cut].abs(),
-            LossScale(2, 3), LossOptions(kl_estimator="k1"),
-        )  # fmt: skip
+            new[cut], new[cut].abs(), given, LossScale(2, 3), objective("gspo", kl_coef=0.01, kl_estimator="k1")
+        )
         merge_sums(total, sums)
     metrics = finish_metrics(total, 1)
     assert metrics == pytest.approx(
         {
-            "policy/loss": -(1.2 + math.exp(0.1)) / 2,
+            "policy/loss": -(1.2 + math.exp(0.1)) / 2 + 0.01 * 0.3,
+            "policy/policy_loss": -(1.2 + math.exp(0.1)) / 2,
             "policy/clip_share": 0.5,
             "policy/ratio_mean": (math.exp(0.4) + math.exp(0.1)) / 2,
             "policy/approx_kl": -0.3,
