@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 import tempfile
 from pathlib import Path
@@ -20,20 +19,9 @@ from recording import REPOSITORY, gagpo, keep, machine
 
 from openrlhf_gagpo.report import plot_curve
 from openrlhf_gagpo.runfolder import RunFolder
+from openrlhf_gagpo.stats import mean_interval
 
 RECIPE = REPOSITORY / "examples/recipes/vault_demo.yaml"
-# 97.5th percentiles of Student's t by degrees of freedom, for intervals over few seeds.
-T975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-
-
-def mean_interval(values: list[float]) -> tuple[float, float, float]:
-    """Mean and its 95 % t interval over seeds."""
-    mean = sum(values) / len(values)
-    if len(values) < 2:
-        return mean, float("nan"), float("nan")
-    spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
-    half = T975[len(values) - 1] * spread / math.sqrt(len(values))
-    return mean, mean - half, mean + half
 
 
 def main() -> None:
@@ -79,8 +67,8 @@ def main() -> None:
         }
     for backend in options.backends:
         rises = [run["after"] - run["before"] for run in summary["runs"] if run["backend"] == backend]
-        mean, low, high = mean_interval(rises)
-        summary["rise"][backend] = {"mean": mean, "low": low, "high": high, "seeds": len(rises)}
+        rise = mean_interval(rises)
+        summary["rise"][backend] = {"mean": rise.mean, "low": rise.low, "high": rise.high, "seeds": rise.count}
         plot_curve(
             kept[backend],
             options.out / f"{backend}.png",

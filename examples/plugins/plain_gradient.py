@@ -1,6 +1,6 @@
 """A policy loss from outside: the plain policy gradient, with a bound on how far a token may have moved.
 
-    gagpo train --algo.plugin examples/plugins/plain_gradient.py --actor.policy_loss_type plain_gradient ...
+gagpo train --algo.plugin examples/plugins/plain_gradient.py --actor.policy_loss_type plain_gradient ...
 """
 
 from __future__ import annotations
