@@ -1,6 +1,7 @@
 # make demo    install into .venv and train GAGPO on the built-in environment, start to report
 # make test    install and run all tests
-# make lint    formatting and static checks
+# make check   formatting, lint and types
+# make mutants break one thing after the other in a copy, and see the tests that should notice fail
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,7 +13,7 @@ DEMO_DIR ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 BIN := $(VENV)/bin
 FIND_LINKS := $(addprefix --find-links ,$(PIP_FIND_LINKS))
 
-.PHONY: install demo test test-fast lint clean
+.PHONY: install demo test test-fast check mutants clean
 
 install: $(VENV)/.installed
 
@@ -37,9 +38,13 @@ test: install
 test-fast: install
 	$(BIN)/python -m pytest -m "not stack"
 
-lint: install
+check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+mutants: install
+	$(BIN)/python scripts/mutants.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -1,8 +1,11 @@
 """Packaging. The base install is light; the training stack comes as extras (see README for a machine without a GPU)."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
 
 STACK = [
     "openrlhf==0.11.2",
@@ -12,16 +15,26 @@ STACK = [
     "torch==2.13.0",
 ]
 
+
+def version() -> str:
+    """Read the version from the package's source: importing the package is not possible while it is being built."""
+    source = (ROOT / "openrlhf_gagpo" / "__init__.py").read_text(encoding="utf-8")
+    found = re.search(r'^__version__ = "(.+)"$', source, re.MULTILINE)
+    if found is None:
+        raise RuntimeError('openrlhf_gagpo/__init__.py has no line __version__ = "..."; add it.')
+    return found[1]
+
+
 setup(
     name="openrlhf-gagpo",
-    version="0.1.0",
+    version=version(),
     description="GAGPO and other step-level credit methods for LLM agents in text environments, on top of OpenRLHF",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["openrlhf_gagpo*", "agent_envs*"]),
-    package_data={"openrlhf_gagpo": ["report/templates/*"]},
+    package_data={"": ["py.typed"], "openrlhf_gagpo": ["report/templates/*"]},
     install_requires=[
         "numpy",
         "pyyaml",
@@ -33,7 +46,15 @@ setup(
         "gpu": [*STACK, "vllm==0.29.0", "flash-attn==2.8.3", "matplotlib>=3.9"],
         "alfworld": ["alfworld==0.4.2", "textworld[pddl]==1.7.0"],
         "webshop": ["regex"],
-        "dev": ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff>=0.9"],
+        "dev": [
+            "pytest>=8",
+            "pytest-timeout>=2.3",
+            "hypothesis>=6.100",
+            "ruff>=0.9",
+            "mypy>=2.4",
+            "types-PyYAML",
+            "types-regex",
+        ],
     },
     entry_points={"console_scripts": ["gagpo = openrlhf_gagpo.cli.main:main"]},
 )

@@ -3,4 +3,5 @@
 Importing this package imports nothing else; every part loads what it needs.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
+"""The only place that names the version; setup.py reads this line."""
