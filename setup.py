@@ -40,6 +40,7 @@ setup(
         "pyyaml",
         "jinja2>=3.1",
         "rich>=13",
+        "scipy>=1.11",
     ],
     extras_require={
         "local": ["torch>=2.6", "transformers>=5.0", "accelerate", "matplotlib>=3.9"],

@@ -30,7 +30,7 @@ from openrlhf_gagpo.backends.distributed import engine as engine_module
 from openrlhf_gagpo.backends.distributed.backend import DistributedBackend
 from openrlhf_gagpo.backends.distributed.engine import AgentRolloutActorBase, EnginePolicy
 from openrlhf_gagpo.config.resolve import resolve
-from openrlhf_gagpo.config.settings import sampling
+from openrlhf_gagpo.config.settings import backend_settings, sampling
 from openrlhf_gagpo.rollout.parse import parse_action
 from openrlhf_gagpo.rollout.types import EpisodeRequest, SamplingParams
 from openrlhf_gagpo.training.schedule import training_requests

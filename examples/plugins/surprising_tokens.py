@@ -1,7 +1,7 @@
 """An estimator from outside: GRPO's episode advantage, spread over an action's tokens by how surprising each was.
 
-It shows the three things that the built-in estimators do not use: a column that the model computes first (``log_prob``),
-one advantage per token, and an option of its own.
+It uses three things that the built-in estimators do not: a column that the model computes first (``log_prob``), one
+advantage per token, and an option of its own.
 
     gagpo train --algo.plugin examples/plugins/surprising_tokens.py --algo.advantage.estimator surprising_tokens ...
 """

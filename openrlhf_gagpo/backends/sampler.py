@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from openrlhf_gagpo.rollout.types import Completion, Prompt, SamplingParams
+from openrlhf_gagpo.rollout.types import Completion, FinishReason, Prompt, SamplingParams
 
 __all__ = ["BatchSampler", "generate_batch"]
 
@@ -86,7 +86,7 @@ def generate_batch(model: Any, turns: Sequence[_Turn], eos_ids: Sequence[int], p
     uniforms = [random.Random(turn.params.seed) for turn in turns]
     tokens: list[list[int]] = [[] for _ in turns]
     log_probs: list[list[float]] = [[] for _ in turns]
-    reasons = ["length"] * len(turns)
+    reasons: list[FinishReason] = ["length"] * len(turns)
     alive = list(range(len(turns)))
     cache = DynamicCache(config=model.config)
     expand: Tensor | None = torch.tensor(copies, device=device)

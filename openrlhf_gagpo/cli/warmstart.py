@@ -115,6 +115,10 @@ def _use_one_gpu() -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
 
 
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+
+
 def _run(settings: WarmstartSettings) -> int:
     from agent_envs import registry
     from agent_envs.base import EnvError, UnknownTask
@@ -132,7 +136,7 @@ def _run(settings: WarmstartSettings) -> int:
         # Heavy imports come only after everything above has been found usable.
         from openrlhf_gagpo.warmstart.pipeline import warm_start
 
-        warm_start(settings, env, lambda line: sys.stdout.write(line + "\n"))
+        warm_start(settings, env, _say)
     except UnknownTask as error:
         raise WarmstartError(str(error)) from error
     except EnvError as error:

@@ -123,5 +123,6 @@ def _option_flag(prefix: str, item: Field[Any], hint: Any) -> Flag:
 
 
 def _default_of(item: Field[Any]) -> Any:
-    default = item.default if item.default is not MISSING else item.default_factory()  # type: ignore[misc]
-    return list(default) if isinstance(default, tuple) else default
+    if item.default_factory is not MISSING:
+        return item.default_factory()
+    return list(item.default) if isinstance(item.default, tuple) else item.default

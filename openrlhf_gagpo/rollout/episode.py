@@ -130,10 +130,10 @@ async def play_episode(
         try:
             started = perf_counter()
             try:
-                answer = await session.step(parsed.action)
+                outcome = await session.step(parsed.action)
             finally:
                 episode.environment_s += perf_counter() - started
-            result = sound_step(answer)
+            result = sound_step(outcome)
         except _ENV_FAULTS as fault:
             _note_fault(episode, fault)
             return episode

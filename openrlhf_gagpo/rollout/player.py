@@ -13,7 +13,7 @@ from typing import Any
 from agent_envs import registry
 from agent_envs.workers import RESET_TIMEOUT_S, STEP_TIMEOUT_S, EnvPool
 from openrlhf_gagpo.rollout.episode import play_all
-from openrlhf_gagpo.rollout.prompt import PromptBuilder
+from openrlhf_gagpo.rollout.prompt import ChatTemplate, PromptBuilder
 from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, Policy, SamplingParams
 
 __all__ = ["EpisodePlayer", "RolloutSettings", "prompt_builder"]
@@ -34,7 +34,7 @@ class RolloutSettings:
     think: bool = True
     action_tags: bool = True
     list_actions: bool = True
-    chat_template: str = "auto"
+    chat_template: ChatTemplate = "auto"
     max_prompt_tokens: int = 2048
 
 

@@ -15,10 +15,14 @@ from openrlhf_gagpo.errors import PromptTemplateError, PromptTooLong
 from openrlhf_gagpo.rollout.types import Message, Prompt
 
 __all__ = [
+    "ChatTemplate",
     "HistoryEntry",
     "PromptBuilder",
     "ResolvedPrompt",
 ]
+
+
+ChatTemplate = Literal["auto", "none"]
 
 
 class HistoryEntry(NamedTuple):
@@ -70,7 +74,7 @@ class PromptBuilder:
         think: bool,
         action_tags: bool,
         list_actions: bool,
-        chat_template: Literal["auto", "none"] = "auto",
+        chat_template: ChatTemplate = "auto",
         max_prompt_tokens: int,
     ) -> None:
         if history_length < 0:

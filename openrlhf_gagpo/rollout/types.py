@@ -5,8 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypedDict
 
-__all__ = ["Completion", "Episode", "EpisodeRequest", "Message", "Policy", "Prompt", "SamplingParams", "Step"]
+__all__ = [
+    "Completion",
+    "Episode",
+    "EpisodeRequest",
+    "FinishReason",
+    "Message",
+    "Policy",
+    "Prompt",
+    "SamplingParams",
+    "Step",
+]
 
+FinishReason = Literal["stop", "length"]
 EndReason = Literal["terminated", "truncated", "prompt_too_long", "env_fault"]
 
 
@@ -54,7 +65,7 @@ class Completion:
     """Sampled ids, the end-of-sequence id included when it was sampled; empty where only the text is known."""
     log_probs: list[float]
     """Log-probability of each sampled id under the sampling distribution."""
-    finish_reason: Literal["stop", "length"]
+    finish_reason: FinishReason
     text: str | None = None
     """The response in words, where there are no ids to decode."""
 

@@ -39,7 +39,15 @@ class ActionTensors:
 
     def to(self, device: torch.device) -> ActionTensors:
         """The same on ``device``."""
-        return ActionTensors(**{name: None if t is None else t.to(device) for name, t in vars(self).items()})
+        reference = self.reference_log_probs
+        return ActionTensors(
+            mask=self.mask.to(device),
+            old_log_probs=self.old_log_probs.to(device),
+            reference_log_probs=None if reference is None else reference.to(device),
+            sampling_log_probs=self.sampling_log_probs.to(device),
+            advantage=self.advantage.to(device),
+            clip_scale=self.clip_scale.to(device),
+        )
 
 
 def collate(rows: Sequence[TokenRow], *, pad_id: int, padding: int = 0) -> TokenBatch:

@@ -81,6 +81,7 @@ class StepTable:
         Raises:
             StepBatchError: the rows do not form whole trajectories, or a column does not fit them.
         """
+        computed = columns or {}
         return StepBatch.from_columns(
             group=self.group,
             traj=self.trajectory,
@@ -93,7 +94,9 @@ class StepTable:
             invalid=self.invalid,
             inadmissible=self.inadmissible,
             n_tokens=[len(row.response_ids) for row in self.tokens],
-            **(columns or {}),
+            value=computed.get("value"),
+            ig=computed.get("ig"),
+            log_prob=computed.get(LOG_PROB),
         )
 
     def training_rows(

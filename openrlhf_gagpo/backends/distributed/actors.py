@@ -26,7 +26,7 @@ from openrlhf_gagpo.training.settings import ObjectiveSettings
 __all__ = ["PolicyActor", "ReferenceActor", "StepStrategy", "UpdateStep", "plain_class"]
 
 
-def plain_class(actor_class: Any) -> type:
+def plain_class(actor_class: Any) -> Any:
     """The undecorated class behind a ``@ray.remote`` class."""
     return actor_class.__ray_metadata__.modified_class.__ray_actor_class__
 
@@ -152,9 +152,9 @@ class StepPolicyTrainer(ppo_actor.ActorPPOTrainer):
             super().broadcast_to_vllm()
         elif torch.distributed.get_rank() == 0:
             with weight_file(self.actor.model.module.named_parameters()) as path:
-                ray.get([engine.load_weight_file.remote(path) for engine in self.vllm_engines])
+                ray.get([engine.load_weight_file.remote(path) for engine in self.vllm_engines or ()])
         if torch.distributed.get_rank() == 0:
-            ray.get([engine.reset_prefix_cache.remote() for engine in self.vllm_engines])
+            ray.get([engine.reset_prefix_cache.remote() for engine in self.vllm_engines or ()])
         torch_dist_barrier_and_cuda_sync()
 
 
@@ -164,18 +164,23 @@ def _use_available_attention(strategy: StepStrategy) -> None:
         strategy.args.ds.attn_implementation = "sdpa"
 
 
-class PolicyActorBase(plain_class(ppo_actor.PolicyModelActor)):
+# Ray decorates OpenRLHF's classes where they are defined.
+_OpenrlhfPolicy: Any = plain_class(ppo_actor.PolicyModelActor)
+_OpenrlhfReference: Any = plain_class(launcher.ReferenceModelActor)
+
+
+class PolicyActorBase(_OpenrlhfPolicy):
     """OpenRLHF's policy actor with the step-level trainer."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        plain_class(ppo_actor.PolicyModelActor).__init__(self, *args, **kwargs)
+        _OpenrlhfPolicy.__init__(self, *args, **kwargs)
 
     def init_model_from_pretrained(self, strategy: StepStrategy, *args: Any, **kwargs: Any) -> None:
         _use_available_attention(strategy)
         # OpenRLHF builds its trainer through this module global.
         ppo_actor.ActorPPOTrainer, original = StepPolicyTrainer, ppo_actor.ActorPPOTrainer
         try:
-            plain_class(ppo_actor.PolicyModelActor).init_model_from_pretrained(self, strategy, *args, **kwargs)
+            _OpenrlhfPolicy.init_model_from_pretrained(self, strategy, *args, **kwargs)
         finally:
             ppo_actor.ActorPPOTrainer = original
 
@@ -188,15 +193,15 @@ class PolicyActorBase(plain_class(ppo_actor.PolicyModelActor)):
         return {name: p.detach().float().cpu().clone() for name, p in self.actor.model.module.named_parameters()}
 
 
-class ReferenceActorBase(plain_class(launcher.ReferenceModelActor)):
+class ReferenceActorBase(_OpenrlhfReference):
     """OpenRLHF's reference actor; a class of ours so that a worker that loads it is prepared first."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        plain_class(launcher.ReferenceModelActor).__init__(self, *args, **kwargs)
+        _OpenrlhfReference.__init__(self, *args, **kwargs)
 
     def init_model_from_pretrained(self, strategy: StepStrategy, *args: Any, **kwargs: Any) -> None:
         _use_available_attention(strategy)
-        plain_class(launcher.ReferenceModelActor).init_model_from_pretrained(self, strategy, *args, **kwargs)
+        _OpenrlhfReference.init_model_from_pretrained(self, strategy, *args, **kwargs)
 
 
 PolicyActor = ray.remote(num_gpus=1)(PolicyActorBase)

@@ -52,19 +52,20 @@ def _cuda_stand_ins(_: types.ModuleType) -> None:
         return
     import torch
 
-    torch.cuda.current_device = lambda: CpuDevice("cpu")
-    torch.cuda.set_device = lambda device: None
-    torch.cuda.synchronize = lambda device=None: None
+    cuda: Any = torch.cuda
+    cuda.current_device = lambda: CpuDevice("cpu")
+    cuda.set_device = lambda device: None
+    cuda.synchronize = lambda device=None: None
 
 
-def _fp32_dtype(module: types.ModuleType) -> None:
+def _fp32_dtype(module: Any) -> None:
     import torch
 
     original = module.convert_to_torch_dtype
     module.convert_to_torch_dtype = lambda name: torch.float32 if name == "fp32" else original(name)
 
 
-def _no_shm_op(module: types.ModuleType) -> None:
+def _no_shm_op(module: Any) -> None:
     if not cuda_available():
         module.build_shm_op = lambda: None
 
@@ -92,10 +93,10 @@ def _flash_attention_modules() -> dict[str, types.ModuleType]:
     def all_gather(*_: Any, **__: Any) -> None:
         raise RuntimeError("ring attention needs flash-attn, which is not installed; set --ds.ring_attn_size 1")
 
-    padding = types.ModuleType("flash_attn.bert_padding")
+    padding: Any = types.ModuleType("flash_attn.bert_padding")
     padding.index_first_axis, padding.pad_input = index_first_axis, pad_input
     padding.unpad_input, padding.rearrange = unpad_input, rearrange
-    distributed = types.ModuleType("flash_attn.utils.distributed")
+    distributed: Any = types.ModuleType("flash_attn.utils.distributed")
     distributed.all_gather = all_gather
     names = ("flash_attn", "flash_attn.utils")
     return {name: types.ModuleType(name) for name in names} | {m.__name__: m for m in (padding, distributed)}

@@ -28,25 +28,36 @@ _CPU_CACHE_BYTES = 2**29
 _DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
 
-class AgentRolloutActorBase(plain_class(vllm_engine.RolloutRayActor)):
+_OpenrlhfRollout: Any = plain_class(vllm_engine.RolloutRayActor)
+
+
+class AgentRolloutActorBase(_OpenrlhfRollout):
     """A vLLM engine that plays episodes. Implements ``rollout.types.Policy`` through ``sample``."""
 
-    async def __init__(self, *args: Any, **kwargs: Any) -> None:
+    # Ray awaits it.
+    async def __init__(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[misc]
         # OpenRLHF splits an engine over several GPUs through Ray, and hides all of them from this actor.
         on_gpu = kwargs.get("distributed_executor_backend") == "ray" or compat.cuda_available()
         if not on_gpu:
             kwargs = _cpu_engine_arguments(kwargs)
             # On a CPU, vLLM would put the model into a third process (actor, engine core, worker) to pin its threads.
             os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-        await plain_class(vllm_engine.RolloutRayActor).__init__(self, *args, **kwargs)
-        self.player: EpisodePlayer | None = None
+        await _OpenrlhfRollout.__init__(self, *args, **kwargs)
+        self._player: EpisodePlayer | None = None
 
     async def prepare(self, settings: RolloutSettings, model: str, use_fast_tokenizer: bool) -> None:
         """Load the tokenizer and start the environment workers."""
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=True, use_fast=use_fast_tokenizer)
-        self.player = EpisodePlayer(settings, tokenizer)
+        self._player = EpisodePlayer(settings, tokenizer)
+
+    @property
+    def player(self) -> EpisodePlayer:
+        """The episode player of a prepared actor."""
+        if self._player is None:
+            raise RuntimeError("the rollout actor has not been prepared")
+        return self._player
 
     async def play(self, requests: Sequence[EpisodeRequest], sampling: SamplingParams) -> list[Episode]:
         """Play episodes with this engine's weights."""
@@ -75,8 +86,8 @@ class AgentRolloutActorBase(plain_class(vllm_engine.RolloutRayActor)):
 
     async def shutdown(self) -> None:
         """Stop the environment workers and the engine's own processes."""
-        if self.player is not None:
-            await self.player.aclose()
+        if self._player is not None:
+            await self._player.aclose()
         self.llm.shutdown()
 
 

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -42,6 +42,12 @@ def weight_file(named_parameters: Iterable[tuple[str, torch.Tensor]]) -> Iterato
 
 class WeightFileWorker:
     """vLLM worker extension (mixed into vLLM's worker) that loads the policy's parameters from such a file."""
+
+    if TYPE_CHECKING:
+        # vLLM's worker has these.
+        def reload_weights(self, *, weights_iterator: Iterator[tuple[str, torch.Tensor]]) -> None: ...
+
+        def get_model(self) -> Any: ...
 
     def load_weight_file(self, path: str) -> int:
         """Replace all weights; returns how many tensors were loaded."""
