@@ -114,7 +114,7 @@ class CreditResult:
 
 def _numbers(name: str, values: Floats, expected: int) -> Floats:
     """``values`` as float64, checked to be ``expected`` finite numbers."""
-    numbers = _array(name, values, expected, "iuf").astype(np.float64)
+    numbers = _array(name, values, expected, "iuf").astype(np.float64, copy=False)
     if not np.isfinite(numbers).all():
         raise EstimatorError(f"{name} holds a number that is not finite; scale the rewards to a moderate range")
     return numbers
