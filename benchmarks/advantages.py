@@ -6,8 +6,8 @@ is written once below and timed over three forms of the same columns:
 
 * ``columns``: the NumPy columns that the estimator gets, so entries are NumPy scalars. This is the plain loop.
 * ``lists``: Python lists, its fastest form; how the columns became lists is not counted.
-* ``torch``: rewards, penalties and token counts as float64 tensors, so every number is a 0-d tensor, with the mean and
-  deviation of a set taken by ``torch.stack``; how trainers built on tensors do it. Left out without torch.
+* ``torch``: rewards and token counts as float64 tensors, so every number is a 0-d tensor, with the mean and deviation
+  of a set taken by ``torch.stack``; how trainers built on tensors do it. Left out without torch.
 
 The loops check nothing and include the building of their dictionaries. The estimator is timed alone and together with
 the construction of its batch from Python lists, which validates the rows and numbers the keys; that sum is set against
@@ -153,9 +153,13 @@ def discounted(columns: Columns, rewards: Sequence[float], gamma: float) -> list
     return out
 
 
+def less_penalties(values: Sequence[float], invalid: Sequence[bool]) -> list[float]:
+    return [value - 0.1 if bad else value for value, bad in zip(values, invalid, strict=True)]
+
+
 def loop_gagpo(columns: Columns) -> list[float]:
     gamma, lambd = 0.95, 0.8
-    rewards = [reward - (0.1 if bad else 0.0) for reward, bad in zip(columns["reward"], columns["invalid"], strict=True)]
+    rewards = less_penalties(columns["reward"], columns["invalid"])
     returns = discounted(columns, rewards, gamma)
     keys = list(zip(columns["group"], columns["state"], strict=True))
     visits: dict[tuple[str, str], list[float]] = defaultdict(list)
@@ -177,12 +181,12 @@ def row_scores(columns: Columns) -> list[float]:
     totals: dict[str, float] = defaultdict(float)
     for name, reward in zip(columns["traj"], columns["reward"], strict=True):
         totals[name] += reward
-    return [totals[name] - (0.1 if bad else 0.0) for name, bad in zip(columns["traj"], columns["invalid"], strict=True)]
+    return less_penalties([totals[name] for name in columns["traj"]], columns["invalid"])
 
 
 def loop_gigpo(columns: Columns) -> list[float]:
     returns = discounted(columns, columns["reward"], 0.95)
-    returns = [value - (0.1 if bad else 0.0) for value, bad in zip(returns, columns["invalid"], strict=True)]
+    returns = less_penalties(returns, columns["invalid"])
     keys = list(zip(columns["group"], columns["state"], strict=True))
     step = normalised(returns, keys, divide=True, raw_if_alone=False)
     episode = normalised(row_scores(columns), columns["group"], divide=True, raw_if_alone=True)
@@ -261,7 +265,7 @@ def forms_of(columns: Columns, with_torch: bool) -> dict[str, Columns]:
         torch = torch_module()
         torch.set_num_threads(1)
         forms["torch"] = arrays | {
-            name: torch.tensor(arrays[name], dtype=torch.float64) for name in ("reward", "invalid", "n_tokens")
+            name: torch.tensor(arrays[name], dtype=torch.float64) for name in ("reward", "n_tokens")
         }
     return forms
 

@@ -124,7 +124,8 @@ def _array(name: str, values: NDArray[Any], expected: int, kinds: str) -> NDArra
     array = np.asarray(values)
     if array.dtype.kind not in kinds:
         wanted = "booleans" if kinds == "b" else "numbers"
-        raise EstimatorError(f"{name} must be an array of {wanted}, not {array.dtype if array.ndim else values!r}")
+        found = array.dtype if array.ndim else repr(values)
+        raise EstimatorError(f"{name} must be an array of {wanted}, not {found}")
     if array.shape != (expected,):
         raise EstimatorError(f"{name} has shape {array.shape}; it must hold one number for each of {expected} entries")
     return array

@@ -72,12 +72,7 @@ def comparable(case: dict[str, Any], key: str) -> bool:
 
 @pytest.mark.parametrize(
     ("case", "key"),
-    [
-        pytest.param(case, key, id=f"{key}-{case['case']}")
-        for case in CASES
-        for key in KEYS
-        if comparable(case, key)
-    ],
+    [pytest.param(case, key, id=f"{key}-{case['case']}") for case in CASES for key in KEYS if comparable(case, key)],
 )
 def test_matches_recorded_numbers_in_any_row_order(case: dict[str, Any], key: str) -> None:
     name, settings, field = KEYS[key]
