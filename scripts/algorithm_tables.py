@@ -16,7 +16,7 @@ _BUILT_IN = "openrlhf_gagpo.credit.estimators."
 
 def with_tables(page: str) -> str:
     """``page`` with everything between its pairs of ``<!-- NAME: generated -->`` and ``<!-- end NAME -->`` replaced."""
-    for name, table in (("options", _options()), ("presets", _presets())):
+    for name, table in (("options", _options()), ("presets", _presets()), ("needs", _needs())):
         before, begin, rest = page.partition(f"<!-- {name}: generated -->\n")
         _, end, after = rest.partition(f"<!-- end {name} -->")
         if not (begin and end):
@@ -48,11 +48,23 @@ def _options() -> str:
 
 def _presets() -> str:
     estimators = _estimators()
-    flags = dict.fromkeys(flag for estimator in estimators.values() for flag in estimator.defaults)
+    flags = dict.fromkeys(flag for estimator in estimators.values() for flag in estimator.presets)
     rows = [
-        [f"`{flag}`", *(_show(estimator.defaults.get(flag, "")) for estimator in estimators.values())] for flag in flags
+        [f"`{flag}`", *(_show(estimator.presets.get(flag, "")) for estimator in estimators.values())] for flag in flags
     ]
     return _table(["flag", *estimators], rows)
+
+
+def _needs() -> str:
+    rows = [
+        [
+            f"`{name}`",
+            ", ".join(f"`{column}`" for column in sorted(estimator.needs)) or "none",
+            str(estimator.group_min),
+        ]
+        for name, estimator in _estimators().items()
+    ]
+    return _table(["estimator", "columns of a model", "episodes of a group, at least"], rows)
 
 
 def _estimators() -> Mapping[str, registry.Estimator]:

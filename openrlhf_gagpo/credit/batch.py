@@ -68,14 +68,14 @@ class StepBatch:
     log_prob: Floats | None
     """Log-probability of every trained token under the policy before the update; see ``tokens``."""
 
-    groups: Sets
+    groups: Sequences
     """The rows of each group."""
     trajectories: Sequences
     """The rows of each trajectory."""
     states: Sets
     """The visits of each state: the rows of one group that were taken in it. Final states are numbered too; one that
     was never acted in has no visits."""
-    trajectory_groups: Sets
+    trajectory_groups: Sequences
     """The trajectories of each group."""
     final_state: Ints
     """Per trajectory: number in ``states`` of the state it ended in."""
@@ -122,26 +122,26 @@ class StepBatch:
         """
         steps = step_column(step)
         n = len(steps)
-        (groups,), (group_number,) = key_columns(n, group=group)
-        (trajs,), (traj_number,) = key_columns(n, traj=traj)
-        (states, next_states), (state_number, next_number) = key_columns(n, state=state, next_state=next_state)
-        rows = RowNames(groups, trajs, steps)
+        groups, (group_number,) = key_columns(n, group=group)
+        trajs, (traj_number,) = key_columns(n, traj=traj)
+        states, (state_number, next_number) = key_columns(n, state=state, next_state=next_state)
+        rows = RowNames(groups[group_number], trajs[traj_number], steps)
         order = _order(rows, group_number, traj_number)
 
         no = np.zeros(n, dtype=np.bool_)
         tokens = np.ones(n, dtype=np.int64) if n_tokens is None else count_column("n_tokens", n_tokens, rows)
         log_probs = None if log_prob is None else token_column("log_prob", log_prob, tokens, rows)
-        trajectories = _sequences(traj_number[order])
+        trajectories = _runs(traj_number[order])
         first, last = trajectories.start, trajectories.start + trajectories.count - 1
-        group_number = group_number[order]
-        visits, final_state = _states(group_number, state_number[order], last, next_number[order][last])
+        group_number, state_number, next_number = group_number[order], state_number[order], next_number[order]
+        visits, final_state = _states(group_number, state_number, last, next_number[last])
         batch = cls(
             order=order,
-            group=groups[order],
-            traj=trajs[order],
+            group=rows.group[order],
+            traj=rows.traj[order],
             step=steps[order],
-            state=states[order],
-            next_state=next_states[order],
+            state=states[state_number],
+            next_state=states[next_number],
             reward=float_column("reward", reward, rows)[order],
             terminated=switch_column("terminated", terminated, rows)[order],
             truncated=switch_column("truncated", truncated, rows)[order],
@@ -151,14 +151,14 @@ class StepBatch:
             value=None if value is None else float_column("value", value, rows)[order],
             ig=None if ig is None else float_column("ig", ig, rows, nan=True)[order],
             log_prob=None if log_probs is None else log_probs[_token_order(order, tokens)],
-            groups=Sets.of_labels(group_number, group_number[-1] + 1),
+            groups=_runs(group_number),
             trajectories=trajectories,
             states=visits,
-            trajectory_groups=Sets.of_labels(group_number[first], group_number[-1] + 1),
+            trajectory_groups=_runs(group_number[first]),
             final_state=final_state,
         )
         batch._check_ends(rows, allow_open)
-        moved = next_number[order] != np.roll(state_number[order], -1)
+        moved = next_number != np.roll(state_number, -1)
         rows.refuse(order[moved & ~trajectories.is_last], "its next_state is not the state of the following step")
         return batch
 
@@ -170,18 +170,27 @@ class StepBatch:
         return column
 
     @cached_property
+    def _as_given(self) -> bool:
+        """The rows were given in the batch's order."""
+        return bool((np.diff(self.order) > 0).all())
+
+    @cached_property
     def tokens(self) -> Sequences:
         """The trained tokens of each row, in the order of ``log_prob`` and of every quantity per token."""
         return Sequences.of_lengths(self.n_tokens)
 
     def restore(self, values: NDArray[Any]) -> NDArray[Any]:
         """Put one number per row into the order in which the rows were given."""
+        if self._as_given:
+            return values
         out = np.empty_like(values)
         out[self.order] = values
         return out
 
     def restore_tokens(self, values: NDArray[Any]) -> NDArray[Any]:
         """Put one number per trained token into the order in which the rows were given."""
+        if self._as_given:
+            return values
         out = np.empty_like(values)
         out[_token_order(self.order, self.restore(self.n_tokens))] = values
         return out
@@ -217,7 +226,7 @@ def _order(rows: RowNames, group: Ints, traj: Ints) -> Ints:
     return order
 
 
-def _sequences(labels: Ints) -> Sequences:
+def _runs(labels: Ints) -> Sequences:
     """The runs of equal labels."""
     start = np.flatnonzero(np.diff(labels, prepend=-1))
     return Sequences.of_lengths(np.diff(start, append=len(labels)))

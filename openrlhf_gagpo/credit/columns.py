@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, count
 from typing import Any
 
 import numpy as np
@@ -57,26 +59,23 @@ def step_column(column: ArrayLike) -> Ints:
     return steps.astype(np.int64)
 
 
-def key_columns(n: int, **columns: KeyColumn) -> tuple[list[Keys], list[Ints]]:
-    """Columns of keys that name the same kind of thing, and the number of each key, by first appearance.
+def key_columns(n: int, **columns: KeyColumn) -> tuple[Keys, list[Ints]]:
+    """The distinct keys of columns that name the same kind of thing, by first appearance, and every row's place there.
 
     Keys are all text or all whole numbers: other types have values that are equal without being the same, as ``1`` and
     ``True`` are.
     """
-    lists = {}
-    types = set()
-    for name, column in columns.items():
-        keys = column.tolist() if isinstance(column, np.ndarray) else list(column)
+    lists = [column.tolist() if isinstance(column, np.ndarray) else column for column in columns.values()]
+    for name, keys in zip(columns, lists, strict=True):
         if len(keys) != n:
             raise StepBatchError(f"column {name} has {len(keys)} rows but step has {n}; give all columns equal lengths")
-        types |= set(map(type, keys))
-        lists[name] = keys
+    types = set(map(type, chain(*lists)))
     if types not in ({str}, {int}):
         found = ", ".join(sorted(kind.__name__ for kind in types))
         raise StepBatchError(f"keys in {' and '.join(columns)} must be all str or all int, not {found}; use text keys")
-    number = {key: i for i, key in enumerate(dict.fromkeys(key for keys in lists.values() for key in keys))}
-    arrays = [np.fromiter(keys, dtype=np.object_, count=n) for keys in lists.values()]
-    return arrays, [np.fromiter(map(number.__getitem__, keys), dtype=np.int64, count=n) for keys in lists.values()]
+    place: defaultdict[object, int] = defaultdict(count().__next__)  # a key not met before gets the next number
+    numbers = [np.fromiter(map(place.__getitem__, keys), dtype=np.int64, count=n) for keys in lists]
+    return np.fromiter(place, dtype=np.object_, count=len(place)), numbers
 
 
 def float_column(name: str, column: ArrayLike, rows: RowNames, *, nan: bool = False) -> Floats:

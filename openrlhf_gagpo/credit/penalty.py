@@ -17,9 +17,11 @@ __all__ = ["own_penalty", "shaped_rewards", "step_penalty"]
 
 def step_penalty(batch: StepBatch, options: EstimatorOptions) -> Floats:
     """What each step costs; nothing in mode ``none``."""
-    if options.invalid_penalty_mode == "none":
-        return np.zeros(len(batch))
-    return np.maximum(options.invalid_penalty * batch.invalid, options.inadmissible_penalty * batch.inadmissible)
+    penalty = np.zeros(len(batch))
+    if options.invalid_penalty_mode != "none":
+        penalty[batch.invalid] = options.invalid_penalty
+        penalty[batch.inadmissible] = np.maximum(penalty[batch.inadmissible], options.inadmissible_penalty)
+    return penalty
 
 
 def shaped_rewards(batch: StepBatch, options: EstimatorOptions) -> Floats:

@@ -114,7 +114,7 @@ class CreditResult:
 
 def _numbers(name: str, values: Floats, expected: int) -> Floats:
     """``values`` as float64, checked to be ``expected`` finite numbers."""
-    numbers = _array(name, values, expected, "iuf").astype(np.float64)
+    numbers = _array(name, values, expected, "iuf").astype(np.float64, copy=False)
     if not np.isfinite(numbers).all():
         raise EstimatorError(f"{name} holds a number that is not finite; scale the rewards to a moderate range")
     return numbers
@@ -124,7 +124,8 @@ def _array(name: str, values: NDArray[Any], expected: int, kinds: str) -> NDArra
     array = np.asarray(values)
     if array.dtype.kind not in kinds:
         wanted = "booleans" if kinds == "b" else "numbers"
-        raise EstimatorError(f"{name} must be an array of {wanted}, not {array.dtype if array.ndim else values!r}")
+        found = array.dtype if array.ndim else repr(values)
+        raise EstimatorError(f"{name} must be an array of {wanted}, not {found}")
     if array.shape != (expected,):
         raise EstimatorError(f"{name} has shape {array.shape}; it must hold one number for each of {expected} entries")
     return array

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -55,7 +55,7 @@ class Sequences(Sets):
     """Sets whose entries stand in a row: the steps of a trajectory, the tokens of a response."""
 
     start: Ints
-    """Position of each sequence's first entry."""
+    """Position of each sequence's first entry, or where it would be."""
 
     @classmethod
     def of_lengths(cls, count: Ints) -> Sequences:
@@ -63,19 +63,29 @@ class Sequences(Sets):
         return cls(label=np.repeat(np.arange(len(count)), count), count=count, start=np.cumsum(count) - count)
 
     @property
-    def is_first(self) -> Bools:
-        """Whether each entry is the first of its sequence."""
-        return np.diff(self.label, prepend=-1) > 0
-
-    @property
     def is_last(self) -> Bools:
         """Whether each entry is the last of its sequence."""
         return np.diff(self.label, append=len(self.count)) > 0
 
+    def sum(self, values: Floats | Bools) -> Floats:
+        """Sum over the entries of each sequence; the number of true ones for booleans."""
+        values = _of_length(values, len(self.label))
+        total = np.zeros(len(self.count))
+        filled = self.count > 0  # ``reduceat`` knows no empty ranges
+        total[filled] = np.add.reduceat(values, self.start[filled], dtype=np.float64)
+        return total
+
+    def expand(self, per_set: NDArray[Any]) -> NDArray[Any]:
+        """Give every entry the number of its sequence."""
+        return np.repeat(_of_length(per_set, len(self.count)), self.count)
+
     def following(self, values: Floats, end: Floats | float = 0.0) -> Floats:
         """The number of each entry's next entry; ``end`` (one per sequence, or one for all) where there is none."""
-        after_end = self.expand(np.broadcast_to(end, self.count.shape))
-        return np.where(self.is_last, after_end, np.roll(_of_length(values, len(self.label)), -1))
+        following = np.roll(_of_length(values, len(self.label)), -1)
+        filled = self.count > 0
+        last = (self.start + self.count - 1)[filled]
+        following[last] = np.broadcast_to(end, self.count.shape)[filled]
+        return following
 
     def backward_sum(self, values: Floats, decay: Floats | float) -> Floats:
         """``y_t = x_t + decay_t * y_{t+1}`` along every sequence, with y = 0 after its end.
@@ -84,16 +94,20 @@ class Sequences(Sets):
         """
         total = np.array(_of_length(values, len(self.label)), dtype=np.float64)
         decay = np.broadcast_to(decay, total.shape)
-        for entry in self._followed_entries():
+        for entry in reversed(self._followed_entries):
             total[entry] += decay[entry] * total[entry + 1]
         return total
 
-    def _followed_entries(self) -> Iterator[Ints]:
-        """The entries that have a next one, by falling position in their sequence."""
-        starts = self.start[np.argsort(-self.count, kind="stable")]
-        longer_than = (len(starts) - np.cumsum(np.bincount(self.count))).tolist()
-        for position in reversed(range(len(longer_than) - 2)):
-            yield starts[: longer_than[position + 1]] + position
+    @cached_property
+    def _followed_entries(self) -> list[Ints]:
+        """The entries that have a next one, by position in their sequence."""
+        entry, left = self.start, self.count - 1
+        entries = []
+        while (left > 0).any():
+            entry, left = entry[left > 0], left[left > 0]
+            entries.append(entry)
+            entry, left = entry + 1, left - 1
+        return entries
 
 
 def _of_length(values: NDArray[Any], expected: int) -> NDArray[Any]:

@@ -22,11 +22,13 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """Number of entries, mean and standard deviation per set; the deviation is 0 where there is no spread."""
+    """Per set of entries: their number, mean and standard deviation."""
 
     count: Ints
     mean: Floats
     std: Floats
+    noise: Floats
+    """Deviations up to this are rounding noise, in a set without spread; 0 in a set with spread."""
 
 
 def statistics_of(values: Floats, sets: Sets, ddof: int = 1) -> Statistics:
@@ -34,27 +36,20 @@ def statistics_of(values: Floats, sets: Sets, ddof: int = 1) -> Statistics:
     mean = sets.mean(values)
     squares = sets.sum((values - sets.expand(mean)) ** 2)
     std = np.sqrt(squares / np.maximum(sets.count - ddof, 1))
-    return Statistics(count=sets.count, mean=mean, std=np.where(std > _noise(mean), std, 0.0))
+    # Where there is no spread, the mean is as large as the largest entry.
+    rounding = ROUNDING * np.maximum(1.0, np.abs(mean))
+    # No entry lies further from its mean than std * sqrt(count); the factor 2 leaves room for rounding.
+    noise = np.where(std > rounding, 0.0, 2 * np.sqrt(sets.count) * rounding)
+    return Statistics(count=sets.count, mean=mean, std=std, noise=noise)
 
 
 def centred(values: Floats, sets: Sets, statistics: Statistics) -> Floats:
-    """``x - mean``; the statistics may be those of other entries than ``values``.
-
-    Exactly 0 where the set has no spread and the deviation is rounding noise.
-    """
-    # No entry lies further from its mean than std * sqrt(count); the factor 2 leaves room for rounding.
-    noise = 2 * np.sqrt(statistics.count) * _noise(statistics.mean)
-    noise = np.where(statistics.std == 0.0, noise, 0.0)
+    """``x - mean``, exactly 0 where that is rounding noise; the statistics may be those of other entries."""
     deviation = values - sets.expand(statistics.mean)
-    return np.where(np.abs(deviation) > sets.expand(noise), deviation, 0.0)
+    return np.where(np.abs(deviation) > sets.expand(statistics.noise), deviation, 0.0)
 
 
 def standardised(values: Floats, sets: Sets, statistics: Statistics) -> Floats:
     """``(x - mean) / (std + epsilon)``; only ``x - mean`` in a set without spread."""
-    scale = np.where(statistics.std > 0.0, statistics.std + EPSILON, 1.0)
+    scale = np.where(statistics.noise > 0.0, 1.0, statistics.std + EPSILON)
     return centred(values, sets, statistics) / sets.expand(scale)
-
-
-def _noise(mean: Floats) -> Floats:
-    """Largest spread that counts as none. Where there is none, the mean is as large as the largest entry."""
-    return ROUNDING * np.maximum(1.0, np.abs(mean))

@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from openrlhf_gagpo.credit import StepBatch, get
-from openrlhf_gagpo.credit.layout import _number_cells
-from openrlhf_gagpo.errors import StepBatchError
-from openrlhf_gagpo.rollout.types import Episode, Step
+from openrlhf_gagpo.credit import MODEL_COLUMNS, StepBatch, get
+from openrlhf_gagpo.errors import EstimatorError, StepBatchError
+from support.step_batches import shuffled
 
 
 def columns(**changes: Any) -> dict[str, Any]:
@@ -32,7 +31,7 @@ def columns(**changes: Any) -> dict[str, Any]:
     ("changes", "message"),
     [
         ({"step": [0, 1, 1, 0, 1]}, r"row 2 \(group 'g', trajectory 't', step 1\): this step .* twice"),
-        ({"step": [0, 2, 3, 0, 1]}, r"row 2 \(group 'g', trajectory 't', step 3\): steps before it are missing"),
+        ({"step": [0, 2, 3, 0, 1]}, r"row 1 \(group 'g', trajectory 't', step 2\): steps before it are missing"),
         ({"step": [0, 1, 2, -1, 1]}, r"row 3 .*: steps count from 0"),
         ({"step": [0.0, 1.0, 2.0, 0.0, 1.0]}, "column step must hold integers"),
         ({"group": ["g", "g", "h", "g", "g"]}, r"row 2 \(group 'h', trajectory 't', step 2\): .* another group"),
@@ -46,15 +45,30 @@ def columns(**changes: Any) -> dict[str, Any]:
         ({"reward": ["a"] * 5}, "column reward must hold numbers"),
         ({"state": ["A"]}, "column state has 1 rows but step has 5"),
         ({"truncated": [True]}, "column truncated has shape"),
-        ({"invalid": [0, 0, -1, 0, 0]}, r"row 2 .*: invalid must be 0 or more"),
-        ({"n_tokens": [1, 1.5, 1, 1, 1]}, r"row 1 .*: n_tokens must be a whole number"),
-        ({"state": [["A"], "B", "C", "A", "C"]}, "need hashable keys"),
-        ({"next_state": ["B", np.zeros(2), "end", "C", "end"]}, "need hashable keys"),
-        ({"group": ["g", np.zeros(2), "g", "g", "g"]}, "need hashable keys"),
+        ({"invalid": [0, 0, -1, 0, 0]}, r"row 2 .*: invalid is neither true nor false"),
+        ({"inadmissible": [0, 0, 0, 0.5, 0]}, r"row 3 .*: inadmissible is neither true nor false"),
+        ({"terminated": [False, False, "True", False, False]}, r"row 2 .*: terminated is neither true nor false"),
+        ({"terminated": ["False"] * 5}, r"row 0 .*: terminated is neither true nor false"),
+        ({"terminated": np.array(["False"] * 5)}, r"row 0 .*: terminated is neither true nor false"),
+        ({"truncated": [0, 0, 0, float("nan"), 1]}, r"row 3 .*: truncated is neither true nor false"),
+        ({"truncated": [0, 0, None, 0, 1]}, r"row 2 .*: truncated is neither true nor false"),
+        ({"truncated": [0, 0, [0], 0, 1]}, "column truncated must hold true or false"),
+        ({"reward": ["0", "0", "1", "0", "0"]}, "column reward must hold numbers"),
+        ({"ig": [0, float("nan"), float("inf"), 0, 0]}, r"row 2 .*: ig is not a finite number"),
+        ({"n_tokens": [1, 1, -1, 1, 1]}, r"row 2 .*: n_tokens must be a whole number"),
+        ({"log_prob": [0.0] * 4}, r"column log_prob has shape \(4,\) but n_tokens sums to 5"),
         (
-            {"next_state": ["B", ["C"], "end", "C", "end"]},
-            r"row 1 .*: its next_state is not the state of the following",
+            {"n_tokens": [2, 0, 1, 2, 0], "log_prob": [0, 0, 0, float("nan"), 0]},
+            r"row 3 .*: log_prob of one of its tokens is not a finite number",
         ),
+        ({"state": [1, True, 2, 1, 2], "next_state": [True, 2, 3, 2, 3]}, "must be all str or all int, not bool, int"),
+        ({"state": [1, 2, 3, 1, 3], "next_state": [2.0, 3.0, 4.0, 3.0, 4.0]}, "not float, int; use text keys"),
+        ({"group": [1, 1, 1, True, True]}, "keys in group must be all str or all int, not bool, int"),
+        ({"traj": [0, 0, 0, "0", "0"]}, "keys in traj must be all str or all int, not int, str"),
+        ({"traj": [("a",), ("a",), ("a",), "u", "u"]}, "keys in traj must be all str or all int, not str, tuple"),
+        ({"n_tokens": [1, 1.5, 1, 1, 1]}, r"row 1 .*: n_tokens must be a whole number"),
+        ({"state": [["A"], "B", "C", "A", "C"]}, "keys in state and next_state must be all str or all int"),
+        ({"next_state": ["B", np.zeros(2), "end", "C", "end"]}, "keys in state and next_state must be all str or all"),
         (
             {"terminated": [[False], [False], [True, True], [False], [False]]},
             "column terminated must hold true or false",
@@ -69,9 +83,9 @@ def test_inconsistent_rows_are_refused(changes: dict[str, Any], message: str) ->
 
 def test_first_of_two_faulty_rows_is_named_in_any_order() -> None:
     order = [4, 1, 3, 0, 2]
-    shuffled = {name: [column[row] for row in order] for name, column in columns(step=[0, 1, 1, 0, 0]).items()}
+    given = shuffled(columns(step=[0, 1, 1, 0, 0]), np.array(order))
     with pytest.raises(StepBatchError, match=r"row 2 \(group 'g', trajectory 'u', step 0\): this step .* twice"):
-        StepBatch.from_columns(**shuffled)
+        StepBatch.from_columns(**given)
 
 
 def test_open_trajectories_need_the_flag() -> None:
@@ -80,97 +94,79 @@ def test_open_trajectories_need_the_flag() -> None:
     np.testing.assert_array_equal(get("gagpo")(batch).advantage, get("gagpo")(closed).advantage)
 
 
-def test_columns_keep_their_order_and_get_defaults() -> None:
-    order = [3, 2, 4, 0, 1]
-    batch = StepBatch.from_columns(**{name: [column[row] for row in order] for name, column in columns().items()})
+def test_rows_are_sorted_once_and_columns_get_defaults() -> None:
+    order = [4, 2, 3, 0, 1]
+    batch = StepBatch.from_columns(**shuffled(columns(), np.array(order)))
     assert len(batch) == 5
-    assert batch.state.tolist() == ["A", "C", "C", "A", "B"]
-    assert batch.invalid.tolist() == [0.0] * 5
+    assert batch.order.tolist() == [2, 0, 3, 4, 1]
+    assert batch.traj.tolist() == ["u", "u", "t", "t", "t"]
+    assert batch.step.tolist() == [0, 1, 0, 1, 2]
+    assert batch.state.tolist() == ["A", "C", "A", "B", "C"]
+    assert batch.next_state.tolist() == ["C", "end", "B", "C", "end"]
+    assert batch.restore(batch.state).tolist() == [columns()["state"][row] for row in order]
+    assert not batch.invalid.any()
+    assert not batch.inadmissible.any()
     assert batch.n_tokens.tolist() == [1] * 5
-    assert batch.value is None
+    assert all(getattr(batch, name) is None for name in MODEL_COLUMNS)
     assert batch.step.dtype == np.int64
     assert batch.reward.dtype == np.float64
+    assert batch.terminated.dtype == np.bool_
 
 
-def test_keys_may_be_numbers_and_are_told_apart_by_type() -> None:
-    numbers = {"A": 1, "B": "1", "C": 2, "end": 3}
+def test_groups_stay_together_in_the_order_of_their_first_rows() -> None:
+    batch = StepBatch.from_columns(**columns(group=["h", "h", "h", "g", "g"], traj=["t", "t", "t", "a", "a"]))
+    assert batch.groups.count.tolist() == [3, 2]
+    interleaved = StepBatch.from_columns(
+        group=["h", "g", "h"],
+        traj=["1", "2", "3"],
+        step=[0, 0, 0],
+        state=["A", "A", "A"],
+        next_state=["A", "B", "C"],
+        reward=[1, 2, 3],
+        terminated=[1, 1, 1],
+        truncated=[0, 0, 0],
+    )
+    assert interleaved.traj.tolist() == ["1", "3", "2"]
+    assert interleaved.trajectory_groups.count.tolist() == [2, 1]
+    assert interleaved.states.count.tolist() == [2, 0, 1, 0]  # the end states B and C are numbered, and not visited
+    assert interleaved.states.expand(np.array([5, 6, 7, 8])).tolist() == [5, 5, 7]
+    assert interleaved.final_state.tolist() == [0, 1, 3]
+
+
+def test_keys_may_be_whole_numbers() -> None:
+    numbers = {"A": 1, "B": 7, "C": 2, "end": 3}
     batch = StepBatch.from_columns(
         **columns(
             state=[numbers[key] for key in columns()["state"]],
-            next_state=[numbers[key] for key in columns()["next_state"]],
+            next_state=np.array([numbers[key] for key in columns()["next_state"]]),
             traj=np.array([7, 7, 7, 8, 8]),
         )
     )
     assert get("gagpo")(batch).state_group_size.tolist() == [2, 1, 2, 2, 2]
 
 
-def test_cells_are_numbered_alike_by_table_and_by_sorting() -> None:
-    rng = np.random.default_rng(0)
-    group, state = np.sort(rng.integers(0, 9, 200)), rng.integers(0, 30, 200)
-    last = np.flatnonzero(np.diff(group, append=9))
-    final = rng.integers(0, 40, len(last))
-    by_table = _number_cells(group, state, final, last)
-    by_sorting = _number_cells(group, np.where(state == 29, 10**6, state), np.where(final == 29, 10**6, final), last)
-    np.testing.assert_array_equal(by_table[0].label, by_sorting[0].label)
-    np.testing.assert_array_equal(by_table[0].count, by_sorting[0].count)
-    np.testing.assert_array_equal(by_table[1], by_sorting[1])
+@pytest.mark.parametrize("kind", [bool, int, float, np.array])
+def test_switches_may_be_numbers(kind: Any) -> None:
+    values = [False, False, True, False, False]
+    given = np.array(values) if kind is np.array else [kind(value) for value in values]
+    assert StepBatch.from_columns(**columns(terminated=given)).terminated.tolist() == values
+    assert StepBatch.from_columns(**columns(invalid=given)).invalid.tolist() == values
 
 
-def step(index: int, state: str, following: str, **changes: Any) -> Step:
-    fields: dict[str, Any] = {
-        "index": index,
-        "state_key": state,
-        "next_state_key": following,
-        "observation": "",
-        "action": "",
-        "reward": 0.0,
-        "terminated": False,
-        "truncated": False,
-        "format_valid": True,
-        "admissible": True,
-        "prompt_ids": [1],
-        "response_ids": [1, 2, 3],
-        "sampling_log_probs": [0.0] * 3,
-        "response": "",
-    }
-    return Step(**(fields | changes))
-
-
-def episode(steps: list[Step], end_reason: str, trajectory: str = "t") -> Episode:
-    return Episode(
-        task="task",
-        group="g",
-        trajectory=trajectory,
-        env_seed=0,
-        steps=steps,
-        end_reason=end_reason,  # type: ignore[arg-type]
+def test_model_columns_follow_their_rows() -> None:
+    given = columns(
+        value=[1, 2, 3, 4, 5],
+        ig=[0.1, float("nan"), 0.3, 0.4, 0.5],
+        n_tokens=[2, 0, 1, 2, 3],
+        log_prob=[-0.1, -0.2, -2.1, -3.1, -3.2, -4.1, -4.2, -4.3],
     )
-
-
-def test_from_episodes() -> None:
-    won = [step(0, "A", "B", format_valid=False), step(1, "B", "end", reward=1.0, terminated=True, admissible=False)]
-    cut = [step(0, "A", "C")]
-    episodes = [
-        episode(won, "terminated"),
-        episode(cut, "prompt_too_long", "u"),
-        episode([], "prompt_too_long", "v"),
-    ]
-    batch = StepBatch.from_episodes(episodes)
-    assert batch.traj.tolist() == ["t", "t", "u"]
-    assert batch.terminated.tolist() == [False, True, False]
-    assert batch.truncated.tolist() == [False, False, True]
-    assert batch.n_tokens.tolist() == [3, 3, 3]
-    assert batch.invalid.tolist() == [1, 0, 0]
-    assert StepBatch.from_episodes(episodes, invalid="action").invalid.tolist() == [0, 1, 0]
-    assert StepBatch.from_episodes(episodes, invalid="either").invalid.tolist() == [1, 1, 0]
-    assert StepBatch.from_episodes(episodes, invalid=lambda step: step.index == 1).invalid.tolist() == [0, 1, 0]
-
-
-def test_from_episodes_refuses_faults_and_unknown_rules() -> None:
-    fault = episode([step(0, "A", "B")], "env_fault")
-    with pytest.raises(StepBatchError, match="episode 't' of group 'g' ended by an environment fault"):
-        StepBatch.from_episodes([fault])
-    with pytest.raises(StepBatchError, match="unknown rule 'tags'"):
-        StepBatch.from_episodes([], invalid="tags")
-    with pytest.raises(StepBatchError, match="at least one row"):
-        StepBatch.from_episodes([])
+    batch = StepBatch.from_columns(**shuffled(given, np.array([4, 2, 3, 0, 1])))
+    assert batch.required("value").tolist() == [4, 5, 1, 2, 3]
+    np.testing.assert_array_equal(batch.required("ig"), [0.4, 0.5, 0.1, np.nan, 0.3])
+    log_prob = batch.required("log_prob")
+    assert log_prob.tolist() == [-3.1, -3.2, -4.1, -4.2, -4.3, -0.1, -0.2, -2.1]
+    assert batch.tokens.count.tolist() == [2, 3, 2, 0, 1]
+    assert batch.restore_tokens(log_prob).tolist() == [-4.1, -4.2, -4.3, -2.1, -3.1, -3.2, -0.1, -0.2]
+    np.testing.assert_allclose(batch.tokens.sum(log_prob), [-6.3, -12.6, -0.3, 0, -2.1])
+    with pytest.raises(EstimatorError, match="no column value"):
+        StepBatch.from_columns(**columns()).required("value")

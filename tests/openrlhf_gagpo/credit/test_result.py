@@ -1,0 +1,82 @@
+"""``CreditResult.of``: order, checks, and what is left out of training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from openrlhf_gagpo.credit import CreditResult, EstimatorOptions, StepBatch
+from openrlhf_gagpo.errors import EstimatorError
+from support.step_batches import batch_of, columns_of, shuffled
+
+TWO = [("g", "t", "ABz", [0, 1]), ("h", "u", "Az", [0])]
+OPTIONS = EstimatorOptions()
+
+
+def test_quantities_return_in_the_order_of_the_rows_given() -> None:
+    order = np.array([2, 1, 0])
+    batch = StepBatch.from_columns(**shuffled({**columns_of(TWO), "n_tokens": [2, 1, 3]}, order))
+    assert batch.traj.tolist() == ["u", "t", "t"]
+    result = CreditResult.of(
+        batch,
+        OPTIONS,
+        advantage=np.array([1.0, 2.0, 3.0]),
+        clip_scale=np.array([0.1, 0.2, 0.3]),
+        token_advantage=np.arange(6.0),
+        token_value_target=-np.arange(6.0),
+    )
+    assert result.advantage.tolist() == [1, 3, 2]
+    assert result.keep.tolist() == [True] * 3
+    assert result.clip_scale is not None
+    assert result.clip_scale.tolist() == [0.1, 0.3, 0.2]
+    assert result.token_advantage is not None
+    assert result.token_advantage.tolist() == [0, 1, 2, 5, 3, 4]
+    assert result.token_value_target is not None
+    assert result.token_value_target.tolist() == [0, -1, -2, -5, -3, -4]
+    assert result.state_group_size.tolist() == [1, 1, 1]
+    absent = (result.return_, result.value, result.td_residual, result.value_target)
+    assert absent == (None,) * 4
+
+
+def test_steps_left_out_have_no_advantage() -> None:
+    batch = batch_of(TWO, n_tokens=[2, 1, 3])
+    given: dict[str, Any] = {"advantage": np.ones(3), "token_advantage": np.ones(6)}
+    dropped = CreditResult.of(batch, EstimatorOptions(drop_reward_free_groups=True), **given)
+    assert dropped.keep.tolist() == [True, True, False]
+    own = CreditResult.of(batch, OPTIONS, keep=np.array([False, True, True]), **given)
+    assert own.keep.tolist() == [False, True, True]
+    for result in (dropped, own):
+        assert result.token_advantage is not None
+        np.testing.assert_array_equal(result.advantage, result.keep)
+        np.testing.assert_array_equal(result.token_advantage, np.repeat(result.keep, [2, 1, 3]))
+        assert result.diagnostics["rows_dropped"] == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"advantage": np.zeros(2)}, r"advantage has shape \(2,\); it must hold one number for each of 3 entries"),
+        ({"advantage": np.zeros((3, 1))}, r"advantage has shape \(3, 1\)"),
+        ({"advantage": 0.0}, r"advantage has shape \(\)"),
+        ({"advantage": None}, "advantage must be an array of numbers, not None"),
+        ({"advantage": np.array([0, np.nan, 0])}, "advantage holds a number that is not finite; scale the rewards"),
+        ({"value": lambda: np.zeros(3)}, "value must be an array of numbers, not <function"),
+        ({"value": np.zeros(6)}, r"value has shape \(6,\)"),
+        ({"value": ["a", "b", "c"]}, "value must be an array of numbers, not <U1"),
+        ({"return_": np.array([0, np.inf, 0])}, "return_ holds a number that is not finite"),
+        ({"td_residual": np.zeros(4)}, "td_residual has shape"),
+        ({"token_advantage": np.zeros(3)}, r"token_advantage has shape \(3,\); .* each of 6 entries"),
+        ({"token_value_target": np.full(6, np.nan)}, "token_value_target holds a number that is not finite"),
+        ({"value_target": np.zeros(6)}, r"value_target has shape \(6,\)"),
+        ({"clip_scale": np.array([1, 0, 1])}, "clip_scale holds a number that is not above 0"),
+        ({"clip_scale": np.zeros(2)}, r"clip_scale has shape \(2,\)"),
+        ({"keep": np.zeros(3)}, "keep must be an array of booleans, not float64"),
+        ({"keep": np.zeros(2, dtype=bool)}, r"keep has shape \(2,\)"),
+    ],
+)
+def test_what_is_no_credit_is_refused(changes: dict[str, Any], message: str) -> None:
+    batch = batch_of(TWO, n_tokens=[2, 1, 3])
+    with pytest.raises(EstimatorError, match=message):
+        CreditResult.of(batch, OPTIONS, **({"advantage": np.zeros(3)} | changes))
