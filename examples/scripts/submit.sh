@@ -11,8 +11,16 @@ shift 2
 [[ -f $recipe ]] || recipe="$(dirname "$0")/../recipes/$recipe"
 [[ -f $recipe ]] || { echo "there is no recipe ${recipe##*/}; give a file or a name in examples/recipes" >&2; exit 2; }
 
+# The job runs in a folder of its own: files named here have to be named from the root.
+arguments=()
+for argument in "$@"; do
+    [[ ${previous:-} == --*.plugin && -f $argument ]] && argument=$(realpath "$argument")
+    arguments+=("$argument")
+    previous=$argument
+done
+
 exec ray job submit --address "${RAY_JOB_ADDRESS:-http://127.0.0.1:8265}" -- \
     "$(command -v python)" -m openrlhf_gagpo.cli.train \
     --config "$(realpath "$recipe")" \
     --run_dir "$run_dir" \
-    "$@"
+    "${arguments[@]}"

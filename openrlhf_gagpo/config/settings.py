@@ -25,13 +25,18 @@ from openrlhf_gagpo.training.settings import (
 __all__ = ["backend_settings", "loop_settings", "objective_settings", "rollout_settings", "sampling"]
 
 
+def absolute(plugins: Sequence[str]) -> tuple[str, ...]:
+    """Plugin files by their full path, as a worker process in another folder needs them; modules as they are."""
+    return tuple(str(Path(name).expanduser().resolve()) if name.endswith(".py") else name for name in plugins)
+
+
 def rollout_settings(config: Config) -> RolloutSettings:
     """How all episodes of this run are played."""
     env, rollout = config.env, config.rollout
     return RolloutSettings(
         env_name=env.name,
         env_options=env_options(config),
-        plugins=tuple(env.plugin),
+        plugins=absolute(env.plugin),
         workers=env.workers,
         reset_timeout=env.reset_timeout,
         step_timeout=env.step_timeout,
@@ -63,7 +68,7 @@ def objective_settings(config: Config) -> ObjectiveSettings:
         kl_coef=config.algo.kl.init_coef,
         kl_estimator=config.algo.kl.estimator,
         entropy_coef=config.actor.entropy_coef or 0.0,
-        plugins=tuple(config.algo.plugin),
+        plugins=absolute(config.algo.plugin),
     )
 
 

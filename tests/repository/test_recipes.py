@@ -18,6 +18,7 @@ from openrlhf_gagpo.cli import warmstart
 from openrlhf_gagpo.cli.train import main as train
 from openrlhf_gagpo.config.checks import check
 from openrlhf_gagpo.config.resolve import Config, resolve
+from support.models import model_folder
 from support.paths import REPOSITORY
 
 EXAMPLES = REPOSITORY / "examples"
@@ -40,9 +41,7 @@ def workplace(tmp_path_factory):
     generate_shop(root / "data" / "webshop", 120, 0)
     for split in ("train", "valid_seen"):
         generate_houses(root / "data" / "alfworld", split, 1, 0)
-    (root / "model").mkdir()
-    for name in ("config.json", "tokenizer.json", "model.safetensors"):
-        (root / "model" / name).write_text("{}")
+    model_folder(root / "model")
     return root
 
 

@@ -21,8 +21,7 @@ from support.paths import REPOSITORY
 
 # A random policy earns nothing; a penalty on impossible actions gives its groups a spread to learn from.
 SIGNAL = (
-    "--algo.advantage.no_drop_reward_free_groups", "--algo.advantage.invalid_penalty", "0.1",
-    "--algo.advantage.invalid_rule", "action",
+    "--algo.advantage.no_drop_reward_free_groups", "--algo.advantage.inadmissible_penalty", "0.1",
 )  # fmt: skip
 RECIPE = str(REPOSITORY / "examples/recipes/vault_demo.yaml")
 
@@ -124,6 +123,31 @@ def test_script_through_ray_job_submit(ray_runtime: dict[str, str], tmp_path: Pa
     start = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     assert AutoTokenizer.from_pretrained(run.model_dir).get_vocab() == AutoTokenizer.from_pretrained(model).get_vocab()
     assert any(not torch.equal(a, b) for a, b in zip(trained.parameters(), start.parameters(), strict=True))
+
+
+def test_plugins_of_all_kinds_through_ray_job_submit(ray_runtime: dict[str, str], tmp_path: Path) -> None:
+    """An estimator that asks the model for a column, a loss and an environment, one file each."""
+    model = make_model(tmp_path / "model", tied=True, words="guess higher lower between and 1 2 3 4 5 6 7 8 9")
+    done = subprocess.run(
+        [
+            "examples/scripts/train_vault_ray.sh", str(model), str(tmp_path / "run"),
+            "--env.plugin", "examples/external_env/number_hunt.py", "--env.name", "number-hunt",
+            "--env.eval_split", "valid", "--eval.tasks", "4",
+            "--algo.plugin", "examples/plugins/surprising_tokens.py",
+            "--algo.plugin", "examples/plugins/plain_gradient.py",
+            "--algo.advantage.estimator", "surprising_tokens", "--algo.advantage.sharpness", "1",
+            "--actor.policy_loss_type", "plain_gradient", "--actor.max_log_ratio", "5",
+            "--train.num_iterations", "1", "--rollout.batch_size", "2",
+            "--algo.advantage.no_drop_reward_free_groups",
+        ],
+        cwd=REPOSITORY, env=environment(RAY_JOB_ADDRESS=ray_runtime["dashboard"]),
+        capture_output=True, text=True, timeout=280,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    run = assert_complete(tmp_path / "run", 1)
+    (row,) = run.metrics()
+    assert row["time/columns"] > 0
+    assert run.config()["values"]["actor.policy_loss_type"] == "plain_gradient"
 
 
 def houses(folder: Path) -> None:

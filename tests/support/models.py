@@ -1,10 +1,25 @@
-"""Tiny random models for the real stack."""
+"""Tiny random models for the real stack, and folders that only look like a model."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["make_model"]
+__all__ = ["make_model", "model_folder", "safetensors"]
+
+
+def safetensors(values: int = 6) -> bytes:
+    """A weights file of one tensor."""
+    header = f'{{"w":{{"dtype":"U8","shape":[{values}],"data_offsets":[0,{values}]}}}}'.encode()
+    return len(header).to_bytes(8, "little") + header + bytes(values)
+
+
+def model_folder(folder: Path) -> Path:
+    """A folder that passes the checks of a model without being one."""
+    folder.mkdir()
+    for name in ("config.json", "tokenizer.json"):
+        (folder / name).write_text("{}")
+    (folder / "model.safetensors").write_bytes(safetensors())
+    return folder
 
 
 def make_model(folder: Path, *, tied: bool, words: str = "", seed: int = 0) -> Path:

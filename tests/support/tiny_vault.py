@@ -40,8 +40,8 @@ _FLAGS: dict[str, object] = {
     "algo.advantage.estimator": "gagpo",
     "algo.advantage.drop_reward_free_groups": False,
     # Even a model that never wins learns something: which actions are impossible.
-    "algo.advantage.invalid_penalty": 0.1,
-    "algo.advantage.invalid_rule": "action",
+    "algo.advantage.invalid_penalty": 0.0,
+    "algo.advantage.inadmissible_penalty": 0.1,
     "algo.kl.init_coef": 0.01,
     "actor.adam.lr": 1e-3,
     "actor.lr_scheduler": "constant",

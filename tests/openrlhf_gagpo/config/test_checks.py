@@ -12,6 +12,7 @@ from openrlhf_gagpo.config.placement import place
 from openrlhf_gagpo.config.resolve import resolve
 from openrlhf_gagpo.credit import registry
 from openrlhf_gagpo.errors import ConfigError
+from support.models import model_folder, safetensors
 
 SHARED = "--actor.num_gpus_per_node 1 --vllm.num_engines 1 --train.colocate_all"
 
@@ -25,18 +26,7 @@ def cpu_machine(monkeypatch):
 
 @pytest.fixture
 def model(tmp_path):
-    folder = tmp_path / "model"
-    folder.mkdir()
-    for name in ("config.json", "tokenizer.json"):
-        (folder / name).write_text("{}")
-    (folder / "model.safetensors").write_bytes(weights())
-    return folder
-
-
-def weights(values: int = 6) -> bytes:
-    """A safetensors file of one tensor."""
-    header = f'{{"w":{{"dtype":"U8","shape":[{values}],"data_offsets":[0,{values}]}}}}'.encode()
-    return len(header).to_bytes(8, "little") + header + bytes(values)
+    return model_folder(tmp_path / "model")
 
 
 @pytest.fixture
@@ -139,8 +129,8 @@ def test_models(base, model, monkeypatch):
         ("config.json", b"{", ["config.json cannot be read", "save the model again"]),
         ("config.json", b"[]", ["config.json holds no JSON object"]),
         ("tokenizer_config.json", b"\xff", ["tokenizer_config.json cannot be read"]),
-        ("model.safetensors", weights()[:-1], ["model.safetensors is cut short or damaged"]),
-        ("model.safetensors", weights() + b"x", ["model.safetensors is cut short or damaged"]),
+        ("model.safetensors", safetensors()[:-1], ["model.safetensors is cut short or damaged"]),
+        ("model.safetensors", safetensors() + b"x", ["model.safetensors is cut short or damaged"]),
         ("model.safetensors", b"", ["cut short or damaged"]),
         ("model.safetensors", b"\xff" * 40, ["cut short or damaged"]),
         ("more.bin", b"PK\x03\x04 and no more", ["more.bin is cut short or damaged"]),
