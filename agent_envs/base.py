@@ -89,17 +89,17 @@ class NumberedTasks(Sequence[str]):
     """
 
     prefix: str
-    count: int
+    size: int
 
     def __len__(self) -> int:
-        return self.count
+        return self.size
 
     @overload
     def __getitem__(self, index: int) -> str: ...
     @overload
     def __getitem__(self, index: slice) -> list[str]: ...
     def __getitem__(self, index: int | slice) -> str | list[str]:
-        chosen = range(self.count)[index]
+        chosen = range(self.size)[index]
         if isinstance(chosen, range):
             return [f"{self.prefix}{number}" for number in chosen]
         return f"{self.prefix}{chosen}"
@@ -110,10 +110,10 @@ class NumberedTasks(Sequence[str]):
     def number_of(self, task: str) -> int | None:
         """The number in a task id; None for an id that is not one of these."""
         text = task.removeprefix(self.prefix)
-        if len(text) == len(task) - len(self.prefix) and text.isdecimal() and len(text) <= len(str(self.count)):
+        if len(text) == len(task) - len(self.prefix) and text.isdecimal() and len(text) <= len(str(self.size)):
             number = int(text)
             # Compared as text: "07" would be a second name of one task.
-            if number < self.count and str(number) == text:
+            if number < self.size and str(number) == text:
                 return number
         return None
 

@@ -6,8 +6,8 @@ import pytest
 
 import agent_envs
 from agent_envs import EnvError, RegistryError, Reset, StepResult
+from agent_envs.testing import check_env
 from agent_envs.vault import VaultEnv
-from support.env_contract import check_env
 from support.paths import REPOSITORY
 
 EXTERNAL = REPOSITORY / "examples" / "external_env" / "number_hunt.py"
