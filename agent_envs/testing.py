@@ -14,12 +14,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Real
-from types import MappingProxyType
 
 from agent_envs.base import Expert, Reset, StepResult, TextEnv
 from agent_envs.errors import EnvError, UnknownTask
 
-__all__ = ["PARTS", "Breach", "check_env", "find_breach"]
+__all__ = ["Breach", "check_env", "find_breach"]
 
 MakeEnv = Callable[[], TextEnv]
 
@@ -51,8 +50,7 @@ def check_env(make_env: MakeEnv, split: str, sample: int = 5) -> None:
     ``make_env`` is called several times; each call has to return a new instance with the same options. Raises
     ``AssertionError``.
     """
-    for check in PARTS.values():
-        _run(check, make_env, split, sample)
+    _check(make_env, (split,), sample)
 
 
 @dataclass(frozen=True)
@@ -64,14 +62,35 @@ class Breach:
     """The traceback of what it raised; "" where it raised nothing."""
 
 
-def find_breach(make_env: MakeEnv, part: str, split: str, sample: int) -> Breach | None:
-    """The first breach in one of ``PARTS``, or None; what ``check_env`` does, for callers in another process."""
+def find_breach(make_env: MakeEnv, splits: Sequence[str], sample: int) -> Breach | None:
+    """The first breach in any of ``splits``; None where the contract is kept.
+
+    What ``check_env`` does, for callers in another process.
+    """
     try:
-        _run(PARTS[part], make_env, split, sample)
+        _check(make_env, splits, sample)
     except AssertionError as error:
         cause = error.__cause__
         return Breach(str(error), "".join(traceback.format_exception(cause)) if cause is not None else "")
     return None
+
+
+def _check(make_env: MakeEnv, splits: Sequence[str], sample: int) -> None:
+    # Two instances for all of it: making one and listing its tasks may take long.
+    first, second = _Subject(make_env()), _Subject(make_env())
+    try:
+        _check_tasks(first, second, splits)
+        for split in splits:
+            tasks = _first_tasks(first.env, split, sample)
+            _check_ends(first, make_env, tasks[0])
+            _check_determinism(first, second, tasks)
+            _check_malformed(first, second, tasks[0])
+            _check_truncation(first, tasks[0])
+            _check_expert(first, tasks)
+            _check_prompt(first, tasks[0])
+    finally:
+        first.env.close()
+        second.env.close()
 
 
 class _Subject:
@@ -112,20 +131,22 @@ class _Subject:
         return results
 
 
-def _check_tasks(first: _Subject, second: _Subject, make_env: MakeEnv, split: str, tasks: Sequence[str]) -> None:
+def _check_tasks(first: _Subject, second: _Subject, splits: Sequence[str]) -> None:
     env = first.env
     limit = env.max_steps
     whole = isinstance(limit, int) and not isinstance(limit, bool)
     _demand(whole and limit >= 1, f"max_steps is {limit!r}; it must be a whole number of at least 1")
     seen: dict[str, str] = {}
     for name in env.splits:
-        for task in _names(env, name, needed=name == split):
+        for task in _names(env, name, needed=name in splits):
             text = isinstance(task, str) and bool(task)
             _demand(text, f"tasks({name!r}) lists {task!r}; a task id must be a str that is not empty")
             _demand(task not in seen, f"task {task!r} is listed twice ({seen.get(task)}, {name}); ids must be unique")
             seen[task] = name
-    same = len(env.tasks(split)) == len(second.env.tasks(split)) and _names(env, split) == _names(second.env, split)
-    _demand(same, f"two instances list other tasks of split {split!r}; equal options must give equal tasks")
+    for split in splits:
+        _demand(split in env.splits, f"its splits ({', '.join(env.splits)}) do not hold {split!r}; name one of them")
+        same = len(env.tasks(split)) == len(second.env.tasks(split)) and _names(env, split) == _names(second.env, split)
+        _demand(same, f"two instances list other tasks of split {split!r}; equal options must give equal tasks")
     strange = [name for name in _class_splits(env) if name not in env.splits]
     for name in [*strange, "no such split"]:
         with _raising(UnknownTask, f"tasks({name!r})", f"{name!r} is not among its splits ({', '.join(env.splits)})"):
@@ -134,24 +155,24 @@ def _check_tasks(first: _Subject, second: _Subject, make_env: MakeEnv, split: st
         env.reset("no such task", 0)
 
 
-def _check_ends(first: _Subject, second: _Subject, make_env: MakeEnv, split: str, tasks: Sequence[str]) -> None:
+def _check_ends(first: _Subject, make_env: MakeEnv, task: str) -> None:
     fresh = make_env()
     try:
         with _raising(EnvError, "step before the first reset", "no episode runs"):
             fresh.step("anything")
     finally:
         fresh.close()
-    start = first.reset(tasks[0])
+    start = first.reset(task)
     first.step(MALFORMED[0])
-    _demand(first.reset(tasks[0]) == start, _unequal(tasks[0], "reset in the middle of an episode"))
-    _explore(first, tasks[0])
+    _demand(first.reset(task) == start, _unequal(task, "reset in the middle of an episode"))
+    _explore(first, task)
     with _raising(EnvError, "step after the end of an episode", "no episode runs"):
         first.env.step("anything")
-    _demand(first.reset(tasks[0]) == start, _unequal(tasks[0], "reset after the end of an episode"))
+    _demand(first.reset(task) == start, _unequal(task, "reset after the end of an episode"))
     first.step(MALFORMED[0])
 
 
-def _check_determinism(first: _Subject, second: _Subject, make_env: MakeEnv, split: str, tasks: Sequence[str]) -> None:
+def _check_determinism(first: _Subject, second: _Subject, tasks: Sequence[str]) -> None:
     """Two instances, one of them used before, agree on everything."""
     for task in tasks:
         start, results, actions = _explore(first, task)
@@ -164,9 +185,8 @@ def _check_determinism(first: _Subject, second: _Subject, make_env: MakeEnv, spl
             )
 
 
-def _check_malformed(first: _Subject, second: _Subject, make_env: MakeEnv, split: str, tasks: Sequence[str]) -> None:
+def _check_malformed(first: _Subject, second: _Subject, task: str) -> None:
     """An action that makes no sense changes nothing but the number of steps."""
-    env, task = first.env, tasks[0]
     unread = []
     for action in MALFORMED:
         offered = first.reset(task).admissible_actions
@@ -188,7 +208,7 @@ def _check_malformed(first: _Subject, second: _Subject, make_env: MakeEnv, split
             result.truncated or tuple(result.admissible_actions) == tuple(offered),
             f"action {_short(action)} changed the list of actions with admissible=False; {_NOTHING_CHANGES}",
         )
-    if env.max_steps > 1 and unread:
+    if first.env.max_steps > 1 and unread:
         _check_later_steps(first, second, task, unread)
 
 
@@ -219,8 +239,8 @@ def _check_later_steps(first: _Subject, second: _Subject, task: str, unread: Seq
             )
 
 
-def _check_truncation(first: _Subject, second: _Subject, make_env: MakeEnv, split: str, tasks: Sequence[str]) -> None:
-    limit, task = first.env.max_steps, tasks[0]
+def _check_truncation(first: _Subject, task: str) -> None:
+    limit = first.env.max_steps
     results = first.play(task, MALFORMED[0])
     last = results[-1]
     if last.terminated:
@@ -235,7 +255,7 @@ def _check_truncation(first: _Subject, second: _Subject, make_env: MakeEnv, spli
     )
 
 
-def _check_expert(first: _Subject, second: _Subject, make_env: MakeEnv, split: str, tasks: Sequence[str]) -> None:
+def _check_expert(first: _Subject, tasks: Sequence[str]) -> None:
     for task in tasks:
         first.reset(task)
         expert = first.expert()
@@ -260,12 +280,12 @@ def _check_expert(first: _Subject, second: _Subject, make_env: MakeEnv, split: s
         )
 
 
-def _check_prompt(first: _Subject, second: _Subject, make_env: MakeEnv, split: str, tasks: Sequence[str]) -> None:
+def _check_prompt(first: _Subject, task: str) -> None:
     """The template uses known variables only and shows the observation."""
     # Late: nothing else here needs more than the standard library.
     import jinja2
 
-    start = first.reset(tasks[0])
+    start = first.reset(task)
     engine = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     past = [{"step": 0, "observation": "seen before", "action": "done before"}]
     with _surviving("rendering prompt.turn", "it may use the variables that PromptTemplate names, and no others"):
@@ -288,38 +308,12 @@ def _check_prompt(first: _Subject, second: _Subject, make_env: MakeEnv, split: s
     _demand(not blind, "prompt.turn is the same for different observations; it must show {{ observation }}")
 
 
-_Check = Callable[[_Subject, _Subject, MakeEnv, str, Sequence[str]], None]
-
-PARTS: Mapping[str, _Check] = MappingProxyType(
-    {
-        "tasks": _check_tasks,
-        "ends": _check_ends,
-        "determinism": _check_determinism,
-        "malformed actions": _check_malformed,
-        "step limit": _check_truncation,
-        "expert": _check_expert,
-        "prompt": _check_prompt,
-    }
-)
-"""The parts of the contract by name, in the order of ``check_env``."""
-
-
-def _run(check: _Check, make_env: MakeEnv, split: str, sample: int) -> None:
-    first, second = make_env(), make_env()
-    try:
-        _demand(split in first.splits, f"its splits ({', '.join(first.splits)}) do not hold {split!r}")
-        tasks = _first_tasks(first, split, sample)
-        _demand(bool(tasks), f"split {split!r} has no tasks; there must be one to check the contract on")
-        check(_Subject(first), _Subject(second), make_env, split, tasks)
-    finally:
-        first.close()
-        second.close()
-
-
 def _first_tasks(env: TextEnv, split: str, sample: int) -> list[str]:
     with _surviving(f"tasks({split!r})", "it must list the tasks of each of its splits"):
         tasks = env.tasks(split)
-        return [tasks[number] for number in range(min(sample, len(tasks)))]
+        chosen = [tasks[number] for number in range(min(sample, len(tasks)))]
+    _demand(bool(chosen), f"split {split!r} has no tasks; there must be one to check the contract on")
+    return chosen
 
 
 def _names(env: TextEnv, split: str, needed: bool = True) -> list[str]:

@@ -184,15 +184,20 @@ class EnvPool:
         return self._tasks[split]
 
     async def inspect(
-        self, function: Callable[[Callable[[], TextEnv], *Arguments], Answer], *arguments: *Arguments
+        self,
+        function: Callable[[Callable[[], TextEnv], *Arguments], Answer],
+        *arguments: *Arguments,
+        timeout: float | None = None,
     ) -> Answer:
         """What ``function(make, *arguments)`` returns in a worker process, where ``make()`` is a new instance.
 
-        The function is one that the worker can import. It may take as long as a reset. Raises ``EnvFault``.
+        The function is one that the worker can import. It may take ``timeout`` seconds, by default as long as a reset.
+        Raises ``EnvFault``.
         """
         session = await self.open()
         try:
-            answer: Answer = await session._call("inspection", self._slow_timeout, function, *arguments)
+            seconds = self._slow_timeout if timeout is None else timeout
+            answer: Answer = await session._call("inspection", seconds, function, *arguments)
         finally:
             await session.close()
         return answer
