@@ -106,7 +106,7 @@ def _parser(makes_data: bool) -> argparse.ArgumentParser:
 
     check = command(
         "check",
-        "see whether an environment works: play and time an episode in a worker process, check the contract",
+        "see whether an environment works: play and time an episode in a worker, check the contract",
         one,
     )
     check.add_argument("--split", nargs="+", metavar="S", help="splits that must have tasks (default: all)")
@@ -114,7 +114,9 @@ def _parser(makes_data: bool) -> argparse.ArgumentParser:
         "--tasks", type=int, default=2, metavar="N", help="tasks of each split to check the contract on (default 2)"
     )
 
-    generate = command("generate", "make the data of an environment that can be played without its original data")
+    generate = command(
+        "generate", "make the data of an environment that can be played without its original data", plugins
+    )
     if makes_data:
         _add_generators(generate, plugins)
     return parser

@@ -37,6 +37,8 @@ def add_flags(parser: argparse.ArgumentParser, generator: Generator) -> None:
     """Add a flag for each option of ``generator``."""
     for option in generator.options:
         required = option.default is None
+        # argparse fills in what follows a percent sign.
+        text = option.help.replace("%", "%%")
         parser.add_argument(
             f"--{option.name}",
             dest=_PREFIX + option.name,
@@ -46,7 +48,7 @@ def add_flags(parser: argparse.ArgumentParser, generator: Generator) -> None:
             default=option.default,
             required=required,
             metavar={int: "N", float: "X"}.get(option.kind, option.name.upper()),
-            help=option.help if required else f"{option.help} (default {_shown(option)})",
+            help=text if required else f"{text} (default {_shown(option)})",
         )
 
 
