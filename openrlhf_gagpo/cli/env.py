@@ -115,7 +115,7 @@ def _parser(makes_data: bool) -> argparse.ArgumentParser:
     )
 
     generate = command(
-        "generate", "make the data of an environment that can be played without its original data", plugins
+        "generate", "make data for an environment to play, where it can do without the original", plugins
     )
     if makes_data:
         _add_generators(generate, plugins)
