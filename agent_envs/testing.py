@@ -83,9 +83,9 @@ def _check(make_env: MakeEnv, splits: Sequence[str], sample: int) -> None:
         for split in splits:
             tasks = _first_tasks(first.env, split, sample)
             _check_ends(first, make_env, tasks[0])
+            _check_truncation(first, tasks[0])
             _check_determinism(first, second, tasks)
             _check_malformed(first, second, tasks[0])
-            _check_truncation(first, tasks[0])
             _check_expert(first, tasks)
             _check_prompt(first, tasks[0])
     finally:
@@ -103,6 +103,7 @@ class _Subject:
         with _surviving(f"reset({task!r}, {_SEED})", "it must start every task that tasks() lists"):
             start = self.env.reset(task, _SEED)
         _check_answer(start, Reset, "reset", ("observation", "state_key", "task", "category"))
+        _check_pickling(start, "reset")
         return start
 
     def step(self, action: str) -> StepResult:
@@ -110,6 +111,7 @@ class _Subject:
             result = self.env.step(action)
         _check_answer(result, StepResult, "step", ("observation", "state_key"))
         _check_outcome(result)
+        _check_pickling(result, "step")
         return result
 
     def expert(self) -> Expert | None:
@@ -366,6 +368,9 @@ def _check_answer(answer: object, kind: type[Reset | StepResult], method: str, t
     listed = isinstance(actions, tuple | list) and all(isinstance(action, str) for action in actions)
     _demand(listed, f"{method} returned {actions!r:.60} as admissible_actions; they must be a tuple of str")
     _check_info(answer.info, method)
+
+
+def _check_pickling(answer: Reset | StepResult, method: str) -> None:
     with _surviving(f"pickling what {method} returned", "answers travel between processes"):
         copy = pickle.loads(pickle.dumps(answer))
     _demand(copy == answer, f"what {method} returned is changed by pickling; answers travel between processes")
@@ -416,7 +421,7 @@ def _surviving(what: str, asked: str) -> Iterator[None]:
         yield
     # SystemExit too: engines written as programs call sys.exit.
     except (Exception, SystemExit) as error:
-        raise AssertionError(f"{what} raised {type(error).__name__}: {error}; {asked}") from error
+        raise AssertionError(f"{what} raised {_described(error)}; {asked}") from error
 
 
 @contextmanager
@@ -427,13 +432,17 @@ def _raising(kind: type[EnvError], what: str, why: str) -> Iterator[None]:
         return
     except Exception as error:
         raise AssertionError(
-            f"{what} raised {type(error).__name__}: {error}; it must raise {kind.__name__}, since {why}"
+            f"{what} raised {_described(error)}; it must raise {kind.__name__}, since {why}"
         ) from error
     raise AssertionError(f"{what} raised nothing; it must raise {kind.__name__}, since {why}")
 
 
 def _unequal(task: str, what: str) -> str:
     return f"{what} starts task {task!r} otherwise than before; equal task and seed must give equal starts"
+
+
+def _described(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".rstrip(".")
 
 
 def _short(action: str) -> str:

@@ -197,7 +197,8 @@ class EnvPool:
         session = await self.open()
         try:
             seconds = self._slow_timeout if timeout is None else timeout
-            answer: Answer = await session._call("inspection", seconds, function, *arguments)
+            # Packed by itself, so that one the worker cannot import is a fault and not the worker's end.
+            answer: Answer = await session._call("inspection", seconds, pickle.dumps((function, arguments)))
         finally:
             await session.close()
         return answer

@@ -90,7 +90,7 @@ class _Worker:
             split, spelled_out = arguments
             return _packed(env.tasks(split), spelled_out)
         if operation == "inspection":
-            function, *others = arguments
+            function, others = pickle.loads(*arguments)
             return function(self._make, *others)
         if instance not in self._experts:
             self._experts[instance] = env.expert()
