@@ -63,7 +63,7 @@ def _lower(token: str) -> str:
 
 
 def _tokens(text: str) -> list[str]:
-    found = _compiled(_PLAIN if text.isascii() else _TOKEN).findall(text)
+    found: list[str] = _compiled(_PLAIN if text.isascii() else _TOKEN).findall(text)
     if all(len(token) <= MAX_TOKEN_CHARS for token in found):
         return found
     return [token[at : at + MAX_TOKEN_CHARS] for token in found for at in range(0, len(token), MAX_TOKEN_CHARS)]

@@ -64,6 +64,25 @@ except SystemExit as stop:
     assert time.monotonic() - begin < 2
 
 
+@pytest.mark.parametrize("argv", [["list"], ["check", "vault", "--split", "valid"], ["play", "vault"]])
+def test_commands_import_no_training_stack(argv):
+    code = f"""
+import sys
+from openrlhf_gagpo.cli.main import main
+status = main(["env", *{argv!r}])
+heavy = ("torch", "ray", "vllm", "deepspeed", "transformers", "openrlhf")
+sys.exit(status or str([name for name in heavy if name in sys.modules] or ""))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.stderr.strip() == ""
+
+
 def test_list_has_one_line_per_environment(env):
     status, out, _ = env("list")
     lines = {line.split()[0]: line for line in out.splitlines()}
