@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from agent_envs.base import EnvError, PromptTemplate, Reset, StepResult, TextEnv, UnknownTask
-from agent_envs.registry import RegistryError, get, load_plugin, make, names, register
+from agent_envs.base import NumberedTasks, PromptTemplate, Reset, StepResult, TextEnv
+from agent_envs.declarations import Generator, GeneratorOption, Needs
+from agent_envs.errors import EnvError, EnvFault, RegistryError, UnknownTask
+from agent_envs.registry import get, load_plugin, make, names, register
 
 __all__ = [
     "EnvError",
+    "EnvFault",
+    "Generator",
+    "GeneratorOption",
+    "Needs",
+    "NumberedTasks",
     "PromptTemplate",
     "RegistryError",
     "Reset",

@@ -7,20 +7,24 @@ Nothing here knows of tokens, models or training.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, overload
 
-__all__ = ["EnvError", "PromptTemplate", "Reset", "StepResult", "TextEnv", "UnknownTask"]
+from agent_envs.declarations import Generator, Needs
+from agent_envs.errors import EnvError, UnknownTask
 
-
-class EnvError(Exception):
-    """The environment itself failed (broken data, a crashed engine). It ends one episode, never a run."""
-
-
-class UnknownTask(EnvError):
-    """A task or split name that the environment does not have."""
+__all__ = [
+    "EnvError",
+    "Expert",
+    "NumberedTasks",
+    "PromptTemplate",
+    "Reset",
+    "StepResult",
+    "TextEnv",
+    "UnknownTask",
+]
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class Reset:
     category: str = ""
     """Task type, for success per category ("" when there is only one)."""
     info: Mapping[str, Any] = field(default_factory=dict)
+    """Whatever else is worth recording, in JSON types."""
 
 
 @dataclass(frozen=True)
@@ -69,34 +74,101 @@ class StepResult:
     """Task score in [0, 1]; equal to ``success`` where there is no partial credit."""
     admissible_actions: tuple[str, ...] = ()
     info: Mapping[str, Any] = field(default_factory=dict)
+    """Whatever else is worth recording, in JSON types."""
 
 
 Expert = Callable[[], str]
 """Returns the expert's next action for the current state of the environment it came from."""
 
 
+@dataclass(frozen=True)
+class NumberedTasks(Sequence[str]):
+    """Task ids ``<prefix>0``, ``<prefix>1`` and so on, made when asked for: a split may have millions.
+
+    It takes a few bytes wherever it is sent.
+    """
+
+    prefix: str
+    size: int
+
+    def __len__(self) -> int:
+        return self.size
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        chosen = range(self.size)[index]
+        if isinstance(chosen, range):
+            return [f"{self.prefix}{number}" for number in chosen]
+        return f"{self.prefix}{chosen}"
+
+    def __contains__(self, task: object) -> bool:
+        return isinstance(task, str) and self.number_of(task) is not None
+
+    def number_of(self, task: str) -> int | None:
+        """The number in a task id; None for an id that is not one of these."""
+        text = task.removeprefix(self.prefix)
+        if len(text) == len(task) - len(self.prefix) and text.isdecimal() and len(text) <= len(str(self.size)):
+            number = int(text)
+            # Compared as text: "07" would be a second name of one task.
+            if number < self.size and str(number) == text:
+                return number
+        return None
+
+
 class TextEnv(ABC):
     """One environment instance; reusable for many episodes, used by one thread at a time.
 
-    Contract (``tests/support/env_contract.py`` checks it for every registered environment):
+    Contract (``agent_envs.testing`` checks it, and ``gagpo env check`` runs that):
 
-    * ``tasks(split)`` is fixed for given options; task ids are unique across splits;
-    * ``reset(task, seed)`` with equal arguments gives equal starts, and equal actions then give equal results;
+    * ``tasks(split)`` is fixed for given options, works for every name in ``splits`` and no other; task ids are
+      unique across splits;
+    * ``reset(task, seed)`` with equal arguments gives equal starts, and equal actions then give equal results; it may
+      be called at any time;
     * ``step`` survives any string; an action it cannot read changes nothing but the step count;
     * after ``max_steps`` steps without termination the result is ``truncated``;
-    * ``step`` after the end, or before ``reset``, raises ``EnvError``.
+    * ``step`` after the end, or before ``reset``, raises ``EnvError``;
+    * ``info`` of every answer is a mapping from names to JSON values.
+
+    The module of a registered environment is imported where environments are listed, so what is slow to import, or
+    listed in ``needs``, is imported where it is used.
     """
 
-    name: ClassVar[str]
-    splits: ClassVar[tuple[str, ...]]
-    prompt: ClassVar[PromptTemplate]
+    name: str
+    """Set by ``register``."""
+    splits: tuple[str, ...]
+    """Names of the splits; an instance whose options choose others sets its own."""
+    prompt: PromptTemplate
     max_steps: int
     record: Mapping[str, object] = MappingProxyType({})
     """What a run should note about the instance beside its options, in JSON types: which data it found, which rule."""
+    needs: ClassVar[Needs] = Needs()
+    """Packages that the base install lacks."""
+    generator: ClassVar[Generator | None] = None
+    """Makes data to play with; None where there is nothing to make."""
+    placeholders: tuple[str, ...] = ()
+    """Parts of listed actions that stand for words of the agent's own, such as "<query>" in "search[<query>]"."""
+
+    @classmethod
+    def find_data(cls, **options: Any) -> Iterable[str]:
+        """Say where the data for these options was looked for and what is there, in lines for people.
+
+        Raises ``EnvError`` after the last line where nothing can be played. No lines: it needs no data.
+        """
+        return ()
+
+    @classmethod
+    def preload(cls, **options: Any) -> None:
+        """Load what worker processes can share; called once, with an instance's options, before they are forked."""
 
     @abstractmethod
     def tasks(self, split: str) -> Sequence[str]:
-        """Task ids of a split, in a fixed order. Raises ``UnknownTask`` for a split it does not have."""
+        """Task ids of a split, in a fixed order. Raises ``UnknownTask`` for a split it does not have.
+
+        Where there may be many, return a sequence that makes them when asked, such as ``NumberedTasks``.
+        """
 
     @abstractmethod
     def reset(self, task: str, seed: int) -> Reset:
@@ -109,6 +181,10 @@ class TextEnv(ABC):
     def expert(self) -> Expert | None:
         """A demonstrator for the running episode, or None where the environment has none."""
         return None
+
+    def describe_tasks(self, tasks: Mapping[str, Sequence[str]]) -> Iterable[str]:
+        """Say what ``tasks``, ids by split, tell of the data, in lines for people; beside official numbers, if any."""
+        yield ", ".join(f"{split} {len(ids)}" for split, ids in tasks.items())
 
     def close(self) -> None:
         """Free what the instance holds; it is not used afterwards."""

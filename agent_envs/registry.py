@@ -1,7 +1,7 @@
 """Environments by name, those of other repositories included.
 
-A name stands for a class, or for ``"module:Class"`` that is imported when first asked for, so that listing names never
-pays for an environment's heavy packages.
+A built-in environment is a folder of this package with an ``env.py``; the folder's name is the environment's. It is
+imported when first asked for, so that listing names never pays for an environment's imports.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from agent_envs.base import TextEnv
+from agent_envs.errors import RegistryError
+from agent_envs.limit import StepLimit
 
 __all__ = [
     "RegistryError",
@@ -28,19 +30,23 @@ __all__ = [
     "options",
     "register",
     "register_lazy",
+    "resolve",
 ]
 
 EnvClass = TypeVar("EnvClass", bound=type[TextEnv])
 
-_entries: dict[str, type[TextEnv] | str] = {
-    "alfworld": "agent_envs.alfworld:AlfworldEnv",
-    "vault": "agent_envs.vault:VaultEnv",
-    "webshop": "agent_envs.webshop:WebShopEnv",
-}
+_LIMIT = "max_steps"
+"""The option that every environment has: ``make`` limits those from outside whose class lacks it."""
 
 
-class RegistryError(ValueError):
-    """A name, option or plugin that cannot be used; the message says which and what there is instead."""
+def _built_in() -> dict[str, type[TextEnv] | str]:
+    """Name -> module of each environment of this package."""
+    folders = sorted(file.parent.name for file in Path(__file__).parent.glob("*/env.py"))
+    return {name: f"{__package__}.{name}.env" for name in folders}
+
+
+_entries: dict[str, type[TextEnv] | str] = _built_in()
+"""Name -> class, or where it is: ``module``, or ``module:Class``."""
 
 
 def register(name: str) -> Callable[[EnvClass], EnvClass]:
@@ -75,7 +81,7 @@ def get(name: str) -> type[TextEnv]:
     if entry is None:
         raise RegistryError(f"There is no environment {name!r}; registered are: {', '.join(names())}.")
     if isinstance(entry, str):
-        entry = _entries[name] = _resolve(name, entry)
+        entry = _entries[name] = _import(name, entry)
     return entry
 
 
@@ -84,20 +90,49 @@ def options(name: str) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(get(name)).parameters
 
 
-def make(name: str, **values: Any) -> TextEnv:
-    """A new instance with the given options. Raises ``RegistryError`` for a name or option that does not exist."""
-    cls = get(name)
+def make(name: str, /, *, max_steps: int | None = None, **values: Any) -> TextEnv:
+    """A new instance.
+
+    Args:
+        name: a registered name.
+        max_steps: steps after which an episode is truncated. Where the class has such an option, it gets the value;
+            where it has none, the instance is limited from outside, which only ever shortens an episode.
+        values: options of the environment.
+
+    Raises:
+        RegistryError: a name or option that does not exist, a required option is missing, or packages are.
+    """
+    values, limit = resolve(name, values, max_steps)
     check_options(name, values)
-    return cls(**values)
+    env = get(name)(**values)
+    return env if limit is None else StepLimit(env, limit)
+
+
+def resolve(name: str, values: Mapping[str, Any], max_steps: int | None = None) -> tuple[dict[str, Any], int | None]:
+    """What the class of ``name`` gets as options, and the limit to put on its instance from outside, if any.
+
+    A ``max_steps`` among ``values`` counts as the argument of that name.
+    """
+    given = dict(values)
+    limit = given.pop(_LIMIT, None) if max_steps is None else max_steps
+    if limit is not None and _takes_limit(get(name)):
+        return {**given, _LIMIT: limit}, None
+    return given, limit
 
 
 def check_options(name: str, values: Mapping[str, Any]) -> None:
-    """Raise ``RegistryError`` unless ``values`` are options of ``name`` and hold every required one."""
+    """Raise ``RegistryError`` unless ``values`` are options of ``name``, hold every required one, and it can be played.
+
+    ``max_steps`` is an option of every environment.
+    """
+    hint = get(name).needs.hint()
+    if hint:
+        raise RegistryError(f"environment {name!r} {hint}")
     known = options(name)
     if not any(option.kind is option.VAR_KEYWORD for option in known.values()):
-        unknown = [value for value in values if value not in known]
+        unknown = [value for value in values if value not in known and value != _LIMIT]
         if unknown:
-            offer = ", ".join(known) or "none"
+            offer = ", ".join(dict.fromkeys([*known, _LIMIT]))
             raise RegistryError(f"Environment {name!r} has no option {unknown[0]!r}; its options are: {offer}.")
     for option in known.values():
         required = option.default is option.empty and option.kind not in (option.VAR_KEYWORD, option.VAR_POSITIONAL)
@@ -108,51 +143,86 @@ def check_options(name: str, values: Mapping[str, Any]) -> None:
 def load_plugin(source: str) -> None:
     """Import a file (``path/to/file.py``) or module (``package.module``) that registers environments.
 
-    Loading the same one again does nothing. Raises ``RegistryError`` if it cannot be imported or registers nothing.
+    Loading the same one again does nothing. Raises ``RegistryError`` if it cannot be imported or registers nothing;
+    names and modules are then as they were before.
     """
     is_file = source.endswith(".py")
     path = Path(source).expanduser().resolve()
     if is_file and not path.is_file():
         raise RegistryError(f"There is no plugin file {source!r}; give the path of a .py file or a module name.")
     module_name = f"agent_envs_plugin_{hashlib.sha1(str(path).encode()).hexdigest()[:12]}" if is_file else source
-    if module_name in sys.modules:
+    if is_file and module_name in sys.modules:
         return
-    before = set(_entries)
+    before = dict(_entries)
     try:
         if is_file:
             _import_file(module_name, path)
         else:
             importlib.import_module(module_name)
-    except Exception as error:
-        for name in set(_entries) - before:
-            del _entries[name]
-        raise RegistryError(f"Plugin {source!r} failed on import: {type(error).__name__}: {error}") from error
-    if set(_entries) == before:
+        problem: BaseException | None = None
+    # SystemExit too: a script that reads a command line when it is imported is no reason to end this program.
+    except (Exception, SystemExit) as error:
+        problem = error
+    if problem is None and (_entries.keys() != before.keys() or _has_entries(module_name)):
+        return
+    _entries.clear()
+    _entries.update(before)
+    if is_file:
+        sys.modules.pop(module_name, None)
+    if problem is None:
         raise RegistryError(f"Plugin {source!r} registers no environment; decorate a class with @register('name').")
+    raise RegistryError(f"Plugin {source!r} failed on import: {type(problem).__name__}: {problem}") from problem
+
+
+def _has_entries(module_name: str) -> bool:
+    """Whether the module, or one inside it, holds a registered class: it may have been imported before."""
+    modules = (entry.partition(":")[0] if isinstance(entry, str) else entry.__module__ for entry in _entries.values())
+    return any(module == module_name or module.startswith(f"{module_name}.") for module in modules)
 
 
 def _add(name: str, entry: type[TextEnv] | str) -> None:
-    if name in _entries:
+    known = _entries.get(name)
+    # The folder of this name is known before its class is: then this is its class.
+    if known is not None and not (isinstance(entry, type) and known == entry.__module__):
         raise RegistryError(f"An environment named {name!r} is registered already; choose another name.")
     _entries[name] = entry
 
 
-def _resolve(name: str, target: str) -> type[TextEnv]:
-    module, _, attribute = target.partition(":")
+def _import(name: str, target: str) -> type[TextEnv]:
+    module_name, _, attribute = target.partition(":")
     try:
-        return getattr(importlib.import_module(module), attribute)
+        module = importlib.import_module(module_name)
+        return getattr(module, attribute) if attribute else _registered_in(module, name)
     except (ImportError, AttributeError) as error:
         raise RegistryError(f"Environment {name!r} could not be loaded from {target!r}: {error}") from error
 
 
-def _import_file(module_name: str, path: Path) -> ModuleType:
+def _registered_in(module: ModuleType, name: str) -> type[TextEnv]:
+    """The class that ``module`` registers as ``name``; the module may have been imported at any time before."""
+    for found in vars(module).values():
+        if isinstance(found, type) and issubclass(found, TextEnv) and vars(found).get("name") == name:
+            return found
+    raise ImportError(f"no class in it is decorated with @register({name!r})")
+
+
+def _takes_limit(cls: type[TextEnv]) -> bool:
+    """Whether ``__init__`` names ``max_steps``, or hands all it does not name to a base class that does."""
+    for base in cls.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        known = inspect.signature(base.__init__).parameters.values()  # type: ignore[misc]
+        if any(option.name == _LIMIT for option in known):
+            return True
+        if not any(option.kind is option.VAR_KEYWORD for option in known):
+            return False
+    return False
+
+
+def _import_file(module_name: str, path: Path) -> None:
     spec = importlib.util.spec_from_file_location(module_name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} cannot be imported")
     module = importlib.util.module_from_spec(spec)
     # Known by name before it runs: dataclasses and pickle look their module up.
     sys.modules[module_name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[module_name]
-        raise
-    return module
+    spec.loader.exec_module(module)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
+from agent_envs.alfworld.data import GENERATOR, compare_with_official, find_games
 from agent_envs.alfworld.layout import CATEGORIES, GAME_FILE, SPLITS, games_root, list_games, task_type_of
 from agent_envs.alfworld.prompt import ALFWORLD_PROMPT
-from agent_envs.base import EnvError, Expert, PromptTemplate, Reset, StepResult, TextEnv, UnknownTask
+from agent_envs.base import Expert, Reset, StepResult, TextEnv
+from agent_envs.declarations import Needs
+from agent_envs.errors import EnvError, UnknownTask
+from agent_envs.registry import register
 
 if TYPE_CHECKING:
     from agent_envs.alfworld.engine import Engine, View
@@ -23,6 +27,7 @@ STATE_KEYS = ("observation", "situation")
 _TASK_MARK = "Your task is to:"
 
 
+@register("alfworld")
 class AlfworldEnv(TextEnv):
     """Household tasks in text.
 
@@ -44,9 +49,10 @@ class AlfworldEnv(TextEnv):
         EnvError: no games there, or an option out of range.
     """
 
-    name: ClassVar[str] = "alfworld"
-    splits: ClassVar[tuple[str, ...]] = SPLITS
-    prompt: ClassVar[PromptTemplate] = ALFWORLD_PROMPT
+    splits = SPLITS
+    prompt = ALFWORLD_PROMPT
+    needs = Needs(("alfworld", "textworld"), extra="alfworld")
+    generator = GENERATOR
 
     def __init__(
         self,
@@ -74,6 +80,10 @@ class AlfworldEnv(TextEnv):
         self._plan: list[str] = []
         self._steps = 0
         self._running = False
+
+    @classmethod
+    def find_data(cls, **options: Any) -> Iterable[str]:
+        return find_games(options.get("data_dir"))
 
     @classmethod
     def preload(cls, **options: Any) -> None:
@@ -139,6 +149,9 @@ class AlfworldEnv(TextEnv):
     def expert(self) -> Expert:
         """The engine's planner; it plans when first asked and again after an admissible action off its plan."""
         return self._expert_action
+
+    def describe_tasks(self, tasks: Mapping[str, Sequence[str]]) -> Iterable[str]:
+        return compare_with_official(self._root, tasks)
 
     def close(self) -> None:
         self._running = False

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, ClassVar, Literal, overload
+from typing import Any, Literal
 
 import numpy as np
 
-from agent_envs.base import EnvError, Expert, PromptTemplate, Reset, StepResult, TextEnv, UnknownTask
+from agent_envs.base import Expert, NumberedTasks, Reset, StepResult, TextEnv
+from agent_envs.declarations import Needs
+from agent_envs.errors import EnvError, UnknownTask
+from agent_envs.registry import register
 from agent_envs.webshop.catalogue import Catalogue, load_catalogue
+from agent_envs.webshop.data import GENERATOR, find_files
 from agent_envs.webshop.expert import expert_action
 from agent_envs.webshop.goals import GoalBook, GoalKind, compatible_book, seedless_book
 from agent_envs.webshop.nouns import NounFinder, find_nouns, finder_name
@@ -23,10 +27,12 @@ from agent_envs.webshop.sources import FileSet
 
 __all__ = ["WebShopEnv", "page_without_instruction"]
 
-SEARCH_HINT = "search[<your query>]"
+QUERY = "<your query>"
+SEARCH_HINT = f"search[{QUERY}]"
 _SPLITS = {"compatible": ("train", "test"), "clean": ("train", "valid", "test")}
 
 
+@register("webshop")
 class WebShopEnv(TextEnv):
     """Shopping for a described product in a made-up or the official catalogue.
 
@@ -61,9 +67,11 @@ class WebShopEnv(TextEnv):
         EnvError: files are missing or broken, or an option is out of range.
     """
 
-    name: ClassVar[str] = "webshop"
-    splits: tuple[str, ...] = _SPLITS["compatible"]  # type: ignore[misc]
-    prompt: ClassVar[PromptTemplate] = WEBSHOP_PROMPT
+    splits = _SPLITS["compatible"]
+    prompt = WEBSHOP_PROMPT
+    needs = Needs(("regex",), extra="webshop")
+    generator = GENERATOR
+    placeholders = (QUERY,)
 
     def __init__(
         self,
@@ -120,6 +128,10 @@ class WebShopEnv(TextEnv):
         }
 
     @classmethod
+    def find_data(cls, **options: Any) -> Iterable[str]:
+        return find_files(options.get("data_dir"), options.get("files", "auto"))
+
+    @classmethod
     def preload(cls, **options: Any) -> None:
         """Open the catalogue and choose the noun rule, for a process that worker processes are forked from.
 
@@ -127,16 +139,15 @@ class WebShopEnv(TextEnv):
         """
         cls(**options).close()
 
-    def tasks(self, split: str) -> Sequence[str]:
-        return TaskNames(split, len(self._indexes(split)))
+    def tasks(self, split: str) -> NumberedTasks:
+        return NumberedTasks(f"{split}-", len(self._indexes(split)))
 
     def reset(self, task: str, seed: int) -> Reset:
-        split, _, place = task.rpartition("-")
-        # Compared as text: "07" would be a second name of one task.
-        known = split in self.splits and place.isdecimal() and len(place) < 10 and place == str(int(place))
-        if not known or int(place) >= len(self._goals[split]):
+        split = task.rpartition("-")[0]
+        place = self.tasks(split).number_of(task) if split in self.splits else None
+        if place is None:
             raise UnknownTask(f"WebShop has no task {task!r}; tasks() lists those it has.")
-        index = int(self._goals[split][int(place)])
+        index = int(self._goals[split][place])
         session = Session(self._shop, str(index), self._shop.book[index], random.Random(seed))
         self._session = session
         self._steps = 0
@@ -178,6 +189,11 @@ class WebShopEnv(TextEnv):
         """Knows which product is wanted; the seldom goal that no purchase fully meets it does not fully meet either."""
         return self._expert_action
 
+    def describe_tasks(self, tasks: Mapping[str, Sequence[str]]) -> Iterable[str]:
+        counts = ", ".join(f"{split} {len(ids)}" for split, ids in tasks.items())
+        yield f"{self.record['products']} products; {self.record['goal_kind']} goals: {counts}"
+        yield "official: 6910 synthetic goals with the first 1,000 products; 12087 human instructions in all"
+
     def close(self) -> None:
         self._session = None
 
@@ -205,26 +221,6 @@ class WebShopEnv(TextEnv):
     def _actions(self, page: Page) -> tuple[str, ...]:
         clicks = (f"click[{name}]" for name in page.targets if name not in self._hidden)
         return (SEARCH_HINT,) * page.has_search_bar + tuple(clicks)
-
-
-class TaskNames(Sequence[str]):
-    """The names of a split's tasks, made when asked for: the full catalogue has millions."""
-
-    def __init__(self, split: str, count: int) -> None:
-        self._split = split
-        self._places = range(count)
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [f"{self._split}-{place}" for place in self._places[index]]
-        return f"{self._split}-{self._places[index]}"
 
 
 def page_without_instruction(page: Page) -> str:

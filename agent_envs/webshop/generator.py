@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from agent_envs.base import EnvError
+from agent_envs.declarations import OnProgress
+from agent_envs.errors import EnvError
 from agent_envs.webshop.vocabulary import BRANDS, CHOICES, EXTRAS, KINDS, STYLES, Kind
 
 __all__ = ["generate"]
@@ -19,6 +20,7 @@ _ID_LETTERS = string.digits + string.ascii_uppercase
 _ID_LENGTH = 8
 # Coprime to the number of ids, so that consecutive numbers get unlike ids and none twice.
 _ID_STEP = 1_048_583_201_233
+_PROGRESS_STEP = 100
 _SENTENCES = (
     "Made with {attribute} in mind, this {name} fits into any day.",
     "Our {name} is {attribute} and was tested by people who use one daily.",
@@ -38,10 +40,13 @@ class _Made(NamedTuple):
     people: list[dict[str, Any]]
 
 
-def generate(root: str | os.PathLike[str], products: int, seed: int) -> list[Path]:
+def generate(
+    root: str | os.PathLike[str], products: int, seed: int, on_progress: OnProgress | None = None
+) -> list[Path]:
     """Write ``products`` products and goals for them to ``root``; older files of the same names are replaced.
 
     A product is a function of the seed and its number, so a larger catalogue begins with a smaller one.
+    ``on_progress`` is told now and then how many are written.
 
     Returns:
         Paths of ``items_shuffle.json``, ``items_ins_v2.json`` and ``items_human_ins.json``.
@@ -66,11 +71,13 @@ def generate(root: str | os.PathLike[str], products: int, seed: int) -> list[Pat
             for file, bracket in zip(files, "[{{", strict=True):
                 file.write(f"{bracket}\n")
             gaps = [""] * 3
-            for made in (_make(seed, number) for number in range(products)):
-                for place, text in enumerate(_lines(made)):
+            for number in range(products):
+                for place, text in enumerate(_lines(_make(seed, number))):
                     if text:
                         files[place].write(gaps[place] + text)
                         gaps[place] = ",\n"
+                if on_progress is not None and (number + 1) % _PROGRESS_STEP == 0:
+                    on_progress(number + 1, products)
             for file, bracket in zip(files, "]}}", strict=True):
                 file.write(f"\n{bracket}\n")
         paths = [folder / name for name in names]

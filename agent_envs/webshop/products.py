@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from agent_envs.base import EnvError
+from agent_envs.errors import CatalogueError
 
 __all__ = ["CatalogueError", "Instruction", "Product", "parse_product"]
 
@@ -17,10 +17,6 @@ MAX_ASIN_CHARS = 10
 DEFAULT_PRICE = 100.0
 """US dollars; price of products that list none."""
 NO_ATTRIBUTES = ("DUMMY_ATTR",)
-
-
-class CatalogueError(EnvError):
-    """Catalogue files that are missing, unreadable or do not have the official format."""
 
 
 @dataclass(frozen=True, slots=True)

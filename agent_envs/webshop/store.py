@@ -17,17 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from agent_envs.base import EnvError
 from agent_envs.cache import locked
+from agent_envs.errors import StoreError
 
 __all__ = ["Blob", "BlobWriter", "StoreError", "file_digest", "open_or_build"]
 
 _META = "meta.json"
 _CHUNK = 1 << 22
-
-
-class StoreError(EnvError):
-    """A cache folder that cannot be written."""
 
 
 class BlobWriter:

@@ -5,9 +5,13 @@ Unicode word segmentation (UAX #29), possessive endings off, lower case, stop wo
 
 from __future__ import annotations
 
-import regex
+from functools import cache
+from typing import TYPE_CHECKING
 
 from agent_envs.webshop.porter import stem
+
+if TYPE_CHECKING:
+    import regex
 
 __all__ = ["MAX_TOKEN_CHARS", "analyze"]
 
@@ -26,8 +30,7 @@ _LETTER = r"[\p{WB=ALetter}\p{WB=Hebrew_Letter}]"
 _BASE = r"\p{WB=ALetter}\p{WB=Hebrew_Letter}\p{WB=Numeric}\p{WB=Katakana}"
 _PICTOGRAPH = r"[\p{Emoji}--[0-9#*]]"
 # Word, one ideograph or Hiragana sign, a run of South-East Asian script, or a pictograph with what is joined to it.
-_TOKEN = regex.compile(
-    rf"""(?x)
+_TOKEN = rf"""(?x)
     (?:(?<!\p{{WB=ExtendNumLet}})\p{{WB=ExtendNumLet}}++)? [{_BASE}]
     (?:
         [{_BASE}\p{{WB=ExtendNumLet}}\p{{WB=Extend}}\p{{WB=Format}}\p{{WB=ZWJ}}]
@@ -37,12 +40,8 @@ _TOKEN = regex.compile(
     | [\p{{Han}}\p{{Hiragana}}] {_ATTACHED}
     | \p{{LB=SA}}++
     | {_PICTOGRAPH} {_ATTACHED} (?: \u200d {_PICTOGRAPH} {_ATTACHED} )*+
-    """,
-    regex.V1,
-)
-_PLAIN = regex.compile(
-    r"(?:(?<!_)_++)?[A-Za-z0-9](?:[A-Za-z0-9_]|(?<=[A-Za-z])[:.'](?=[A-Za-z])|(?<=[0-9])[,;.'](?=[0-9]))*+", regex.V1
-)
+    """
+_PLAIN = r"(?:(?<!_)_++)?[A-Za-z0-9](?:[A-Za-z0-9_]|(?<=[A-Za-z])[:.'](?=[A-Za-z])|(?<=[0-9])[,;.'](?=[0-9]))*+"
 """The same for ASCII text, several times faster."""
 
 _POSSESSIVE = tuple(mark + s for mark in ("'", "\u2019", "\uff07") for s in "sS")
@@ -64,7 +63,15 @@ def _lower(token: str) -> str:
 
 
 def _tokens(text: str) -> list[str]:
-    found = (_PLAIN if text.isascii() else _TOKEN).findall(text)
+    found: list[str] = _compiled(_PLAIN if text.isascii() else _TOKEN).findall(text)
     if all(len(token) <= MAX_TOKEN_CHARS for token in found):
         return found
     return [token[at : at + MAX_TOKEN_CHARS] for token in found for at in range(0, len(token), MAX_TOKEN_CHARS)]
+
+
+@cache
+def _compiled(pattern: str) -> regex.Pattern[str]:
+    # Late: without this package the environment can still be listed, and say what it needs.
+    import regex
+
+    return regex.compile(pattern, regex.V1)

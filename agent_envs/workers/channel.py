@@ -8,8 +8,8 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from agent_envs.base import UnknownTask
-from agent_envs.workers.wire import FAULT, OK, READ_SIZE, EnvFault, FrameReader, frame
+from agent_envs.errors import EnvFault, UnknownTask
+from agent_envs.workers.wire import FAULT, OK, READ_SIZE, FrameReader, frame
 
 if TYPE_CHECKING:
     from agent_envs.workers.pool import Session
@@ -55,7 +55,7 @@ class Channel:
 
     def call(self, operation: str, instance: int, arguments: tuple[Any, ...], timeout: float) -> asyncio.Future[Any]:
         """Send a request. The future raises ``EnvFault`` (the instance is lost) or ``UnknownTask`` (it is not)."""
-        future = self._loop.create_future()
+        future: asyncio.Future[Any] = self._loop.create_future()
         now = self._loop.time()
         if not self._calls:
             self._running_since = now

@@ -10,8 +10,9 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Any
 
-from agent_envs.base import EnvError
+from agent_envs.errors import EnvError, EnvFault
 from agent_envs.workers.wire import CONTROL_LIMIT, EnvSpec
 
 __all__ = ["Launcher"]
@@ -78,6 +79,8 @@ class Launcher:
 
     def spawn(self, number: int) -> socket.socket:
         """Ask for a worker; requests may be sent to the returned socket at once."""
+        if self._control is None:
+            raise EnvError("No worker process could be started: the fork server does not run.")
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         try:
@@ -90,7 +93,9 @@ class Launcher:
 
     def kill_worker(self, number: int) -> None:
         """Kill a worker, hung or not; nothing happens if it has ended."""
-        # A server that cannot be told is dead, and so are its workers.
+        if self._control is None:
+            return
+        # A server that cannot be reached is dead, and so are its workers.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._control.send(pickle.dumps(("kill", number)))
 
@@ -117,24 +122,23 @@ class Launcher:
             if not message:
                 self._lose()
                 return
-            self._hear(*pickle.loads(message))
+            self._hear(pickle.loads(message))
 
-    def _hear(self, event: str, *details: object) -> None:
-        if event == "spawned":
-            number, pid = details
-            self._pids[number] = pid
-        elif event == "exited":
-            number, code = details
-            self._pids.pop(number, None)
-            self._on_exit(number, code)
-        elif not self._ready.done():
-            if event == "ready":
+    def _hear(self, message: tuple[Any, ...]) -> None:
+        waited_for = self._ready is not None and not self._ready.done()
+        match message:
+            case ("spawned", number, pid):
+                self._pids[number] = pid
+            case ("exited", number, code):
+                self._pids.pop(number, None)
+                self._on_exit(number, code)
+            case ("ready",) if self._ready is not None and waited_for:
                 self._ready.set_result(None)
-            else:
-                self._ready.set_exception(EnvError(str(details[0])))
+            case ("failed", *fault) if self._ready is not None and waited_for:
+                self._ready.set_exception(EnvFault(*fault))
 
     def _lose(self) -> None:
-        if not self._ready.done():
+        if self._ready is not None and not self._ready.done():
             self._ready.set_exception(EnvError("The process that loads the environments died; see its output above."))
             return
         self.kill()

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Mapping, Sequence
+import pickle
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar, TypeVarTuple
 
-from agent_envs.base import EnvError, Reset, StepResult
+from agent_envs.base import Reset, StepResult, TextEnv
+from agent_envs.errors import EnvError, EnvFault
 from agent_envs.workers.channel import Call, Channel
 from agent_envs.workers.launcher import Launcher
-from agent_envs.workers.wire import EnvFault, EnvSpec
+from agent_envs.workers.wire import EnvSpec
 
 __all__ = ["RESET_TIMEOUT_S", "STEP_TIMEOUT_S", "EnvPool", "PoolStats", "Session"]
+
+Arguments = TypeVarTuple("Arguments")
+Answer = TypeVar("Answer")
 
 RESET_TIMEOUT_S = 120.0
 STEP_TIMEOUT_S = 60.0
@@ -45,13 +50,14 @@ class EnvPool:
         name, options: what ``agent_envs.make`` takes.
         size: number of worker processes.
         plugins: loaded in the workers before ``name`` is looked up.
+        max_steps: as ``agent_envs.make`` takes it.
         reset_timeout: seconds for a reset, for making an instance, listing tasks or asking the expert.
         step_timeout: seconds for a step. A worker that exceeds either is killed, with all sessions it holds.
-        start_timeout: seconds to import the environment and run its ``preload(**options)`` class method, if it has
-            one; what that loads is shared by all workers.
+        start_timeout: seconds to import the environment and run its ``preload(**options)``; what that loads is
+            shared by all workers.
 
     Raises:
-        ValueError: ``size`` or a timeout is out of range.
+        ValueError: ``size`` or a timeout is out of range, or the options hold another ``max_steps``.
     """
 
     def __init__(
@@ -63,12 +69,17 @@ class EnvPool:
         reset_timeout: float = RESET_TIMEOUT_S,
         step_timeout: float = STEP_TIMEOUT_S,
         start_timeout: float = 600.0,
+        max_steps: int | None = None,
     ) -> None:
         if size < 1:
             raise ValueError(f"An environment pool of {size} workers cannot run anything; use at least 1.")
         if min(reset_timeout, step_timeout, start_timeout) <= 0:
             raise ValueError("The reset, step and start timeouts of an environment pool must be above 0 seconds.")
-        self._spec = EnvSpec(name, dict(options or {}), tuple(plugins))
+        given = dict(options or {})
+        limits = [limit for limit in (max_steps, given.pop("max_steps", None)) if limit is not None]
+        if any(limit != limits[0] for limit in limits):
+            raise ValueError("An environment pool got two step limits; leave max_steps out of its options.")
+        self._spec = EnvSpec(name, given, tuple(plugins), limits[0] if limits else None)
         self._size = size
         self._slow_timeout = reset_timeout
         self._step_timeout = step_timeout
@@ -77,11 +88,11 @@ class EnvPool:
         self._launcher = Launcher(self._worker_exited, self._server_lost)
         self._channels: dict[int, Channel] = {}
         self._numbers = itertools.count()
-        self._tasks: dict[str, tuple[str, ...]] = {}
+        self._tasks: dict[str, Sequence[str]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._starting: asyncio.Task[None] | None = None
         self._closed = False
-        self._all_exited: asyncio.Event | None = None
+        self._all_exited = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -102,7 +113,10 @@ class EnvPool:
         return asdict(self._stats)
 
     async def start(self) -> None:
-        """Load the environment; the other calls do this where it was not done. Raises ``EnvError`` if that fails."""
+        """Load the environment; the other calls do this where it was not done.
+
+        Raises ``EnvError`` if that fails: ``EnvFault``, with the traceback, where the environment is the reason.
+        """
         loop = asyncio.get_running_loop()
         if self._closed:
             raise EnvError("This environment pool is closed; make another one.")
@@ -150,15 +164,44 @@ class EnvPool:
                 raise
         return session
 
-    async def tasks(self, split: str) -> tuple[str, ...]:
-        """Task ids of a split. Raises ``UnknownTask`` for a split the environment does not have."""
+    async def tasks(self, split: str) -> Sequence[str]:
+        """Task ids of a split. Raises ``UnknownTask`` for a split the environment does not have.
+
+        A sequence that makes its names when asked stays one, where it can be pickled; all others become tuples.
+        """
         if split not in self._tasks:
             session = await self.open()
             try:
-                self._tasks[split] = await session._call("tasks", self._slow_timeout, split)
+                packed = await session._call("tasks", self._slow_timeout, split, False)
+                try:
+                    self._tasks[split] = pickle.loads(packed)
+                except Exception:
+                    # Of a class that only the workers can import, such as one in a plugin that is not loaded here.
+                    packed = await session._call("tasks", self._slow_timeout, split, True)
+                    self._tasks[split] = pickle.loads(packed)
             finally:
                 await session.close()
         return self._tasks[split]
+
+    async def inspect(
+        self,
+        function: Callable[[Callable[[], TextEnv], *Arguments], Answer],
+        *arguments: *Arguments,
+        timeout: float | None = None,
+    ) -> Answer:
+        """What ``function(make, *arguments)`` returns in a worker process, where ``make()`` is a new instance.
+
+        The function is one that the worker can import. It may take ``timeout`` seconds, by default as long as a reset.
+        Raises ``EnvFault``.
+        """
+        session = await self.open()
+        try:
+            seconds = self._slow_timeout if timeout is None else timeout
+            # Packed by itself, so that one the worker cannot import is a fault and not the worker's end.
+            answer: Answer = await session._call("inspection", seconds, pickle.dumps((function, arguments)))
+        finally:
+            await session.close()
+        return answer
 
     async def aclose(self) -> None:
         """Let the workers close their environments, then end all processes. Open sessions are lost."""
@@ -168,7 +211,6 @@ class EnvPool:
         if self._starting is not None and not self._starting.done():
             self._starting.cancel()
             await asyncio.wait([self._starting])
-        self._all_exited = asyncio.Event()
         for channel in self._channels.values():
             self._lose_sessions(channel, "the environment pool was closed during the episode")
         try:
@@ -238,23 +280,29 @@ class Session:
 
     async def max_steps(self) -> int:
         """The environment's step limit."""
-        return await self._call("max_steps", self._pool._slow_timeout)
+        limit: int = await self._call("max_steps", self._pool._slow_timeout)
+        return limit
+
+    async def splits(self) -> tuple[str, ...]:
+        """The splits that the instance has."""
+        splits: tuple[str, ...] = await self._call("splits", self._pool._slow_timeout)
+        return splits
 
     async def reset(self, task: str, seed: int) -> Reset:
         """Start ``task``. Raises ``UnknownTask``, which leaves the session usable."""
-        result = await self._call("reset", self._pool._slow_timeout, task, seed)
+        result: Reset = await self._call("reset", self._pool._slow_timeout, task, seed)
         self._pool._stats.resets += 1
         return result
 
     async def step(self, action: str) -> StepResult:
         """Take one action given as text."""
-        result = await self._call("step", self._pool._step_timeout, action)
+        result: StepResult = await self._call("step", self._pool._step_timeout, action)
         self._pool._stats.steps += 1
         return result
 
     async def expert_action(self) -> str:
         """The expert's action for the current state. Raises ``EnvError`` if the environment has no expert."""
-        action = await self._call("expert", self._pool._slow_timeout)
+        action: str | None = await self._call("expert", self._pool._slow_timeout)
         if action is None:
             raise EnvError(f"Environment {self._pool._spec.name!r} has no expert.")
         return action
@@ -276,7 +324,7 @@ class Session:
 
     async def _call(self, operation: str, timeout: float, *arguments: Any) -> Any:
         if self._fault is not None:
-            raise EnvFault(str(self._fault), self._fault.details)
+            raise EnvFault(str(self._fault), self._fault.details, self._fault.refused)
         if self._closed:
             raise EnvError("This environment session is closed; open another.")
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import io
 import os
 import pickle
 import selectors
@@ -18,35 +19,43 @@ import sys
 import traceback
 
 from agent_envs import registry
-from agent_envs.base import EnvError
+from agent_envs.errors import EnvError
 from agent_envs.workers import worker
 from agent_envs.workers.wire import CONTROL_LIMIT, EnvSpec
 
 __all__ = ["main"]
 
 PR_SET_PDEATHSIG = 1
+_REASON_CHARS = 4000
+_TRACEBACK_CHARS = 8000
+"""How much of either is told; together they stay below ``CONTROL_LIMIT``."""
 
 
 def main(control_fd: int, parent: int) -> None:
     """Serve the pool in process ``parent`` over a socket of whole messages until that socket closes.
 
     In: an ``EnvSpec``, then ``("spawn", number)`` with the worker's socket attached, or ``("kill", number)``.
-    Out: ``("ready",)`` or ``("failed", why)``; then ``("spawned", number, pid)``, ``("exited", number, exit code)``.
+    Out: ``("ready",)`` or ``("failed", *arguments of EnvFault)``; then ``("spawned", number, pid)`` and
+    ``("exited", number, exit code)``.
     """
     _die_with(parent)
     # Ctrl-C is the trainer's to handle; children inherit this.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Engines that print must not end up in the output of a command.
     os.dup2(2, 1)
-    # Workers end without a last flush: each line goes out when it is printed.
-    sys.stdout.reconfigure(line_buffering=True)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Workers end without a last flush: each line goes out when it is printed.
+        sys.stdout.reconfigure(line_buffering=True)
     control = socket.socket(fileno=control_fd)
     spec: EnvSpec = pickle.loads(control.recv(CONTROL_LIMIT))
     try:
         _prepare(spec)
-    except Exception as error:
-        reason = str(error) if isinstance(error, ValueError | EnvError) else traceback.format_exc()
-        control.send(pickle.dumps(("failed", reason[-CONTROL_LIMIT // 8 :])))
+    # SystemExit too, as in a worker.
+    except (Exception, SystemExit) as error:
+        refused = isinstance(error, EnvError | ValueError)
+        reason = str(error) if refused else f"environment {spec.name!r} failed to load: {type(error).__name__}: {error}"
+        details = traceback.format_exc()
+        control.send(pickle.dumps(("failed", reason[:_REASON_CHARS], details[-_TRACEBACK_CHARS:], refused)))
         return
     # Collector marks would copy the pages that workers share with this process.
     gc.collect()
@@ -59,10 +68,9 @@ def _prepare(spec: EnvSpec) -> None:
     """Load the environment's class, check its options and give it the chance to load data that workers share."""
     for plugin in spec.plugins:
         registry.load_plugin(plugin)
-    registry.check_options(spec.name, spec.options)
-    preload = getattr(registry.get(spec.name), "preload", None)
-    if preload is not None:
-        preload(**spec.options)
+    options, _ = registry.resolve(spec.name, spec.options, spec.max_steps)
+    registry.check_options(spec.name, options)
+    registry.get(spec.name).preload(**options)
 
 
 class _Server:
@@ -129,6 +137,7 @@ class _Server:
         self._selector.unregister(pidfd)
         result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
         os.close(pidfd)
+        assert result is not None  # It is None only for a call that does not wait.
         code = result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
         self._control.send(pickle.dumps(("exited", number, code)))
 

@@ -7,15 +7,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from agent_envs.base import EnvError
-
 __all__ = [
     "CONTROL_LIMIT",
     "FAULT",
     "OK",
     "READ_SIZE",
     "UNKNOWN_TASK",
-    "EnvFault",
     "EnvSpec",
     "FrameReader",
     "frame",
@@ -32,14 +29,6 @@ CONTROL_LIMIT = 1 << 16
 _HEADER = struct.Struct("!IQB")
 
 
-class EnvFault(EnvError):
-    """An environment was lost in the middle of its episode; ``details`` holds the worker's traceback, if any."""
-
-    def __init__(self, message: str, details: str = "") -> None:
-        super().__init__(message)
-        self.details = details
-
-
 @dataclass(frozen=True)
 class EnvSpec:
     """Which environment a pool's processes run."""
@@ -47,6 +36,8 @@ class EnvSpec:
     name: str
     options: Mapping[str, Any]
     plugins: tuple[str, ...]
+    max_steps: int | None = None
+    """As ``registry.make`` takes it."""
 
 
 def frame(number: int, kind: int, payload: bytes) -> bytes:

@@ -7,10 +7,12 @@ import pickle
 import socket
 import time
 import traceback
+from collections.abc import Sequence
 from typing import Any
 
 from agent_envs import registry
-from agent_envs.base import EnvError, Expert, TextEnv, UnknownTask
+from agent_envs.base import Expert, TextEnv
+from agent_envs.errors import EnvError, UnknownTask
 from agent_envs.workers.wire import FAULT, OK, READ_SIZE, UNKNOWN_TASK, EnvSpec, FrameReader, frame
 
 __all__ = ["serve"]
@@ -61,7 +63,8 @@ class _Worker:
             self._drop(instance)
             reason = str(error) if isinstance(error, EnvError) else f"{type(error).__name__}: {error}"
             message = f"environment {self._spec.name!r} failed in {operation}: {reason}"
-            return FAULT, pickle.dumps((message, traceback.format_exc()))
+            refused = isinstance(error, EnvError | ValueError)
+            return FAULT, pickle.dumps((message, traceback.format_exc(), refused))
 
     def close(self) -> None:
         for instance in list(self._envs):
@@ -69,7 +72,7 @@ class _Worker:
 
     def _perform(self, operation: str, instance: int, arguments: list[Any]) -> Any:
         if operation == "make":
-            self._envs[instance] = registry.make(self._spec.name, **self._spec.options)
+            self._envs[instance] = self._make()
             return None
         if operation == "drop":
             return self._drop(instance)
@@ -81,17 +84,35 @@ class _Worker:
             return env.reset(*arguments)
         if operation == "max_steps":
             return env.max_steps
+        if operation == "splits":
+            return tuple(env.splits)
         if operation == "tasks":
-            return tuple(env.tasks(*arguments))
+            split, spelled_out = arguments
+            return _packed(env.tasks(split), spelled_out)
+        if operation == "inspection":
+            function, others = pickle.loads(*arguments)
+            return function(self._make, *others)
         if instance not in self._experts:
             self._experts[instance] = env.expert()
         expert = self._experts[instance]
         return expert and expert()
 
+    def _make(self) -> TextEnv:
+        return registry.make(self._spec.name, max_steps=self._spec.max_steps, **self._spec.options)
+
     def _drop(self, instance: int) -> None:
         self._experts.pop(instance, None)
         env = self._envs.pop(instance, None)
         if env is not None:
-            # Nobody uses the instance any more, and what it raised before is the news.
+            # Nobody uses the instance any more; what it raised before, if anything, is what the caller hears of.
             with contextlib.suppress(Exception):
                 env.close()
+
+
+def _packed(tasks: Sequence[str], spelled_out: bool) -> bytes:
+    """``tasks`` as a pickle: a sequence that makes its names when asked travels as it is where it can."""
+    if not spelled_out and not isinstance(tasks, list | tuple):
+        # Whatever keeps it from being pickled, its names can be.
+        with contextlib.suppress(Exception):
+            return pickle.dumps(tasks, pickle.HIGHEST_PROTOCOL)
+    return pickle.dumps(tuple(tasks), pickle.HIGHEST_PROTOCOL)

@@ -11,8 +11,7 @@ from typing import NoReturn
 
 from agent_envs import registry
 from openrlhf_gagpo import hygiene
-from openrlhf_gagpo.cli.env_access import OPTIONS, install_hint, load_plugins
-from openrlhf_gagpo.cli.env_generate import GENERATORS
+from openrlhf_gagpo.cli.env_access import OPTIONS, load_plugins
 from openrlhf_gagpo.cli.main import guarded
 from openrlhf_gagpo.errors import ConfigError
 
@@ -28,10 +27,9 @@ def main(argv: Sequence[str]) -> int:
     """Run the command. Raises ``ConfigError`` for input that cannot be used, ``RunError`` for a failed environment."""
     given = parse(argv)
     if given.command == "generate":
-        from openrlhf_gagpo.cli.env_generate import generate
+        from openrlhf_gagpo.cli.env_generate import generate, given_values
 
-        values = {key: value for key, value in vars(given).items() if key not in ("command", "name", "out")}
-        generate(given.name, given.out, values)
+        generate(given.name, given.out, given_values(given))
         return 0
     load_plugins(given.plugins)
     if given.command == "list":
@@ -43,23 +41,33 @@ def main(argv: Sequence[str]) -> int:
     else:
         from openrlhf_gagpo.cli.env_check import check
 
-        check(given.name, given.options, given.plugins, splits=given.split)
+        check(given.name, given.options, given.plugins, splits=given.split, sample=given.tasks)
     return 0
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Checked arguments. Raises ``ConfigError`` for those that make no sense; ``SystemExit`` follows ``--help``."""
-    given = _parser().parse_args(list(argv))
+    """Checked arguments. Raises ``ConfigError`` for those that make no sense; ``SystemExit`` follows ``--help``.
+
+    The flags of ``generate`` are those that the environments declare, so plugins are loaded here.
+    """
+    arguments = list(argv)
+    makes_data = arguments[:1] == ["generate"]
+    if makes_data:
+        known, arguments = _plugin_parser().parse_known_args(arguments)
+        load_plugins(known.plugins)
+    given = _parser(makes_data).parse_args(arguments)
     if "options" in given:
         given.options = OPTIONS.coerce([item for use in given.options for item in use], "--env.options")
     if given.command == "play" and given.task is not None and (given.split, given.index) != (None, None):
         raise ConfigError("--task names one task, so --split and --index have no use with it; remove them")
+    if given.command == "check" and given.tasks < 1:
+        raise ConfigError(f"--tasks is {given.tasks}; the contract is checked on at least 1 task of each split")
     return given
 
 
-def _parser() -> argparse.ArgumentParser:
-    plugins = argparse.ArgumentParser(add_help=False)
-    plugins.add_argument(
+def _plugin_parser() -> _Parser:
+    parser = _Parser(add_help=False, allow_abbrev=False, prog="gagpo env")
+    parser.add_argument(
         "--plugin",
         "--env.plugin",
         dest="plugins",
@@ -68,7 +76,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="Python file or module that registers environments; may be repeated",
     )
-    one = argparse.ArgumentParser(add_help=False, parents=[plugins])
+    return parser
+
+
+def _parser(makes_data: bool) -> argparse.ArgumentParser:
+    """The parser of all commands; ``generate`` has its environments only where ``makes_data``, for that is slow."""
+    plugins = _plugin_parser()
+    one = _Parser(add_help=False, parents=[plugins])
     one.add_argument("name", metavar="NAME", help="environment, as `gagpo env list` names it")
     one.add_argument(
         "--env.options", dest="options", action="append", nargs="+", default=[], metavar="KEY=VALUE", help=OPTIONS.help
@@ -77,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="gagpo env", description="List, play, check and generate environments.", allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(name: str, text: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    def command(name: str, text: str, *parents: _Parser) -> _Parser:
         return commands.add_parser(
             name, help=text, description=f"{text[0].upper()}{text[1:]}.", parents=parents, allow_abbrev=False
         )
@@ -90,21 +104,38 @@ def _parser() -> argparse.ArgumentParser:
     play.add_argument("--index", type=int, metavar="I", help="which task of the split, from 0 (default 0)")
     play.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the episode (default 0)")
 
-    check = command("check", "see whether an environment works, play one episode in a worker process and time it", one)
+    check = command(
+        "check",
+        "see whether an environment works: play and time an episode in a worker, check the contract",
+        one,
+    )
     check.add_argument("--split", nargs="+", metavar="S", help="splits that must have tasks (default: all)")
+    check.add_argument(
+        "--tasks", type=int, default=2, metavar="N", help="tasks of each split to check the contract on (default 2)"
+    )
 
-    generate = command("generate", "make the data of an environment that can be played without its original data")
+    generate = command(
+        "generate", "make data for an environment to play, where it can do without the original", plugins
+    )
+    if makes_data:
+        _add_generators(generate, plugins)
+    return parser
+
+
+def _add_generators(generate: _Parser, plugins: _Parser) -> None:
+    from openrlhf_gagpo.cli.env_generate import add_flags, generators
+
     kinds = generate.add_subparsers(dest="name", required=True, metavar="NAME")
-    for name, generator in GENERATORS.items():
+    for name, generator in generators().items():
         kind = kinds.add_parser(
             name,
             help=generator.summary,
             description=f"Make {generator.summary}. Equal arguments make equal data.",
+            parents=[plugins],
             allow_abbrev=False,
         )
         kind.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
-        generator.add_flags(kind)
-    return parser
+        add_flags(kind, generator)
 
 
 def _listing() -> list[str]:
@@ -112,13 +143,14 @@ def _listing() -> list[str]:
     rows = []
     for name in registry.names():
         try:
-            splits = ", ".join(registry.get(name).splits)
-            options = " ".join(_option(parameter) for parameter in registry.options(name).values())
+            cls = registry.get(name)
         except registry.RegistryError as error:
-            rows.append((name, "-", install_hint(name) or str(error)))
+            rows.append((name, "-", str(error)))
             continue
-        hint = install_hint(name)
-        rows.append((name, splits, f"{options}  [{hint}]" if hint else options))
+        options = " ".join(_option(parameter) for parameter in registry.options(name).values())
+        notes = [f"[data: gagpo env generate {name}]"] if cls.generator is not None else []
+        notes += [f"[{hint}]"] if (hint := cls.needs.hint()) else []
+        rows.append((name, ", ".join(cls.splits), "  ".join([options, *notes])))
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     return [f"{name:<{widths[0]}}  {splits:<{widths[1]}}  {rest}".rstrip() for name, splits, rest in rows]
 

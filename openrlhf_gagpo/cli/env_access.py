@@ -4,31 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
-from types import MappingProxyType
 from typing import Any
 
 from agent_envs import registry
-from agent_envs.base import EnvError, TextEnv
+from agent_envs.base import TextEnv
+from agent_envs.errors import EnvError
 from openrlhf_gagpo.config.flag import Disposition, Flag
 from openrlhf_gagpo.errors import ConfigError
 
-__all__ = ["OPTIONS", "install_hint", "load_plugins", "made", "refusals"]
+__all__ = ["OPTIONS", "load_plugins", "made", "refusals"]
 
 OPTIONS = Flag("env.options", dict, {}, Disposition.BOTH, "options of the environment: a JSON object, or key=value")
-
-_PACKAGES: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {"alfworld": ("alfworld", "textworld"), "webshop": ("regex",)}
-)
-"""Environment -> packages it plays with, for those that the base install lacks; the extra has the same name."""
-
-
-def install_hint(name: str) -> str:
-    """How to install the packages that environment ``name`` needs; "" when they are there."""
-    missing = [package for package in _PACKAGES.get(name, ()) if find_spec(package) is None]
-    if not missing:
-        return ""
-    return f"needs {' and '.join(missing)}: run pip install -e '.[{name}]' in the checkout"
 
 
 def load_plugins(plugins: Sequence[str]) -> None:
@@ -41,9 +27,6 @@ def load_plugins(plugins: Sequence[str]) -> None:
 @contextmanager
 def made(name: str, options: Mapping[str, Any]) -> Iterator[TextEnv]:
     """An instance, closed at the end. Raises ``ConfigError`` where it cannot be made."""
-    hint = install_hint(name)
-    if hint:
-        raise ConfigError(f"environment {name!r} {hint}")
     with refusals():
         env = registry.make(name, **options)
     try:

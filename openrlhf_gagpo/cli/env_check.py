@@ -1,4 +1,4 @@
-"""See whether an environment works: its data, its tasks, and one episode in a real worker process."""
+"""See whether an environment works: its data, its tasks, one episode in a real worker process, and the contract."""
 
 from __future__ import annotations
 
@@ -6,71 +6,79 @@ import asyncio
 import random
 import sys
 import time
+import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import zip_longest
 from typing import Any
 
 from agent_envs import registry
-from agent_envs.base import EnvError, PromptTemplate, StepResult, TextEnv
-from agent_envs.workers import EnvFault, EnvPool, Session
-from openrlhf_gagpo.cli.env_access import install_hint, refusals
-from openrlhf_gagpo.cli.env_data import DATA
+from agent_envs.base import PromptTemplate, StepResult, TextEnv
+from agent_envs.errors import EnvError, EnvFault
+from agent_envs.survey import survey
+from agent_envs.testing import find_breach
+from agent_envs.workers import RESET_TIMEOUT_S, EnvPool, Session
+from openrlhf_gagpo.cli.env_access import refusals
 from openrlhf_gagpo.errors import ConfigError, PromptTemplateError, RunError
 from openrlhf_gagpo.rollout.contract import sound_reset, sound_step
 from openrlhf_gagpo.rollout.prompt import PromptBuilder
 
 __all__ = ["check"]
 
-_REFUSALS = (
-    "agent_envs.base.EnvError:",
-    "agent_envs.webshop.products.CatalogueError:",
-    "agent_envs.webshop.store.StoreError:",
-    "ValueError:",
-)
-"""How the last line of a traceback begins when an environment refused data or options; its message says enough."""
-
 
 @dataclass
 class _Played:
-    """One episode: who played it, its last step, and how long its calls took in seconds."""
+    """One episode: who played it, its steps' results, and how long its calls took in seconds."""
 
     task: str
     player: str
     reset_s: float
     step_s: list[float] = field(default_factory=list)
-    earned: float = 0.0
-    last: StepResult | None = None
+    results: list[StepResult] = field(default_factory=list)
+
+    @property
+    def ended(self) -> bool:
+        return bool(self.results) and (self.results[-1].terminated or self.results[-1].truncated)
 
 
-def check(name: str, options: Mapping[str, Any], plugins: Sequence[str], splits: Sequence[str] | None = None) -> None:
-    """Check environment ``name`` and tell on stdout what was found.
+def check(
+    name: str,
+    options: Mapping[str, Any],
+    plugins: Sequence[str],
+    splits: Sequence[str] | None = None,
+    sample: int = 2,
+) -> None:
+    """Check environment ``name`` and say on stdout what was found.
 
     Args:
         splits: those that must have tasks; None for all.
+        sample: tasks of each split to check the contract on.
 
     Raises:
         ConfigError: no such environment, option or split.
-        RunError: it does not work; the message says how to mend it.
+        RunError: it does not work; the message says what to do about it.
     """
-    hint = install_hint(name)
-    if hint:
+    with refusals():
+        cls = registry.get(name)
+    if hint := cls.needs.hint():
         raise RunError(f"environment {name!r} {hint}")
     with refusals():
         registry.check_options(name, options)
-        cls = registry.get(name)
-    data = DATA.get(name)
-    known = data.splits(options) if data else cls.splits
-    strange = [split for split in splits or () if split not in known]
-    if strange:
-        raise ConfigError(f"{name} has no split {strange[0]!r}; it has {', '.join(known)}")
     _say("environment", f"{name}, {cls.__module__}.{cls.__qualname__}")
     _check_prompt(name, cls)
     with _failures():
-        if data:
-            _say_all("data", data.where(options))
-        asyncio.run(_check(name, options, plugins, tuple(splits or known), splits or ()))
+        _say_all("data", _data(name, cls, options))
+        asyncio.run(_check(name, options, plugins, splits, sample))
+
+
+def _data(name: str, cls: type[TextEnv], options: Mapping[str, Any]) -> Iterator[str]:
+    try:
+        yield from cls.find_data(**options)
+    except (EnvError, ValueError):
+        raise
+    except Exception as error:
+        reason = f"environment {name!r} failed in find_data: {type(error).__name__}: {error}"
+        raise EnvFault(reason, traceback.format_exc()) from error
 
 
 class _Words:
@@ -102,47 +110,57 @@ def _check_prompt(name: str, cls: type[TextEnv]) -> None:
 
 @contextmanager
 def _failures() -> Iterator[None]:
-    """Turn a failure of the environment into ``RunError``, after the worker's traceback where it looks like a bug."""
+    """Turn a failure of the environment into ``RunError``, after its traceback where it looks like a bug."""
     try:
         yield
-    except EnvError as error:
-        details = error.details if isinstance(error, EnvFault) else ""
-        if not any(line.startswith(_REFUSALS) for line in details.splitlines()):
-            sys.stdout.write(details)
+    except EnvFault as fault:
+        if not fault.refused:
+            sys.stdout.write(fault.details)
+        raise RunError(str(fault).rstrip(".")) from fault
+    except (EnvError, ValueError) as error:
         raise RunError(str(error).rstrip(".")) from error
 
 
 async def _check(
-    name: str, options: Mapping[str, Any], plugins: Sequence[str], splits: Sequence[str], needed: Sequence[str]
+    name: str, options: Mapping[str, Any], plugins: Sequence[str], named: Sequence[str] | None, sample: int
 ) -> None:
     begin = time.perf_counter()
     async with EnvPool(name, options, size=1, plugins=plugins) as pool:
         _say("loaded", f"in {time.perf_counter() - begin:.2f} s, in a worker process")
-        # Where no instance can be made, this says so once; listing would say it for every split.
-        await (await pool.open()).close()
-        tasks, faults = await _tasks(pool, splits)
-        _say("tasks", *(DATA[name].table(tasks, options) if name in DATA else _counts(tasks)))
-        playable = next((ids[0] for ids in tasks.values() if ids), None)
+        splits = await _splits(pool, name, named)
+        found = await pool.inspect(survey, splits)
+        _say("tasks", *found.lines)
+        playable = next(iter(found.first.values()), None)
         if playable is not None:
             _report(await _episode(pool, playable))
-    if faults:
-        raise RunError(f"{str(faults[0]).rstrip('.')}; or name the splits you need with --split")
-    empty = [split for split in needed if not tasks[split]] or (splits if playable is None else ())
+            await _check_contract(pool, tuple(found.first), sample)
+    if found.faults:
+        raise RunError(f"{found.faults[0].rstrip('.')}; or name the splits you need with --split")
+    empty = [split for split in named or () if split not in found.first] or (splits if playable is None else ())
     if empty:
         raise RunError(f"{name} has no tasks in {', '.join(empty)}; check --env.options")
     _say("result", "ready")
 
 
-async def _tasks(pool: EnvPool, splits: Sequence[str]) -> tuple[dict[str, tuple[str, ...]], list[EnvError]]:
-    tasks: dict[str, tuple[str, ...]] = {}
-    faults: list[EnvError] = []
-    for split in splits:
-        try:
-            tasks[split] = await pool.tasks(split)
-        except EnvError as error:
-            faults.append(error)
-            tasks[split] = ()
-    return tasks, faults
+async def _splits(pool: EnvPool, name: str, named: Sequence[str] | None) -> tuple[str, ...]:
+    """The splits to check, all where none is ``named``. Raises ``ConfigError`` for one the environment lacks."""
+    session = await pool.open()
+    known = await session.splits()
+    await session.close()
+    strange = [split for split in named or () if split not in known]
+    if strange:
+        raise ConfigError(f"{name} has no split {strange[0]!r}; it has {', '.join(known)}")
+    return tuple(named or known)
+
+
+async def _check_contract(pool: EnvPool, splits: Sequence[str], sample: int) -> None:
+    begin = time.perf_counter()
+    breach = await pool.inspect(find_breach, splits, sample, timeout=RESET_TIMEOUT_S * len(splits))
+    if breach is not None:
+        sys.stdout.write(breach.details)
+        raise RunError(f"the contract of environments is broken: {breach.sentence}")
+    seconds = time.perf_counter() - begin
+    _say("contract", f"kept in {', '.join(splits)}, with up to {sample} tasks of each, in {seconds:.2f} s")
 
 
 async def _episode(pool: EnvPool, task: str) -> _Played:
@@ -155,8 +173,8 @@ async def _episode(pool: EnvPool, task: str) -> _Played:
     start = sound_reset(await session.reset(task, 0))
     played = _Played(task, "expert", time.perf_counter() - begin)
     offered, rng = start.admissible_actions, random.Random(0)
-    while played.last is None or not (played.last.terminated or played.last.truncated):
-        if len(played.step_s) >= limit:
+    while not played.ended:
+        if len(played.results) >= limit:
             raise RunError(
                 f"task {task} goes on after max_steps = {limit} steps; let step {limit} return truncated=True"
             )
@@ -165,10 +183,10 @@ async def _episode(pool: EnvPool, task: str) -> _Played:
             played.player = "random actions" if offered else "meaningless actions (no expert, no list of actions)"
             action = rng.choice(offered) if offered else "?"
         begin = time.perf_counter()
-        played.last = sound_step(await session.step(action))
+        result = sound_step(await session.step(action))
         played.step_s.append(time.perf_counter() - begin)
-        played.earned += played.last.reward
-        offered = played.last.admissible_actions
+        played.results.append(result)
+        offered = result.admissible_actions
     await session.close()
     return played
 
@@ -184,12 +202,13 @@ async def _expert_action(session: Session) -> str | None:
 
 
 def _report(played: _Played) -> None:
-    last, steps = played.last, played.step_s
+    last, steps = played.results[-1], played.step_s
+    earned = sum(result.reward for result in played.results)
     outcome = "success" if last.success else "failure" if last.terminated else "step limit reached"
     _say(
         "episode",
         f"task {played.task}, {played.player}: {outcome}",
-        f"{len(steps)} steps, return {played.earned:g}, score {last.score:g}",
+        f"{len(steps)} steps, return {earned:g}, score {last.score:g}",
     )
     mean, longest = sum(steps) / len(steps), max(steps)
     _say("time", f"reset {played.reset_s * 1e3:.2f} ms, step {mean * 1e3:.2f} ms (longest {longest * 1e3:.2f} ms)")
@@ -200,14 +219,10 @@ def _report(played: _Played) -> None:
         )
 
 
-def _counts(tasks: Mapping[str, Sequence[str]]) -> list[str]:
-    return [", ".join(f"{split} {len(ids)}" for split, ids in tasks.items())]
-
-
 def _say(what: str, *lines: str) -> None:
     _say_all(what, lines)
 
 
 def _say_all(what: str, lines: Iterable[str]) -> None:
-    for label, line in zip_longest((what,), lines, fillvalue=""):
-        sys.stdout.write(f"{label:<12} {line}\n")
+    for number, line in enumerate(lines):
+        sys.stdout.write(f"{'' if number else what:<12} {line}\n")

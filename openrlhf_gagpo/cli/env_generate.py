@@ -1,101 +1,104 @@
-"""Make environment data: one table entry per generator."""
+"""Make environment data, with the generator and the flags that each environment declares."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from agent_envs.alfworld.layout import CATEGORIES, SPLITS
-from openrlhf_gagpo.cli.env_access import install_hint, refusals
+from agent_envs import registry
+from agent_envs.declarations import Generator, GeneratorOption, Value
+from openrlhf_gagpo.cli.env_access import refusals
 from openrlhf_gagpo.errors import ConfigError
 
-__all__ = ["GENERATORS", "Generator", "generate"]
+__all__ = ["add_flags", "generate", "generators", "given_values"]
+
+_PREFIX = "generator option "
+"""Keeps the names of options apart from all else in the parsed arguments."""
 
 
-@dataclass(frozen=True)
-class Generator:
-    """How ``gagpo env generate NAME`` makes the data of environment NAME."""
-
-    target: str
-    """``module:function``, called as ``function(out, **flags)`` and imported only then."""
-    summary: str
-    add_flags: Callable[[argparse.ArgumentParser], None]
-    """Adds the flags; their destinations are the function's keyword arguments."""
-    data_option: str
-    """Option of the environment that takes the folder."""
-    progress: tuple[str, str] | None = None
-    """Flag that counts the pieces, and the keyword for what the function calls after each; None: it tells nothing."""
+def generators() -> dict[str, Generator]:
+    """Generators by the name of their environment, for those that have one and can be imported."""
+    found = {}
+    for name in registry.names():
+        try:
+            generator = registry.get(name).generator
+        except registry.RegistryError:
+            continue
+        if generator is not None:
+            found[name] = generator
+    return found
 
 
-def _alfworld_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--split", required=True, choices=SPLITS, help="split the games belong to")
-    parser.add_argument("--count", required=True, type=int, metavar="N", help="games in all, complete ones included")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="another seed makes other games (default 0)")
-    parser.add_argument("--size", default="small", metavar="SIZE", help="how much a house holds (default small)")
-    parser.add_argument(
-        "--task_types",
-        nargs="+",
-        default=tuple(CATEGORIES),
-        choices=tuple(CATEGORIES),
-        metavar="TYPE",
-        help=f"task types, which take turns (default all): {', '.join(CATEGORIES)}",
-    )
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that make games (default 1)")
+def add_flags(parser: argparse.ArgumentParser, generator: Generator) -> None:
+    """Add a flag for each option of ``generator``."""
+    for option in generator.options:
+        required = option.default is None
+        # argparse fills in what follows a percent sign.
+        text = option.help.replace("%", "%%")
+        parser.add_argument(
+            f"--{option.name}",
+            dest=_PREFIX + option.name,
+            type=_converter(option),
+            choices=option.choices or None,
+            nargs="+" if option.several else None,
+            default=option.default,
+            required=required,
+            metavar={int: "N", float: "X"}.get(option.kind, option.name.upper()),
+            help=text if required else f"{text} (default {_shown(option)})",
+        )
 
 
-def _webshop_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--products", required=True, type=int, metavar="N", help="products in the catalogue")
-    parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="another seed makes other products (default 0)"
-    )
+def given_values(arguments: argparse.Namespace) -> dict[str, Value | tuple[Value, ...]]:
+    """Values of the flags that ``add_flags`` added, by option."""
+    values = {name.removeprefix(_PREFIX): value for name, value in vars(arguments).items() if name.startswith(_PREFIX)}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
-GENERATORS: Mapping[str, Generator] = {
-    "alfworld": Generator(
-        target="agent_envs.alfworld.generator:generate",
-        summary="solvable ALFWorld games; complete ones are kept",
-        add_flags=_alfworld_flags,
-        data_option="data_dir",
-        progress=("count", "on_game"),
-    ),
-    "webshop": Generator(
-        target="agent_envs.webshop.generator:generate",
-        summary="a WebShop catalogue with goals; one that is there is replaced",
-        add_flags=_webshop_flags,
-        data_option="data_dir",
-    ),
-}
-
-
-def generate(name: str, out: Path, values: Mapping[str, Any]) -> None:
-    """Run the generator of ``name`` with its flags' ``values``.
+def generate(name: str, out: Path, values: Mapping[str, Value | tuple[Value, ...]]) -> None:
+    """Run the generator of environment ``name`` with the ``values`` of its options.
 
     Raises:
         ConfigError: missing packages, a value it refuses, a folder that cannot be written.
     """
-    generator = GENERATORS[name]
-    hint = install_hint(name)
-    if hint:
+    with refusals():
+        cls = registry.get(name)
+    if cls.generator is None:
+        raise ConfigError(f"environment {name!r} has no generator; leave it to play the data it has")
+    if hint := cls.needs.hint():
         raise ConfigError(f"environment {name!r} {hint}")
-    module, _, function = generator.target.partition(":")
-    make = getattr(import_module(module), function)
     console = Console(highlight=False)
-    total, call = generator.progress or ("", "")
     with refusals(), _bar(console) as bar:
-        job = bar.add_task(f"generating {name}", total=values.get(total))
-        make(out, **values, **({call: lambda _: bar.advance(job)} if call else {}))
+        job = bar.add_task(f"generating {name}", total=None)
+        cls.generator.run(out, lambda done, total: bar.update(job, completed=done, total=total), **values)
     console.print(
-        f"{out} is complete; play it with: gagpo env play {name} --env.options {generator.data_option}={out}",
+        f"{out} is complete; play it with: gagpo env play {name} --env.options {cls.generator.data_option}={out}",
         markup=False,
         soft_wrap=True,
     )
+
+
+def _converter(option: GeneratorOption) -> Callable[[str], Value]:
+    def convert(text: str) -> Value:
+        value = option.kind(text)
+        # Choices are argparse's to check, which lists them.
+        problem = "" if option.choices else option.problem(value)
+        if problem:
+            raise argparse.ArgumentTypeError(f"{text} is not allowed, it {problem}")
+        return value
+
+    # What argparse calls the kind of a value that cannot be read.
+    convert.__name__ = option.kind.__name__
+    return convert
+
+
+def _shown(option: GeneratorOption) -> str:
+    if option.several and option.default == option.choices:
+        return f"all: {', '.join(map(str, option.choices))}"
+    return " ".join(map(str, option.default)) if isinstance(option.default, tuple) else str(option.default)
 
 
 def _bar(console: Console) -> Progress:

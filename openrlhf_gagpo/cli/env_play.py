@@ -11,13 +11,15 @@ from rich.console import Console
 from rich.rule import Rule
 from rich.text import Text
 
-from agent_envs.base import EnvError, Expert, StepResult, TextEnv
+from agent_envs.base import Expert, StepResult, TextEnv
+from agent_envs.errors import EnvError
 from openrlhf_gagpo.cli.env_access import made, refusals
 from openrlhf_gagpo.errors import ConfigError, RunError
 
 __all__ = ["play"]
 
 _HELP = "Type a number from the list or an action in words; ? asks the expert, quit ends."
+_NO_WORDS = "That action needs words; choose again."
 
 
 def play(
@@ -69,7 +71,7 @@ def _play(env: TextEnv, observation: str, offered: Sequence[str], console: Conso
         if offered:
             listed = [Text(f"{number} {action}") for number, action in enumerate(offered, start=1)]
             console.print(Columns(listed, padding=(0, 3)), style="cyan")
-        action = _ask(console, offered, expert)
+        action = _ask(console, offered, env.placeholders, expert)
         if action is None:
             _show(console, f"stopped after {steps} steps, return {earned:g}")
             return
@@ -87,27 +89,47 @@ def _play(env: TextEnv, observation: str, offered: Sequence[str], console: Conso
         observation, offered = result.observation, result.admissible_actions
 
 
-def _ask(console: Console, offered: Sequence[str], expert: Expert | None) -> str | None:
+def _ask(console: Console, offered: Sequence[str], placeholders: Sequence[str], expert: Expert | None) -> str | None:
     """The player's action; None when they stop."""
     while True:
-        try:
-            line = console.input("> ").strip()
-        except EOFError:
-            console.print()
-            return None
-        if not sys.stdin.isatty():
-            # A terminal echoes what is typed; with piped input the record would lack it.
-            _show(console, line)
-        if line in ("quit", "exit"):
+        line = _read(console, "> ")
+        if line is None or line in ("quit", "exit"):
             return None
         if line == "?":
             _show(console, _hint(expert), "dim")
         elif line.isdecimal() and 1 <= int(line) <= len(offered):
-            return offered[int(line) - 1]
+            action = _filled(console, offered[int(line) - 1], placeholders)
+            if action:
+                return action
+            _show(console, _NO_WORDS, "dim")
         elif line:
             return line
         else:
             _show(console, _HELP, "dim")
+
+
+def _filled(console: Console, action: str, placeholders: Sequence[str]) -> str:
+    """``action`` with the player's words in place of each placeholder; "" where they give none."""
+    for placeholder in placeholders:
+        if placeholder in action:
+            words = _read(console, f"{placeholder} ")
+            if not words:
+                return ""
+            action = action.replace(placeholder, words)
+    return action
+
+
+def _read(console: Console, prompt: str) -> str | None:
+    """A line of input; None at its end."""
+    try:
+        line = console.input(Text(prompt)).strip()
+    except EOFError:
+        console.print()
+        return None
+    if not sys.stdin.isatty():
+        # A terminal echoes what is typed; with piped input the record would lack it.
+        _show(console, line)
+    return line
 
 
 def _show(console: Console, text: str, style: str = "") -> None:

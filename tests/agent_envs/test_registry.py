@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import agent_envs
-from agent_envs import RegistryError, registry
+from agent_envs import Needs, RegistryError, registry
 from agent_envs.vault import VaultEnv
 
 PLUGIN = """
@@ -73,6 +74,63 @@ def test_listing_imports_no_environment() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_a_folder_with_an_env_file_is_all_it_takes(tmp_path: Path) -> None:
+    shutil.copytree(Path(agent_envs.__file__).parent, tmp_path / "agent_envs")
+    folder = tmp_path / "agent_envs" / "cellar"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    (folder / "env.py").write_text(PLUGIN.format(name="cellar"))
+    (tmp_path / "agent_envs" / "pantry").mkdir()
+    odd = tmp_path / "agent_envs" / "odd"
+    odd.mkdir()
+    (odd / "env.py").write_text(PLUGIN.format(name="even"))
+    code = """
+import sys
+from agent_envs import RegistryError, get, make, names
+assert "cellar" in names() and "pantry" not in names(), names()
+assert "agent_envs.cellar.env" not in sys.modules
+assert make("cellar").name == get("cellar").name == "cellar"
+try:
+    get("odd")
+except RegistryError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert done.stdout == (
+        "Environment 'odd' could not be loaded from 'agent_envs.odd.env': no class in it is decorated with "
+        "@register('odd')\n"
+    )
+
+
+def test_built_in_names_are_taken_before_they_are_imported(tmp_path: Path) -> None:
+    path = tmp_path / "thief.py"
+    path.write_text(PLUGIN.format(name="webshop"))
+    with pytest.raises(RegistryError, match="'webshop' is registered already"):
+        agent_envs.load_plugin(str(path))
+
+
+def test_missing_packages_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    needs = Needs(("json", "no_such_one", "no_such_other"), extra="some")
+    monkeypatch.setattr(VaultEnv, "needs", needs)
+    with pytest.raises(
+        RegistryError,
+        match=r"environment 'vault' needs no_such_one and no_such_other: run pip install -e '.\[some\]' in",
+    ):
+        agent_envs.make("vault")
+
+
+def test_built_in_environments_are_told_of_without_their_packages() -> None:
+    code = """
+import sys
+for name in ("alfworld", "textworld", "regex"):
+    sys.modules[name] = None
+from agent_envs import get, names
+assert all(get(name).name == name for name in names())
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_plugin_files(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text(PLUGIN.format(name="mine"))
@@ -88,17 +146,30 @@ def test_plugin_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert "other" in agent_envs.names()
 
 
+def test_a_plugin_that_was_imported_before_is_found() -> None:
+    agent_envs.load_plugin("agent_envs.vault")
+
+
 def test_plugin_errors(tmp_path: Path) -> None:
     with pytest.raises(RegistryError, match="no plugin file"):
         agent_envs.load_plugin(str(tmp_path / "absent.py"))
     with pytest.raises(RegistryError, match="failed on import: ModuleNotFoundError"):
         agent_envs.load_plugin("no_such_module_anywhere")
+    with pytest.raises(RegistryError, match="registers no environment"):
+        agent_envs.load_plugin("json")
     empty = tmp_path / "empty.py"
     empty.write_text("")
-    with pytest.raises(RegistryError, match="registers no environment"):
+    for _ in range(2):
+        with pytest.raises(RegistryError, match="registers no environment"):
+            agent_envs.load_plugin(str(empty))
+    empty.write_text("import sys; sys.exit(4)")
+    with pytest.raises(RegistryError, match="failed on import: SystemExit: 4"):
         agent_envs.load_plugin(str(empty))
     broken = tmp_path / "broken.py"
     broken.write_text(PLUGIN.format(name="half") + "\n1 / 0\n")
     with pytest.raises(RegistryError, match="ZeroDivisionError"):
         agent_envs.load_plugin(str(broken))
     assert "half" not in agent_envs.names()
+    broken.write_text(PLUGIN.format(name="half"))
+    agent_envs.load_plugin(str(broken))
+    assert "half" in agent_envs.names()

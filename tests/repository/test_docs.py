@@ -18,12 +18,12 @@ import pytest
 
 import agent_envs
 from agent_envs import registry as env_registry
+from agent_envs.testing import check_env
 from openrlhf_gagpo import credit
 from openrlhf_gagpo.cli import env, show, warmstart
 from openrlhf_gagpo.cli import main as cli
 from openrlhf_gagpo.config.resolve import resolve
 from openrlhf_gagpo.credit import registry as credit_registry
-from support.env_contract import check_env
 from support.models import model_folder
 from support.paths import REPOSITORY
 

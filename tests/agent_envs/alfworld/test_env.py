@@ -17,7 +17,7 @@ from agent_envs.alfworld import AlfworldEnv
 from agent_envs.alfworld.generator import generate
 from agent_envs.alfworld.layout import GAME_FILE, GAMES_FOLDER
 from agent_envs.base import EnvError, StepResult, UnknownTask
-from support.env_contract import check_env
+from agent_envs.testing import check_env
 
 
 @pytest.fixture(scope="module")

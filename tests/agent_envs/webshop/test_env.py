@@ -12,6 +12,7 @@ import sys
 import pytest
 
 from agent_envs.base import EnvError, UnknownTask
+from agent_envs.testing import check_env
 from agent_envs.webshop import WebShopEnv, nouns
 from agent_envs.webshop import catalogue as catalogue_module
 from agent_envs.webshop.catalogue import load_catalogue
@@ -19,7 +20,6 @@ from agent_envs.webshop.generator import generate
 from agent_envs.webshop.reward import options_met
 from agent_envs.webshop.session import parse_action
 from agent_envs.webshop.vocabulary import CHOICES
-from support.env_contract import check_env
 
 FILES = ("items_shuffle.json", "items_ins_v2.json", "items_human_ins.json")
 

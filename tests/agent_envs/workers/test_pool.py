@@ -8,16 +8,19 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agent_envs import EnvError, UnknownTask
+from agent_envs import EnvError, NumberedTasks, TextEnv, UnknownTask
+from agent_envs.survey import survey
 from agent_envs.workers import RESET_TIMEOUT_S, STEP_TIMEOUT_S, EnvFault, EnvPool, Session, pool
 from openrlhf_gagpo.config.flags import all_flags
 from openrlhf_gagpo.rollout.player import RolloutSettings
+from support.inspections import hang
 from support.paths import SUPPORT
 
 PROBE = str(SUPPORT / "probe_env.py")
@@ -264,6 +267,75 @@ def test_a_refused_constructor_costs_no_session() -> None:
         assert (channel.sessions, channel.idle) == (set(), [])
 
     with_pool(body, probe_pool(options={"make_refuses": True}))
+
+
+@pytest.mark.parametrize("method", ["make", "tasks", "reset", "step", "expert", "preload"])
+def test_the_traceback_of_any_call_arrives(method: str) -> None:
+    async def run() -> EnvFault:
+        async with probe_pool(options={"breaks": method}) as env_pool:
+            session = await env_pool.open()
+            calls = {
+                "tasks": lambda: env_pool.tasks("train"),
+                "reset": lambda: session.reset("a", 0),
+                "step": lambda: session.step("raise"),
+                "expert": session.expert_action,
+            }
+            await calls[method]()
+        raise AssertionError(f"{method} did not raise")
+
+    with pytest.raises(EnvFault, match=r"^environment 'probe' failed .*: KeyError: 'broken inside'$") as fault:
+        asyncio.run(run())
+    assert fault.value.details.startswith("Traceback (most recent call last):")
+    assert "probe_env.py" in fault.value.details
+    assert fault.value.details.endswith("KeyError: 'broken inside'\n")
+    assert not fault.value.refused
+
+
+def test_what_an_environment_refuses_is_no_bug() -> None:
+    for options in ({"make_fails": True}, {"preload_fails": True}):
+        with pytest.raises(EnvFault) as fault:
+            with_pool(EnvPool.open, probe_pool(options=options))
+        assert fault.value.refused
+        assert "EnvError" in fault.value.details
+
+
+def test_tasks_stay_lazy_where_they_can() -> None:
+    async def body(env_pool: EnvPool) -> None:
+        assert await env_pool.tasks("lazy") == NumberedTasks("lazy-", 1_000_000)
+        assert await env_pool.tasks("own") == ("c", "d")
+        assert await env_pool.tasks("locked") == ("e", "f")
+        assert await env_pool.tasks("train") == ("a", "b")
+        assert env_pool.stats()["faults"] == 0
+
+    with_pool(body, probe_pool())
+
+
+def only_here(make: Callable[[], TextEnv]) -> None:
+    raise AssertionError("called")
+
+
+def test_a_function_runs_on_new_instances_in_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("module_of_this_process")
+    module.only_here = only_here
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(only_here, "__module__", module.__name__)
+
+    async def body(env_pool: EnvPool) -> None:
+        assert (await env_pool.inspect(survey, ["train", "dev"])).first == {"train": "a"}
+        with pytest.raises(EnvFault, match="failed in inspection: ModuleNotFoundError"):
+            await env_pool.inspect(only_here)
+        with pytest.raises(EnvFault, match=r"did not finish inspection within 0\.3 s"):
+            await env_pool.inspect(hang, timeout=0.3)
+        assert await answer(await env_pool.open(), "x") == "x"
+
+    with_pool(body, probe_pool())
+
+
+def test_splits_are_the_instances_own() -> None:
+    async def body(env_pool: EnvPool) -> None:
+        assert await (await env_pool.open()).splits() == ("train",)
+
+    with_pool(body, probe_pool())
 
 
 def test_a_slow_start_ends_in_one_sentence() -> None:

@@ -4,93 +4,33 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import subprocess
 import sys
 import time
 
 import pytest
 
-from agent_envs import registry
-from openrlhf_gagpo.cli import env_access
+from agent_envs import Needs, registry
 from openrlhf_gagpo.cli import main as cli
 from openrlhf_gagpo.cli.env import parse
-from openrlhf_gagpo.cli.env_data import DATA
 from openrlhf_gagpo.errors import ConfigError
-from support.paths import REPOSITORY
+from support.paths import REPOSITORY, SUPPORT
 
 ROOT = REPOSITORY
 HUNT = str(ROOT / "examples" / "external_env" / "number_hunt.py")
 SMALL = ("--env.options", "train_tasks=4", "valid_tasks=1", "test_tasks=0")
 
-BROKEN = """
-from dataclasses import replace
 
-from agent_envs import PromptTemplate, register
-from agent_envs.vault import VaultEnv
-
-
-@register("broken-vault")
-class Broken(VaultEnv):
-    def step(self, action):
-        raise KeyError("lost")
-
-
-@register("helpless-vault")
-class Helpless(VaultEnv):
-    def expert(self):
-        return None
-
-
-@register("endless-vault")
-class Endless(Helpless):
-    def step(self, action):
-        self._steps = 0
-        return super().step(action)
-
-
-@register("mute-vault")
-class Mute(VaultEnv):
-    def step(self, action):
-        super().step(action)
-
-
-@register("misworded-vault")
-class Misworded(VaultEnv):
-    prompt = PromptTemplate(turn="{{ observation }} {% if think %}{{ thought }}{% endif %}")
-
-
-@register("promptless-vault")
-class Promptless(VaultEnv):
-    prompt = "{{ observation }}"
-
-
-@register("limitless-vault")
-class Limitless(VaultEnv):
-    def tasks(self, split):
-        tasks = super().tasks(split)
-        self.max_steps = "many"
-        return tasks
-
-
-@register("surrogate-vault")
-class Surrogate(VaultEnv):
-    def reset(self, task, seed):
-        return replace(super().reset(task, seed), observation="a \\ud800 b")
-
-
-@register("timid-vault")
-class Timid(VaultEnv):
-    def expert(self):
-        return lambda: "stand still"
-"""
+def loadable(name, folder, monkeypatch) -> str:
+    """A copy of a plugin file, which can be loaded as if for the first time."""
+    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    return str(shutil.copy(SUPPORT / name, folder))
 
 
 @pytest.fixture
 def plugin(tmp_path, monkeypatch):
-    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
-    path = tmp_path / "strange_vaults.py"
-    path.write_text(BROKEN)
-    return str(path)
+    return loadable("strange_vaults.py", tmp_path, monkeypatch)
 
 
 @pytest.fixture
@@ -124,6 +64,25 @@ except SystemExit as stop:
     assert time.monotonic() - begin < 2
 
 
+@pytest.mark.parametrize("argv", [["list"], ["check", "vault", "--split", "valid"], ["play", "vault"]])
+def test_commands_import_no_training_stack(argv):
+    code = f"""
+import sys
+from openrlhf_gagpo.cli.main import main
+status = main(["env", *{argv!r}])
+heavy = ("torch", "ray", "vllm", "deepspeed", "transformers", "openrlhf")
+sys.exit(status or str([name for name in heavy if name in sys.modules] or ""))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.stderr.strip() == ""
+
+
 def test_list_has_one_line_per_environment(env):
     status, out, _ = env("list")
     lines = {line.split()[0]: line for line in out.splitlines()}
@@ -135,7 +94,7 @@ def test_list_has_one_line_per_environment(env):
 
 def test_list_shows_plugins_and_what_cannot_be_used(env, plugin, monkeypatch):
     registry.register_lazy("gone", "no_such_module_anywhere:Env")
-    monkeypatch.setattr(env_access, "_PACKAGES", {"vault": ("json", "no_such_package")})
+    monkeypatch.setattr(registry.get("vault"), "needs", Needs(("json", "no_such_package"), extra="vault"))
     status, out, _ = env("list", "--plugin", plugin)
     lines = {line.split()[0]: line for line in out.splitlines()}
     assert status == 0
@@ -145,7 +104,8 @@ def test_list_shows_plugins_and_what_cannot_be_used(env, plugin, monkeypatch):
 
 
 def test_missing_packages_are_named(env, monkeypatch):
-    monkeypatch.setattr(env_access, "_PACKAGES", {"vault": ("no_such_package",), "alfworld": ("no_such_package",)})
+    for name in ("vault", "alfworld"):
+        monkeypatch.setattr(registry.get(name), "needs", Needs(("no_such_package",), extra=name))
     sentence = "needs no_such_package: run pip install -e '.[{}]' in the checkout"
     status, _, err = env("play", "vault")
     assert (status, err) == (2, f"gagpo: error: environment 'vault' {sentence.format('vault')}\n")
@@ -180,6 +140,17 @@ def test_play_takes_numbers_and_words_and_stops_when_asked(env):
     assert env("play", "vault", stdin="")[1].endswith("stopped after 0 steps, return 0\n")
 
 
+def test_play_asks_for_the_words_of_a_placeholder(env, plugin):
+    first = registry.make("vault").reset("vault-train-0", 0).admissible_actions[0].removeprefix("go ")
+    status, out, _ = env("play", "wordy-vault", "--plugin", plugin, stdin=f"1\n{first}\nquit\n")
+    assert (status, "not possible here" in out) == (0, False)
+    assert f"> 1\n<direction> {first}\n" in out
+    assert out.endswith("stopped after 1 steps, return 0\n")
+    _, out, _ = env("play", "wordy-vault", "--plugin", plugin, stdin="1\n\nquit\n")
+    assert "That action needs words; choose again." in out
+    assert out.endswith("stopped after 0 steps, return 0\n")
+
+
 def test_play_ends_at_the_step_limit_and_knows_no_expert_where_there_is_none(env, plugin):
     status, out, _ = env(
         *("play", "helpless-vault", "--plugin", plugin, "--env.options", "max_steps=13", "train_tasks=2"),
@@ -210,13 +181,20 @@ def test_play_shows_the_task_where_the_observation_lacks_it(env):
         (("play", "vault", "--env.options", "size"), "--env.options wants a JSON object or key=value, not 'size'"),
         (("play", "vault", "--env.options", "sise=3"), "Environment 'vault' has no option 'sise'"),
         (("play", "vault", "--seed", "x"), "argument --seed: invalid int value: 'x'; `gagpo env play --help`"),
-        (("check", "vault", "--split", "nope"), "vault has no split 'nope'; it has train, valid, test"),
+        (("check", "vault", "--tasks", "0"), "--tasks is 0; the contract is checked on at least 1 task of each split"),
         (("list", "--plugin", "absent.py"), "There is no plugin file 'absent.py'"),
         (("generate", "vault", "--out", "x"), "argument NAME: invalid choice: 'vault'"),
         (("generate", "alfworld", "--out", "x"), "the following arguments are required: --split, --count"),
         (("generate", "webshop", "--out", "x"), "the following arguments are required: --products"),
-        (("generate", "webshop", "--out", "x", "--products", "0"), "the number of products to generate must be 1 to"),
-        (("check", "webshop", "--split", "valid"), "webshop has no split 'valid'; it has train, test"),
+        (
+            ("generate", "webshop", "--out", "x", "--products", "0"),
+            "argument --products: 0 is not allowed, it must be at least 1; `gagpo env generate webshop --help`",
+        ),
+        (
+            ("generate", "webshop", "--out", "x", "--products", "many"),
+            "argument --products: invalid int value: 'many'",
+        ),
+        (("generate", "--plugin", "absent.py", "webshop"), "There is no plugin file 'absent.py'"),
     ],
 )
 def test_unusable_input_is_one_sentence(env, argv, sentence):
@@ -232,7 +210,10 @@ def test_check_plays_an_episode_in_a_worker(env):
     assert "train 4, valid 1, test 0" in out
     assert "task vault-train-0, expert: success" in out
     assert "reset" in out
+    assert "contract     kept in train, valid, with up to 2 tasks of each, in " in out
     assert out.endswith("result       ready\n")
+    status, _, err = env("check", "vault", "--split", "train", "nope")
+    assert (status, err) == (2, "gagpo: error: vault has no split 'nope'; it has train, valid, test\n")
 
 
 def test_check_tells_what_is_wrong(env, plugin):
@@ -263,6 +244,10 @@ def test_check_tells_what_is_wrong(env, plugin):
     [
         (("vault", "--split", "train", "test", *SMALL), "vault has no tasks in test; check --env.options"),
         (
+            ("mortal-vault", *SMALL),
+            "the worker process of environment 'mortal-vault' exited with status 9",
+        ),
+        (
             ("endless-vault",),
             "task vault-train-0 goes on after max_steps = 14 steps; let step 14 return truncated=True",
         ),
@@ -285,9 +270,66 @@ def test_check_ends_with_what_to_mend(env, plugin, argv, sentence):
     assert "ready" not in out
 
 
+def test_check_plays_as_many_tasks_as_asked(env, plugin):
+    status, out, err = env("check", "forgetful-vault", "--plugin", plugin, "--tasks", "1")
+    assert (status, err) == (0, "")
+    status, out, err = env("check", "forgetful-vault", "--plugin", plugin)
+    assert status == 1
+    assert "TypeError: Object of type set is not JSON serializable" in out
+    assert err.startswith("gagpo: error: the contract of environments is broken: writing the info of reset as JSON ")
+
+
 def test_check_wants_a_step_limit(env, plugin):
     _, _, err = env("check", "limitless-vault", "--plugin", plugin)
     assert err == "gagpo: error: the environment's max_steps is 'many'; make it a whole number of at least 1\n"
+
+
+@pytest.fixture
+def mapped(tmp_path, monkeypatch):
+    """A plugin with data and a generator of its own."""
+    return ("--plugin", loadable("mapped_vault.py", tmp_path, monkeypatch))
+
+
+def test_a_plugin_has_data_and_a_generator_like_a_built_in_environment(env, mapped, tmp_path):
+    status, out, _ = env("list", *mapped)
+    lines = {line.split()[0]: line for line in out.splitlines()}
+    assert lines["mapped-vault"].endswith("folder=None pairs=False  [data: gagpo env generate mapped-vault]")
+
+    folder = tmp_path / "maps"
+    data = ("--env.options", f"folder={folder}")
+    status, out, err = env("check", "mapped-vault", *mapped, *data)
+    assert (status, err) == (1, f"gagpo: error: {folder} has no maps: run gagpo env generate mapped-vault\n")
+    assert f"data         looked into {folder}\n" in out
+
+    with pytest.raises(SystemExit):
+        env("generate", "mapped-vault", "--help", *mapped)
+    status, out, err = env("generate", "mapped-vault", "--out", str(folder), "--maps", "9", *mapped)
+    assert status == 2
+    assert "argument --maps: 9 is not allowed, it must be at most 8" in err
+    making = ("generate", *mapped, "mapped-vault", "--out", str(folder), "--maps", "3", "--colours", "blue", "red")
+    status, out, _ = env(*making)
+    assert status == 0
+    assert out.endswith(f"gagpo env play mapped-vault --env.options folder={folder}\n")
+    assert [path.read_text() for path in sorted(folder.iterdir())] == ["blue red"] * 3
+    assert env(*making)[::2] == (2, f"gagpo: error: {folder} cannot be used: File exists; choose another path\n")
+
+    status, out, err = env("check", "mapped-vault", *mapped, *data)
+    assert (status, err) == (0, "")
+    assert f"data         looked into {folder}\n             3 maps\n" in out
+    assert "tasks        train: 3 of 8\n" in out
+    assert "contract     kept in train, with" in out
+    status, out, err = env("check", "mapped-vault", *mapped, *data, "pairs=true")
+    assert (status, err) == (0, "")
+    assert "contract     kept in train, valid, with" in out
+
+
+def test_a_plugin_says_how_its_packages_are_installed(env, mapped, monkeypatch):
+    assert env("list", *mapped)[0] == 0
+    monkeypatch.setattr(registry.get("mapped-vault"), "needs", Needs(("no_such_package",), install="such[all]"))
+    for command in ("check", "play"):
+        assert env(command, "mapped-vault", *mapped)[2] == (
+            "gagpo: error: environment 'mapped-vault' needs no_such_package: run pip install such[all]\n"
+        )
 
 
 def test_play_shows_text_that_no_encoding_holds(env, plugin):
@@ -413,6 +455,12 @@ def test_webshop_is_played_and_its_modes_have_the_splits_that_check_expects(env,
     assert "the expert would: search[" in out
     assert "'Page 1 (Total results: " in out
     assert out.count("not possible here") == 1
-    for mode in ("compatible", "clean"):
-        made = registry.make("webshop", data_dir=tmp_path, test_goals=30, nouns="words", mode=mode)
-        assert tuple(DATA["webshop"].splits({"mode": mode})) == made.splits
+    status, out, _ = env("play", "webshop", *options, stdin="1\nshoes\nquit\n")
+    assert status == 0
+    assert "1 search[<your query>]" in out
+    assert "'Page 1 (Total results: " in out
+    status, _, err = env("check", "webshop", *options, "--split", "valid")
+    assert (status, err) == (2, "gagpo: error: webshop has no split 'valid'; it has train, test\n")
+    status, out, _ = env("check", "webshop", *options, "mode=clean")
+    assert status == 0
+    assert "contract     kept in train, valid, test, " in out

@@ -1,4 +1,4 @@
-"""Vault: a small grid of rooms where a gem has to be fetched from a locked chest and put on an altar.
+"""The vault's rooms, rules and expert.
 
 The whole state is in the text, as fixed slots with directions relative to the agent, so that a tiny model can learn it
 without history. The only reward is 1 at success, which leaves credit assignment something to do.
@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise, permutations
 from math import perm
-from typing import ClassVar
 
-from agent_envs.base import EnvError, Expert, PromptTemplate, Reset, StepResult, TextEnv, UnknownTask
+from agent_envs.base import Expert, NumberedTasks, Reset, StepResult, TextEnv
+from agent_envs.errors import EnvError, UnknownTask
+from agent_envs.registry import register
+from agent_envs.vault.prompt import VAULT_PROMPT
 
 __all__ = ["VaultEnv"]
 
@@ -26,49 +28,6 @@ COLOURS = ("red", "green", "blue", "yellow")
 MOVES: dict[str, Cell] = {"north": (-1, 0), "south": (1, 0), "west": (0, -1), "east": (0, 1)}
 SPLIT_TENTHS = {"train": range(8), "valid": range(8, 9), "test": range(9, 10)}
 MAX_ACTION_CHARS = 64
-
-PROMPT = PromptTemplate(
-    # The first branch is for a model that has to be told the task, the second for one trained on the bare state. Only
-    # settings of the run choose between them, so that the wording stays the same within an episode.
-    turn="""\
-{% if think or action_tags %}
-You walk through a square grid of rooms. Collect every key, open the chest in its room once you have them all, \
-take the gem out of it and put the gem on the altar. You can only use what is in your own room. The situation gives \
-your row and column and, for each thing, how far away it is to the north or south and to the west or east; "level 0" \
-means no distance in that direction and "held 0" that you carry the thing.
-
-{% if history %}
-What you did so far:
-{% for turn in history %}
-{{ turn.step + 1 }}. {{ turn.observation }} You chose: {{ turn.action }}
-{% endfor %}
-
-{% endif %}
-Situation: {{ observation }}
-{% if admissible_actions %}
-Possible actions: {{ admissible_actions | join(", ") }}
-{% else %}
-Actions: go north, go south, go west, go east, take <colour> key, open chest, take gem, put gem
-{% endif %}
-{% if think %}
-Reason briefly between <think> and </think> first.
-{% endif %}
-{% if action_tags %}
-Give exactly one action between <action> and </action>.
-{% else %}
-Answer with exactly one action and nothing else.
-{% endif %}
-{% else %}
-{% for turn in history %}
-{{ turn.observation }} action : {{ turn.action }}
-{% endfor %}
-{% if admissible_actions %}
-possible : {{ admissible_actions | join(" , ") }}
-{% endif %}
-{{ observation }} action :
-{%- endif %}
-""",
-)
 
 
 @dataclass(frozen=True)
@@ -102,6 +61,7 @@ class State:
     gem_placed: bool = False
 
 
+@register("vault")
 class VaultEnv(TextEnv):
     """The vault on a ``size`` x ``size`` grid with ``keys`` keys.
 
@@ -110,9 +70,8 @@ class VaultEnv(TextEnv):
     larger split begins with the tasks of a smaller one. ``seed`` of ``reset`` changes nothing: the task is the layout.
     """
 
-    name: ClassVar[str] = "vault"
-    splits: ClassVar[tuple[str, ...]] = tuple(SPLIT_TENTHS)
-    prompt: ClassVar[PromptTemplate] = PROMPT
+    splits = tuple(SPLIT_TENTHS)
+    prompt = VAULT_PROMPT
 
     def __init__(
         self,
@@ -140,8 +99,8 @@ class VaultEnv(TextEnv):
         self._state: State | None = None
         self._steps = 0
 
-    def tasks(self, split: str) -> Sequence[str]:
-        return [f"vault-{split}-{index}" for index in range(len(self._layouts(split)))]
+    def tasks(self, split: str) -> NumberedTasks:
+        return NumberedTasks(f"vault-{split}-", len(self._layouts(split)))
 
     def reset(self, task: str, seed: int) -> Reset:
         layout = self._layout(task)
@@ -193,13 +152,10 @@ class VaultEnv(TextEnv):
         return _generate(self._size, self._key_count, self.max_steps, split, self._task_counts[split])
 
     def _layout(self, task: str) -> Layout:
-        prefix, _, number = task.rpartition("-")
-        split = prefix.removeprefix("vault-")
-        if split in self._task_counts and prefix != split and number.isdecimal() and len(number) < 10:
-            layouts = self._layouts(split)
-            # Compared as text: "07" would be a second name of one task.
-            if int(number) < len(layouts) and str(int(number)) == number:
-                return layouts[int(number)]
+        split = task.removeprefix("vault-").rpartition("-")[0]
+        number = self.tasks(split).number_of(task) if split in self._task_counts else None
+        if number is not None:
+            return self._layouts(split)[number]
         raise UnknownTask(f"vault has no task {task!r}; its ids look like 'vault-train-0' up to the split's size.")
 
     def _observe(self, state: State) -> str:
