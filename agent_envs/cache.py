@@ -22,7 +22,7 @@ def default_cache(env: str) -> Path:
     Raises ``OSError`` where there is no home folder.
     """
     try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "gagpo" / env
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / f"gagpo/{env}"
     except RuntimeError as error:
         raise FileNotFoundError(errno.ENOENT, "this user has no home folder", "~/.cache") from error
 

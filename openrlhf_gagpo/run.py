@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from agent_envs import EnvError, registry
 from openrlhf_gagpo import hygiene
 from openrlhf_gagpo.config.checks import env_options
 from openrlhf_gagpo.config.resolve import Config
@@ -53,7 +54,7 @@ def run(config: Config) -> int:
 
 
 def _work(
-    config: Config, folder: RunFolder, display: ProgressDisplay, train_tasks: list[str], eval_tasks: list[str]
+    config: Config, folder: RunFolder, display: ProgressDisplay, train_tasks: Sequence[str], eval_tasks: Sequence[str]
 ) -> None:
     # Imports torch and the rest of the stack; everything that can be refused cheaply has been.
     from openrlhf_gagpo import backends
@@ -77,9 +78,8 @@ def _work(
         backend.close()
 
 
-def _tasks(config: Config) -> tuple[list[str], list[str], Mapping[str, object]]:
+def _tasks(config: Config) -> tuple[Sequence[str], list[str], Mapping[str, object]]:
     """Tasks to train on, tasks to evaluate on, and what the environment says of itself."""
-    from agent_envs import EnvError, registry
     from openrlhf_gagpo.evaluation.requests import spread
 
     try:
@@ -87,14 +87,14 @@ def _tasks(config: Config) -> tuple[list[str], list[str], Mapping[str, object]]:
             registry.load_plugin(plugin)
         env = registry.make(config.env.name, **env_options(config))
         try:
-            train = [] if config.eval_only else list(env.tasks(config.env.split))
-            evaluation = list(env.tasks(config.env.eval_split)) if config.env.eval_split else []
+            train = () if config.eval_only else env.tasks(config.env.split)
+            evaluation = env.tasks(config.env.eval_split) if config.env.eval_split else ()
             record = env.record
         finally:
             env.close()
     except (EnvError, ValueError) as error:
         raise ConfigError(str(error)) from error
-    if not train and not config.eval_only:
+    if not len(train) and not config.eval_only:
         raise ConfigError(f"the split {config.env.split!r} of {config.env.name} has no tasks; name another --env.split")
     return train, spread(evaluation, config.eval.tasks), record
 
@@ -116,7 +116,14 @@ def _open_folder(config: Config) -> RunFolder:
             f"no tokenizer can be loaded from {config.actor.model_name_or_path!r}: {str(error).splitlines()[0]}"
         ) from error
     prompt = prompt_builder(rollout_settings(config), tokenizer).resolved().text
-    return RunFolder.create(config.run_dir, config.to_dict(), prompt, seed=config.train.seed, command=config.command())
+    return RunFolder.create(
+        config.run_dir,
+        config.to_dict(),
+        prompt,
+        seed=config.train.seed,
+        command=config.command(),
+        packages=registry.get(config.env.name).needs.packages,
+    )
 
 
 _MAY_CHANGE = ("ckpt.", "eval.", "logger.", "ray.", "env.workers", "report", "rollout.concurrency", "rollout.record")

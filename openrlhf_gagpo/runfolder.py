@@ -32,6 +32,7 @@ from typing import Any, Literal
 
 import yaml
 
+from openrlhf_gagpo import __version__
 from openrlhf_gagpo.errors import RunFolderError
 
 __all__ = ["RunFolder", "State"]
@@ -42,7 +43,6 @@ _FORMAT = 2
 """Version of what a run folder holds. Folders without a number are version 1, whose episodes lack ``info``."""
 
 _PACKAGES = (
-    "openrlhf-gagpo",
     "openrlhf",
     "torch",
     "transformers",
@@ -50,9 +50,6 @@ _PACKAGES = (
     "deepspeed",
     "ray",
     "numpy",
-    "textworld",
-    "alfworld",
-    "spacy",
 )
 _ROLLOUT = re.compile(r"iter_(\d+)\.jsonl\.gz")
 
@@ -82,11 +79,13 @@ class RunFolder:
         *,
         seed: int | None = None,
         command: Sequence[str] | None = None,
+        packages: Sequence[str] = (),
     ) -> RunFolder:
         """Start a run in ``path`` (made if absent).
 
         ``config`` is written to ``config.yaml`` as given: plain YAML types, either the values alone or
         ``{"values": ..., "origins": {dotted name: origin}}``. ``command`` defaults to this process's command line.
+        ``packages`` are those whose versions matter beside the stack's.
         Raises ``RunFolderError`` when the folder already holds a run or parts of one.
         """
         run = cls(Path(path))
@@ -121,7 +120,7 @@ class RunFolder:
                 "seed": seed,
                 "git_commit": _git_commit(),
                 "python": sys.version.split()[0],
-                "packages": _package_versions(),
+                "packages": _package_versions(packages),
                 "prompt_sha256": hashlib.sha256(prompt.encode()).hexdigest(),
             }
         )
@@ -329,9 +328,9 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _package_versions() -> dict[str, str]:
-    versions = {}
-    for name in _PACKAGES:
+def _package_versions(more: Sequence[str]) -> dict[str, str]:
+    versions = {"openrlhf-gagpo": __version__}
+    for name in (*_PACKAGES, *more):
         with suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
     return versions

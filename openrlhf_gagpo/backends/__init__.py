@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from openrlhf_gagpo.training.backend import Backend
     from openrlhf_gagpo.training.settings import BackendSettings
 
-__all__ = ["BACKENDS", "BackendEntry", "create"]
+__all__ = ["BACKENDS", "SHARE", "BackendEntry", "create"]
+
+SHARE = 0.2
+"""Part of a GPU that OpenRLHF books for each of the processes that share it."""
 
 
 @dataclass(frozen=True)

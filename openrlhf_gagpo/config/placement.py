@@ -5,13 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from openrlhf_gagpo import machine
-from openrlhf_gagpo.backends import BACKENDS
+from openrlhf_gagpo.backends import BACKENDS, SHARE
 from openrlhf_gagpo.config.resolve import Config
 
 __all__ = ["Bundles", "Plan", "Process", "place"]
-
-SHARE = 0.2
-"""Part of a GPU that OpenRLHF books for each of the processes that share it."""
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,9 @@ class Sets:
 
     def sum(self, values: Floats | Bools) -> Floats:
         """Sum over the entries of each set; the number of true ones for booleans."""
-        return np.bincount(self.label, weights=_of_length(values, len(self.label)), minlength=len(self.count))
+        weights = _of_length(values, len(self.label)).astype(np.float64, copy=False)
+        sums: Floats = np.bincount(self.label, weights=weights, minlength=len(self.count))  # type: ignore[assignment]
+        return sums
 
     def mean(self, values: Floats) -> Floats:
         """Mean over the entries of each set; 0 for a set that has none."""

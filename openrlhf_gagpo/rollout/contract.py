@@ -34,8 +34,12 @@ def sound_step(answer: object) -> StepResult:
     _check_texts(answer, ("observation", "state_key"), "step")
     result = replace(
         answer,
-        **{name: _number(answer, name) for name in ("reward", "score")},
-        **{name: _switch(answer, name) for name in ("terminated", "truncated", "admissible", "success")},
+        reward=_number(answer, "reward"),
+        score=_number(answer, "score"),
+        terminated=_switch(answer, "terminated"),
+        truncated=_switch(answer, "truncated"),
+        admissible=_switch(answer, "admissible"),
+        success=_switch(answer, "success"),
         info=_info(answer, "step"),
     )
     if result.terminated and result.truncated:

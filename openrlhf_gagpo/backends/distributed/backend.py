@@ -23,11 +23,11 @@ from openrlhf.utils import get_tokenizer
 from ray.util.placement_group import placement_group, remove_placement_group
 from torch import Tensor
 
+from openrlhf_gagpo.backends import SHARE
 from openrlhf_gagpo.backends.distributed import compat
 from openrlhf_gagpo.backends.distributed.actors import PolicyActor, ReferenceActor, StepStrategy
 from openrlhf_gagpo.backends.distributed.engine import create_engines
 from openrlhf_gagpo.backends.distributed.experience import StepExperienceMaker
-from openrlhf_gagpo.config.placement import SHARE
 from openrlhf_gagpo.errors import RunError
 from openrlhf_gagpo.machine import cores
 from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, SamplingParams
