@@ -39,11 +39,13 @@ class Sets:
 
     def sum(self, values: Floats | Bools) -> Floats:
         """Sum over the entries of each set; the number of true ones for booleans."""
-        return np.bincount(self.label, weights=_of_length(values, len(self.label)), minlength=len(self.count))
+        weights = _of_length(values, len(self.label))
+        return np.asarray(np.bincount(self.label, weights, minlength=len(self.count)), dtype=np.float64)
 
     def mean(self, values: Floats) -> Floats:
         """Mean over the entries of each set; 0 for a set that has none."""
-        return self.sum(values) / np.maximum(self.count, 1)
+        mean: Floats = self.sum(values) / np.maximum(self.count, 1)
+        return mean
 
     def expand(self, per_set: NDArray[Any]) -> NDArray[Any]:
         """Give every entry the number of its set."""
