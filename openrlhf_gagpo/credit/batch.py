@@ -180,7 +180,7 @@ class StepBatch:
         return Sequences.of_lengths(self.n_tokens)
 
     def restore(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Put one number per row into the order in which the rows were given; ``values`` itself if that is the order."""
+        """Put one number per row into the order in which the rows were given: ``values`` itself if they are in it."""
         if self._as_given:
             return values
         out = np.empty_like(values)

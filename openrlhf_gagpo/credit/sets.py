@@ -48,7 +48,7 @@ class Sets:
         return mean
 
     def expand(self, per_set: NDArray[Any]) -> NDArray[Any]:
-        """Give every entry the number of its set."""
+        """Give every entry what its set has."""
         return _of_length(per_set, len(self.count))[self.label]
 
 
@@ -78,11 +78,11 @@ class Sequences(Sets):
         return total
 
     def expand(self, per_set: NDArray[Any]) -> NDArray[Any]:
-        """Give every entry the number of its sequence."""
+        """Give every entry what its sequence has."""
         return np.repeat(_of_length(per_set, len(self.count)), self.count)
 
     def following(self, values: Floats, end: Floats | float = 0.0) -> Floats:
-        """The number of each entry's next entry; ``end`` (one per sequence, or one for all) where there is none."""
+        """What the next entry has; ``end`` (one per sequence, or one for all) where there is no next one."""
         following = np.roll(_of_length(values, len(self.label)), -1)
         filled = self.count > 0
         last = (self.start + self.count - 1)[filled]
