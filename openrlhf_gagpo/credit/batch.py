@@ -180,7 +180,7 @@ class StepBatch:
         return Sequences.of_lengths(self.n_tokens)
 
     def restore(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Put one number per row into the order in which the rows were given."""
+        """Put one number per row into the order in which the rows were given: ``values`` itself if they are in it."""
         if self._as_given:
             return values
         out = np.empty_like(values)
@@ -217,7 +217,7 @@ def _order(rows: RowNames, group: Ints, traj: Ints) -> Ints:
         "its trajectory already has rows in another group; make trajectory ids unique",
     )
     rows.refuse(np.flatnonzero(rows.step < 0), "steps count from 0")
-    order = np.lexsort((rows.step, traj, group))
+    order: Ints = np.lexsort((rows.step, traj, group))
     step = rows.step[order]
     is_first = np.diff(traj[order], prepend=-1) != 0
     before = np.where(is_first, -1, np.roll(step, 1))
@@ -244,4 +244,5 @@ def _token_order(order: Ints, n_tokens: Ints) -> Ints:
     """Which of the given tokens stands at each position once the given rows are put into ``order``."""
     given_start = np.cumsum(n_tokens) - n_tokens
     tokens = Sequences.of_lengths(n_tokens[order])
-    return np.arange(len(tokens.label)) + tokens.expand(given_start[order] - tokens.start)
+    shift: Ints = tokens.expand(given_start[order] - tokens.start)
+    return np.arange(len(shift)) + shift

@@ -49,7 +49,8 @@ def group_statistics(batch: StepBatch, scores: Floats, options: EstimatorOptions
 
 def reward_free_groups(batch: StepBatch) -> Bools:
     """Per group: no step of it was rewarded, so all its returns are zero before penalties."""
-    return batch.groups.sum(batch.reward != 0.0) == 0
+    reward_free: Bools = batch.groups.sum(batch.reward != 0.0) == 0
+    return reward_free
 
 
 def kept_rows(batch: StepBatch, options: EstimatorOptions) -> Bools:

@@ -39,16 +39,16 @@ class Sets:
 
     def sum(self, values: Floats | Bools) -> Floats:
         """Sum over the entries of each set; the number of true ones for booleans."""
-        weights = _of_length(values, len(self.label)).astype(np.float64, copy=False)
-        sums: Floats = np.bincount(self.label, weights=weights, minlength=len(self.count))  # type: ignore[assignment]
-        return sums
+        weights = _of_length(values, len(self.label))
+        return np.asarray(np.bincount(self.label, weights, minlength=len(self.count)), dtype=np.float64)
 
     def mean(self, values: Floats) -> Floats:
         """Mean over the entries of each set; 0 for a set that has none."""
-        return self.sum(values) / np.maximum(self.count, 1)
+        mean: Floats = self.sum(values) / np.maximum(self.count, 1)
+        return mean
 
     def expand(self, per_set: NDArray[Any]) -> NDArray[Any]:
-        """Give every entry the number of its set."""
+        """Give every entry what its set has."""
         return _of_length(per_set, len(self.count))[self.label]
 
 
@@ -78,11 +78,11 @@ class Sequences(Sets):
         return total
 
     def expand(self, per_set: NDArray[Any]) -> NDArray[Any]:
-        """Give every entry the number of its sequence."""
+        """Give every entry what its sequence has."""
         return np.repeat(_of_length(per_set, len(self.count)), self.count)
 
     def following(self, values: Floats, end: Floats | float = 0.0) -> Floats:
-        """The number of each entry's next entry; ``end`` (one per sequence, or one for all) where there is none."""
+        """What the next entry has; ``end`` (one per sequence, or one for all) where there is no next one."""
         following = np.roll(_of_length(values, len(self.label)), -1)
         filled = self.count > 0
         last = (self.start + self.count - 1)[filled]

@@ -52,4 +52,5 @@ def centred(values: Floats, sets: Sets, statistics: Statistics) -> Floats:
 def standardised(values: Floats, sets: Sets, statistics: Statistics) -> Floats:
     """``(x - mean) / (std + epsilon)``; only ``x - mean`` in a set without spread."""
     scale = np.where(statistics.noise > 0.0, 1.0, statistics.std + EPSILON)
-    return centred(values, sets, statistics) / sets.expand(scale)
+    standard: Floats = centred(values, sets, statistics) / sets.expand(scale)
+    return standard

@@ -49,4 +49,5 @@ def _whitened(values: Floats, tokens: Ints) -> Floats:
     variance = np.sum(tokens * deviation**2) / (total - 1)
     if np.sqrt(variance) <= ROUNDING * max(1.0, np.abs(values).max()):
         return np.zeros_like(values)
-    return deviation / np.sqrt(variance + VARIANCE_EPSILON)
+    whitened: Floats = deviation / np.sqrt(variance + VARIANCE_EPSILON)
+    return whitened

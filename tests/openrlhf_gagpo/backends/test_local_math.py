@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from openrlhf_gagpo.backends.local import LocalBackend
 from openrlhf_gagpo.config.resolve import resolve
+from openrlhf_gagpo.config.settings import backend_settings
 from openrlhf_gagpo.training.rows import TrainingRow
 from support import tiny_vault
 
@@ -41,7 +42,8 @@ def start(vault_model: Path, tmp_path: Path) -> Iterator[Start]:
             "train__num_iterations": 8,
         }
         words = tiny_vault.arguments(vault_model, tmp_path / "run", **(settings | changes))[1:]
-        backend = LocalBackend(resolve([*words, "--actor.adam.betas", "0", "0"]))
+        config = resolve([*words, "--actor.adam.betas", "0", "0"])
+        backend = LocalBackend(backend_settings(config), config.namespace())
         started.append(backend)
         backend.start()
         return backend

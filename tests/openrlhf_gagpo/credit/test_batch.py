@@ -170,3 +170,9 @@ def test_model_columns_follow_their_rows() -> None:
     np.testing.assert_allclose(batch.tokens.sum(log_prob), [-6.3, -12.6, -0.3, 0, -2.1])
     with pytest.raises(EstimatorError, match="no column value"):
         StepBatch.from_columns(**columns()).required("value")
+
+
+def test_steps_without_trained_tokens() -> None:
+    batch = StepBatch.from_columns(**columns(n_tokens=[0] * 5, log_prob=[]))
+    assert batch.tokens.sum(batch.required("log_prob")).tolist() == [0] * 5
+    assert not get("reinforce_baseline")(batch).advantage.any()

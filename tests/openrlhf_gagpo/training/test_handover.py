@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from openrlhf_gagpo.config.resolve import resolve
+from openrlhf_gagpo.config.settings import loop_settings
 from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, SamplingParams
 from openrlhf_gagpo.runfolder import RunFolder
 from openrlhf_gagpo.training.loop import Trainer
-from openrlhf_gagpo.training.rows import TrainingRow
+from openrlhf_gagpo.training.rows import TokenRow, TrainingRow
 from support import tiny_vault
 from support.report_runs import episode
 
@@ -37,6 +39,9 @@ class Recorder:
             episodes.append(replace(played, task=request.task, group=request.group, trajectory=request.trajectory))
             on_done(episodes[-1])
         return episodes
+
+    def compute(self, rows: Sequence[TokenRow], columns: Collection[str]) -> dict[str, NDArray[np.float64]]:
+        return {}
 
     def update(self, rows: Sequence[TrainingRow], seed: int) -> dict[str, float]:
         self.rows += rows
@@ -81,7 +86,7 @@ def _iterate(tmp_path: Path, outcomes: Sequence[Episode], **changes: object) -> 
     config: Any = resolve(tiny_vault.arguments("model", tmp_path / "run", **changes)[1:])
     backend = Recorder(outcomes)
     run = RunFolder.create(tmp_path / "run", {}, "")
-    trainer = Trainer(config, backend, run, ["a", "b", "c"], [], Silent())
+    trainer = Trainer(loop_settings(config, ["a", "b", "c"], []), backend, run, Silent())
     return backend, trainer.iterate(1)
 
 
