@@ -46,7 +46,7 @@ def generate(
     """Write ``products`` products and goals for them to ``root``; older files of the same names are replaced.
 
     A product is a function of the seed and its number, so a larger catalogue begins with a smaller one.
-    ``on_progress`` is told now and then how many are written.
+    ``on_progress`` is called now and then.
 
     Returns:
         Paths of ``items_shuffle.json``, ``items_ins_v2.json`` and ``items_human_ins.json``.

@@ -7,10 +7,8 @@ plugins (``agent_envs.load_plugin("number_hunt.py")``, or the plugin option of a
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from typing import ClassVar
 
-from agent_envs import EnvError, PromptTemplate, Reset, StepResult, TextEnv, UnknownTask, register
+from agent_envs import EnvError, NumberedTasks, PromptTemplate, Reset, StepResult, TextEnv, UnknownTask, register
 from agent_envs.base import Expert
 
 SPLIT_SIZES = {"train": 200, "valid": 50}
@@ -23,9 +21,8 @@ class NumberHunt(TextEnv):
     Unlike the vault the goal is hidden, so what was seen before matters: the observation carries the range left.
     """
 
-    name: ClassVar[str] = "number-hunt"
-    splits: ClassVar[tuple[str, ...]] = tuple(SPLIT_SIZES)
-    prompt: ClassVar[PromptTemplate] = PromptTemplate(
+    splits = tuple(SPLIT_SIZES)
+    prompt = PromptTemplate(
         system="You play a guessing game. Guesses look like: guess 12",
         turn="""\
 {{ task }} {{ observation }}
@@ -45,10 +42,10 @@ Put your guess between <action> and </action>.
         self._limit = limit
         self._running = False
 
-    def tasks(self, split: str) -> Sequence[str]:
+    def tasks(self, split: str) -> NumberedTasks:
         if split not in SPLIT_SIZES:
             raise UnknownTask(f"number-hunt has no split {split!r}; it has: {', '.join(SPLIT_SIZES)}.")
-        return [f"{split}-{index}" for index in range(SPLIT_SIZES[split])]
+        return NumberedTasks(f"{split}-", SPLIT_SIZES[split])
 
     def reset(self, task: str, seed: int) -> Reset:
         if not any(task in self.tasks(split) for split in SPLIT_SIZES):

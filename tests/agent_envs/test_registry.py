@@ -120,7 +120,7 @@ def test_missing_packages_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None
         agent_envs.make("vault")
 
 
-def test_built_in_environments_are_told_of_without_their_packages() -> None:
+def test_built_in_environments_can_be_listed_without_their_packages() -> None:
     code = """
 import sys
 for name in ("alfworld", "textworld", "regex"):

@@ -1,0 +1,11 @@
+"""What every environment has to keep to, as checks that any environment's tests can call.
+
+``check_env`` raises ``AssertionError`` with a sentence that says what the environment did and what is asked of it. It
+needs no test framework.
+"""
+
+from __future__ import annotations
+
+from agent_envs.testing.contract import Breach, check_env, find_breach
+
+__all__ = ["Breach", "check_env", "find_breach"]
