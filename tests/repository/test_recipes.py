@@ -17,17 +17,28 @@ from openrlhf_gagpo.cli import env as env_command
 from openrlhf_gagpo.cli import warmstart
 from openrlhf_gagpo.cli.train import main as train
 from openrlhf_gagpo.config.checks import check
+from openrlhf_gagpo.config.families import families
 from openrlhf_gagpo.config.resolve import Config, resolve
 from support.models import model_folder
 from support.paths import REPOSITORY
 
 EXAMPLES = REPOSITORY / "examples"
+HUNT = str(EXAMPLES / "external_env" / "number_hunt.py")
 RECIPES = sorted((EXAMPLES / "recipes").glob("*.yaml"))
 SCRIPTS = sorted((EXAMPLES / "scripts").glob("*.sh"))
 NAMES = [path.stem for path in RECIPES]
 PAPER = [name for name in NAMES if "qwen" in name]
 
 _GPUS = re.compile(r"_(\d)gpu")
+
+
+def gpus(name: str) -> int:
+    if name == "own_model":
+        return 1
+    if "qwen" not in name:
+        return 0
+    found = _GPUS.search(name)
+    return int(found[1]) if found else 2
 
 
 @pytest.fixture(scope="module")
@@ -57,16 +68,12 @@ def argv(workplace, monkeypatch):
         monkeypatch.setattr(machine, "gpus", lambda: gpus(name))
         monkeypatch.setattr(machine, "torch_has_cuda", lambda: True)
         config = str(EXAMPLES / "recipes" / f"{name}.yaml")
-        return ["--config", config, "--actor.model_name_or_path", "model", "--run_dir", "run", *flags]
+        # A recipe for an environment of the user's own is tried with one.
+        own = ["--env.plugin", HUNT, "--env.name", "number-hunt", "--env.eval_split", "valid"]
+        environment = own if name.startswith("own_") else []
+        return ["--config", config, "--actor.model_name_or_path", "model", "--run_dir", "run", *environment, *flags]
 
     return arguments
-
-
-def gpus(name: str) -> int:
-    if "qwen" not in name:
-        return 0
-    found = _GPUS.search(name)
-    return int(found[1]) if found else 2
 
 
 def values(name: str) -> Config:
@@ -78,13 +85,13 @@ def test_every_recipe_passes_a_dry_run(argv, name, capsys, monkeypatch):
     # Wide enough that the table cuts nothing off.
     monkeypatch.setenv("COLUMNS", "200")
     assert train(argv(name, "--dry_run")) == 0
-    assert name.split("_")[0] in capsys.readouterr().out
+    assert name.split("_")[0].replace("own", "number-hunt") in capsys.readouterr().out
     plan = check(resolve(argv(name)))
-    assert plan.gpus == max(gpus(name), 1)
+    assert plan.gpus == (0 if plan.backend == "local" else max(gpus(name), 1))
     assert plan.device == ("cuda" if gpus(name) else "cpu")
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in PAPER])
+@pytest.mark.parametrize("name", [name for name in NAMES if gpus(name) == 0])
 def test_cpu_recipes_run_on_the_local_backend_too(argv, name):
     config = resolve(argv(name, "--backend", "local"))
     assert check(config).gpus == 0
@@ -106,7 +113,7 @@ def test_settings_are_those_of_the_paper(name):
     assert config.eval.temperature == 0.4
     assert config.rollout.history_length == 2
     assert config.actor.model_name_or_path == f"Qwen/Qwen2.5-{'7B' if '7b' in name else '1.5B'}-Instruct"
-    options = config.estimator_options()
+    options = config.options(families()[0])
     assert (options.invalid_penalty, options.invalid_penalty_mode) == (0.1, "local")
     assert "ntested on a GPU" in (EXAMPLES / "recipes" / f"{name}.yaml").read_text()
 
@@ -115,7 +122,7 @@ def test_a_recipe_says_in_its_name_what_it_trains_with():
     for name in PAPER:
         config = values(name)
         estimator = name.rsplit("_", 1)[1] if name.endswith(("gigpo", "grpo", "rloo")) else "gagpo"
-        options = config.estimator_options()
+        options = config.options(families()[0])
         assert config.algo.advantage.estimator == estimator
         # One ratio per action is GAGPO's; the baselines have one per token.
         assert config.actor.policy_loss_type == ("gspo" if estimator == "gagpo" else "ppo")

@@ -326,7 +326,7 @@ def test_a_malformed_and_an_unrecognised_action_have_prices_of_their_own(tmp_pat
         return [round(value, 9) for value in returns[:4]]
 
     # discounted by 0.95 a step, the reward being 0
-    assert penalties(invalid_penalty=0.1) == [-0.095, -0.1, 0, 0]
+    assert penalties(invalid_penalty=0.1, inadmissible_penalty=0.0) == [-0.095, -0.1, 0, 0]
     both = penalties(invalid_penalty=0.1, inadmissible_penalty=0.02)
     assert both == [round(-0.95 * (0.1 + 0.95 * 0.02), 9), -0.119, -0.02, 0]
     assert penalties(invalid_penalty=0.1, inadmissible_penalty=0.3) == [round(-0.95 * 0.385, 9), -0.385, -0.3, 0]
