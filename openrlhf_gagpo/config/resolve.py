@@ -179,8 +179,9 @@ def _with_choice(layers: list[_Layer], family: Family, flags: Mapping[str, Flag]
     name = layers[chosen].values[family.chooser]
     foreign = _foreign(family, name)
     for layer in layers[chosen or 1 :]:
-        for flag in layer.values:
-            if flag in foreign:
+        for flag, value in layer.values.items():
+            # At its default it says nothing, as in the saved configuration of a run.
+            if flag in foreign and value != layers[0].values[flag]:
                 owners = ", ".join(family.owners[flag])
                 raise ConfigError(
                     f"{layer.name(flag)} is no option of {name} ({family.chooser}); it belongs to {owners}"

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from openrlhf_gagpo.cli import main as cli
+from openrlhf_gagpo.config.resolve import resolve
 from openrlhf_gagpo.errors import RunFolderError
+from openrlhf_gagpo.report import build_report
 from openrlhf_gagpo.runfolder import RunFolder
+from support.paths import DATA
 from support.report_runs import CONFIG, PROMPT
 
 
@@ -130,3 +135,30 @@ def test_state_follows_the_block(run: RunFolder, error: type[BaseException], sta
         pass
     assert run.info()["state"] == "finished"
     assert "error" not in run.info()
+
+
+OLD = DATA / "run_format1"
+"""A run of release 0.1, before run folders had a number."""
+
+
+def test_folders_of_the_first_release_still_open(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "old"
+    shutil.copytree(OLD, folder)
+    run = RunFolder.open(folder)
+    assert "format" not in run.info()
+    assert [row["iteration"] for row in run.metrics()] == [1]
+    assert cli.main(["show", str(folder)]) == 0
+    page = capsys.readouterr().out
+    assert "Iteration 1, episode 0" in page
+    assert "advantage" in page
+    assert build_report(folder).stat().st_size > 10_000
+    # Its configuration is a recipe for today's flags, the deprecated one among them.
+    config = resolve(["--config", str(folder / "config.yaml")])
+    assert (config.algo.advantage.invalid_penalty, config.algo.advantage.inadmissible_penalty) == (0.0, 0.1)
+
+
+def test_a_folder_of_a_newer_release_is_refused(run: RunFolder) -> None:
+    info = run.info()
+    run.info_path.write_text(json.dumps(info | {"format": info["format"] + 1}))
+    with pytest.raises(RunFolderError, match=r"written by a newer release \(format 3, this one reads up to 2\)"):
+        RunFolder.open(run.path)

@@ -150,11 +150,33 @@ def test_all_that_is_promised_is_there():
     assert {"alfworld_cpu", "webshop_cpu", "vault_demo"} <= set(NAMES)
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
-def test_commands_in_comments_parse_and_fit_the_recipe(path):
+def commented(path: Path) -> list[list[str]]:
+    """Words of the commands in a recipe's comments, behind "gagpo"."""
     text = path.read_text().replace("\\\n#  ", "")
-    commands = [shlex.split(line)[1:] for line in re.findall(r"^#   (gagpo .*)$", text, re.MULTILINE)]
-    config = values(path.stem)
+    return [shlex.split(line)[1:] for line in re.findall(r"^#   (gagpo .*)$", text, re.MULTILINE)]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("own_")])
+def test_commands_for_an_environment_of_ones_own_parse(name, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    stand = {"FILE": HUNT, "NAME": "number-hunt", "SPLIT": "valid", "MODEL": "model"}
+    commands = [[stand.get(word, word) for word in words] for words in commented(EXAMPLES / "recipes" / f"{name}.yaml")]
+    parse = {"env": env_command.parse, "warmstart": warmstart.parse, "train": resolve}
+    assert commands[-1][0] == "train"
+    for command, *flags in commands:
+        settings = parse[command](flags)
+        if command == "warmstart":
+            # The model must meet the prompts that it was made for.
+            config = values(name)
+            assert settings.history_length == config.rollout.history_length
+            assert settings.list_actions == config.rollout.list_actions
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in RECIPES if not path.stem.startswith("own_")], ids=lambda path: path.name
+)
+def test_commands_in_comments_parse_and_fit_the_recipe(path):
+    config, commands = values(path.stem), commented(path)
     assert bool(commands) == path.stem.endswith("_cpu")
     for command, *flags in commands:
         if command == "env":
