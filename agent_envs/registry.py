@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from agent_envs.base import TextEnv
 from agent_envs.errors import RegistryError
@@ -36,6 +36,10 @@ __all__ = [
 EnvClass = TypeVar("EnvClass", bound=type[TextEnv])
 
 _LIMIT = "max_steps"
+_PLAIN: Mapping[Any, str] = {
+    bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "nothing"
+}  # fmt: skip
+"""Types of options that are checked, and how an error names them."""
 """The option that every environment has: ``make`` limits those from outside whose class lacks it."""
 
 
@@ -138,6 +142,23 @@ def check_options(name: str, values: Mapping[str, Any]) -> None:
         required = option.default is option.empty and option.kind not in (option.VAR_KEYWORD, option.VAR_POSITIONAL)
         if required and option.name not in values:
             raise RegistryError(f"Environment {name!r} needs the option {option.name!r}; give it a value.")
+    _check_types(name, values)
+
+
+def _check_types(name: str, values: Mapping[str, Any]) -> None:
+    """Raise ``RegistryError`` for a value that its option, annotated with a plain type, cannot be."""
+    try:
+        hints = get_type_hints(get(name).__init__)
+    except NameError:  # an annotation that only a type checker can read
+        return
+    for option, value in values.items():
+        kinds = get_args(hints.get(option)) or (hints.get(option),)
+        if not all(kind in _PLAIN for kind in kinds):
+            continue
+        fits = type(value) in kinds or (type(value) is int and float in kinds)
+        if not fits:
+            wanted = " or ".join(_PLAIN[kind] for kind in kinds)
+            raise RegistryError(f"Option {option!r} of environment {name!r} wants {wanted}, not {value!r}.")
 
 
 def load_plugin(source: str) -> None:

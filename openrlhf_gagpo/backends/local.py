@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, get_scheduler, set
 from transformers.utils.logging import disable_progress_bar
 
 from openrlhf_gagpo.backends.sampler import BatchSampler
+from openrlhf_gagpo.errors import RunError
 from openrlhf_gagpo.rollout.player import EpisodePlayer, RolloutSettings
 from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, SamplingParams
 from openrlhf_gagpo.training.collate import TokenBatch, TokenValues, action_tensors, collate, per_row
@@ -87,12 +88,16 @@ class LocalBackend:
         return {"devices": str(self.device), "start_models_s": f"{time.perf_counter() - started:.1f}"}
 
     def _load_model(self, path: str) -> Any:
-        model = AutoModelForCausalLM.from_pretrained(
-            path,
-            dtype=torch.float32,
-            attn_implementation="sdpa",
-            trust_remote_code=True,
-        )
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                path,
+                dtype=torch.float32,
+                attn_implementation="sdpa",
+                trust_remote_code=True,
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            cause = str(error).strip().splitlines()[0].rstrip(".")
+            raise RunError(f"the model {path} cannot be loaded: {cause}; check --actor.model_name_or_path") from error
         return model.to(self.device).eval()
 
     def _autocast(self) -> torch.autocast:

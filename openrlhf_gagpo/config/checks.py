@@ -186,7 +186,7 @@ def _environment(config: Config) -> None:
 
     env = config.env
     if not env.name:
-        raise ConfigError("no environment is given; set --env.name, for example to vault")
+        raise ConfigError("no environment is given; set --env.name (gagpo env list shows what there is)")
     if env.max_steps is not None and "max_steps" in env.options:
         raise ConfigError("the step limit is given twice; keep env.max_steps and remove max_steps from env.options")
     try:
@@ -205,7 +205,8 @@ def _environment(config: Config) -> None:
         finally:
             instance.close()
     except (registry.RegistryError, EnvError, ValueError, TypeError, OSError) as error:
-        raise ConfigError(f"env.name {env.name}: {str(error).rstrip('.')}") from None
+        where = _say(config, "env.options") if env.options else f"env.name {env.name}"
+        raise ConfigError(f"{where}: {str(error).rstrip('.')}") from None
 
 
 def _say(config: Config, name: str) -> str:

@@ -197,7 +197,7 @@ def test_an_interrupt_closes_everything(vault_model: Path, tmp_path: Path, numbe
 def test_an_interrupt_during_the_start_is_recorded(
     vault_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(config: object) -> None:
+    def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("openrlhf_gagpo.backends.create", interrupted)

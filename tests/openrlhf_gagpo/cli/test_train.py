@@ -15,6 +15,7 @@ from openrlhf_gagpo import hygiene
 from openrlhf_gagpo.cli import main as cli
 from openrlhf_gagpo.config.flag import Disposition
 from openrlhf_gagpo.config.flags import all_flags
+from support.models import model_folder
 from support.paths import REPOSITORY
 
 ROOT = REPOSITORY
@@ -23,14 +24,12 @@ HEAVY = ("torch", "ray", "vllm", "transformers", "openrlhf", "deepspeed")
 
 @pytest.fixture
 def model(tmp_path):
-    for name in ("config.json", "tokenizer.json", "model.safetensors"):
-        (tmp_path / name).write_text("{}")
-    return str(tmp_path)
+    return str(model_folder(tmp_path / "model"))
 
 
 def vault(model: str, *more: str) -> list[str]:
     recipe = str(ROOT / "examples" / "recipes" / "vault_demo.yaml")
-    return ["train", "--config", recipe, "--actor.model_name_or_path", model, "--run_dir", f"{model}/run", *more]
+    return ["train", "--config", recipe, "--actor.model_name_or_path", model, "--run_dir", f"{model}-run", *more]
 
 
 def run(*argv: str) -> tuple[subprocess.CompletedProcess[str], float]:
@@ -54,7 +53,26 @@ def test_train_help_lists_every_honoured_flag_and_no_refused_one(capsys):
     assert stop.value.code == 0
     words = capsys.readouterr().out.replace(",", " ").split()
     for flag in all_flags().values():
-        assert (f"--{flag.name}" in words) == (flag.disposition is not Disposition.REFUSED), flag.name
+        shown = flag.disposition is not Disposition.REFUSED and not flag.deprecated
+        assert (f"--{flag.name}" in words) == shown, flag.name
+
+
+def test_train_help_shows_the_defaults_that_a_run_has(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "400")
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--help"])
+    page = " ".join(capsys.readouterr().out.split())
+    described = {
+        "--algo.advantage.gamma": "(default 0.95)",
+        "--algo.advantage.invalid_penalty_mode": "(reward for gagpo; local for gigpo, grpo, reinforce_baseline, rloo)",
+        "--actor.policy_loss_type": "(default ppo; gspo for gagpo; ppo for gigpo, grpo, reinforce_baseline, rloo)",
+        "--actor.lr_scheduler": "(default constant)",
+        "--algo.advantage.estimator": "(default gagpo)",
+        "--rollout.n_samples_per_prompt": "(default 8)",
+    }
+    for flag, default in described.items():
+        entry = page[page.index(f" {flag} ") + 1 :]
+        assert default in entry[: entry.index(" --", 3)], flag
 
 
 def test_an_unknown_command_is_one_sentence(capsys):
