@@ -20,12 +20,9 @@ from agent_envs.webshop.reward import options_met
 from agent_envs.webshop.session import parse_action
 from agent_envs.webshop.vocabulary import CHOICES
 from support.env_contract import check_env
+from support.noun_rules import title_words
 
 FILES = ("items_shuffle.json", "items_ins_v2.json", "items_human_ins.json")
-
-
-def title_words(title: str) -> list[str]:
-    return title.lower().split()
 
 
 @pytest.fixture(scope="module")
@@ -332,7 +329,7 @@ def test_a_pool_of_workers_says_once_that_a_word_list_finds_nouns(root, tmp_path
 def test_the_noun_rule_is_recorded_and_its_fallback_warns_once(make, caplog, monkeypatch):
     assert make().record["nouns"] == "word list"
     assert make(nouns=title_words).reset("train-0", 0).info["nouns"] == "title_words"
-    assert make(nouns="test_webshop_env:title_words").record["nouns"] == "title_words"
+    assert make(nouns="support.noun_rules:title_words").record["nouns"] == "title_words"
     monkeypatch.setattr(nouns, "_tagger", lambda: None)
     monkeypatch.setenv(nouns._TOLD, "")  # and taken back after the test
     nouns._default.cache_clear()
