@@ -88,8 +88,8 @@ def open_or_build(
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The arrays and notes stored in ``folder``; built first where they are missing or fail their checksums.
 
-    ``build`` gets an empty folder to put further files into and returns arrays and notes (JSON); files there whose names
-    end in ".npy" are further arrays. One process builds, others wait for it.
+    ``build`` gets an empty folder to put further files into and returns arrays and notes (JSON); files there whose
+    names end in ".npy" are further arrays. One process builds, others wait for it.
 
     Raises:
         StoreError: the folder cannot be written.
