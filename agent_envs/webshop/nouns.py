@@ -80,7 +80,8 @@ def find_nouns(rule: str) -> NounFinder:
     module, _, function = rule.partition(":")
     try:
         if module and function:
-            return getattr(importlib.import_module(module), function)
+            finder: NounFinder = getattr(importlib.import_module(module), function)
+            return finder
         problem = "there is no rule of that name"
     except (ImportError, AttributeError) as error:
         problem = str(error)
