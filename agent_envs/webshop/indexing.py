@@ -104,18 +104,24 @@ class IndexBuilder:
         documents = np.repeat(np.arange(known, len(self._lengths), dtype=np.int32), self._distinct)
         codes = self._code(np.array(self._counts, dtype=np.int64), np.array(self._lengths[known:]), self._distinct)
         order = np.argsort(terms, kind="stable")
-        present, starts = np.unique(terms[order], return_index=True)
+        terms = terms[order]
+        starts = _starts(terms)
         start = self._runs[-1].start + int(self._runs[-1].ends[-1]) if self._runs else 0
-        self._runs.append(_Run(start, present, np.append(starts, len(terms)).astype(np.int32)))
+        self._runs.append(_Run(start, terms[starts], np.append(starts, len(terms)).astype(np.int32)))
         self._spill.write(np.stack([documents[order], codes[order]], axis=1).tobytes())
         for column in (self._distinct, self._terms, self._counts):
             del column[:]
 
     def _code(self, counts: np.ndarray, lengths: np.ndarray, distinct: array[int]) -> np.ndarray:
         """Numbers for the pairs (count, length as coded): few of them, and all that a score hangs on."""
-        pairs, places = np.unique((counts << 32) | np.repeat(_coded(lengths), distinct), return_inverse=True)
-        codes = [self._codes.setdefault(pair, len(self._codes)) for pair in pairs.tolist()]
-        return np.array(codes, dtype=np.int32)[places]
+        pairs = (counts << 32) | np.repeat(_coded(lengths), distinct)
+        order = np.argsort(pairs)
+        pairs = pairs[order]
+        starts = _starts(pairs)
+        found = [self._codes.setdefault(pair, len(self._codes)) for pair in pairs[starts].tolist()]
+        codes = np.empty(len(pairs), dtype=np.int32)
+        codes[order] = np.repeat(found, np.diff(np.append(starts, len(pairs))))
+        return codes
 
     def _merge(self, offsets: np.ndarray, rank: np.ndarray) -> None:
         """Write the postings of all runs, in the order of their terms' ids and then of ranks."""
@@ -123,10 +129,8 @@ class IndexBuilder:
         ranks = ArrayWriter(self._folder / "posting_ranks.npy", np.dtype(np.int32), total)
         codes = ArrayWriter(self._folder / "posting_codes.npy", np.min_scalar_type(max(len(self._codes) - 1, 0)), total)
         # As many whole terms at a time as make a block, at least one.
-        edges = np.unique(
-            np.searchsorted(offsets, np.arange(0, total + self._block, self._block)).clip(max=len(offsets) - 1)
-        )
-        for first, last in pairwise(edges.tolist()):
+        marks = np.arange(0, total + self._block, self._block).clip(max=total)
+        for first, last in pairwise(sorted(set(np.searchsorted(offsets, marks).tolist()))):
             parts = list(self._between(first, last))
             terms = np.concatenate([term for term, _ in parts])
             postings = np.concatenate([posting for _, posting in parts])
@@ -145,6 +149,12 @@ class IndexBuilder:
             self._spill.seek((run.start + start) * 8)
             postings = np.frombuffer(self._spill.read((end - start) * 8), dtype=np.int32).reshape(-1, 2)
             yield np.repeat(run.terms[low:high], np.diff(run.ends[low : high + 1])), postings
+
+
+def _starts(ascending: np.ndarray) -> np.ndarray:
+    """Where each new value begins."""
+    # Not np.unique, which imports numpy.ma; that takes as long as packing a small catalogue.
+    return np.flatnonzero(np.concatenate([np.ones(len(ascending[:1]), dtype=bool), ascending[1:] != ascending[:-1]]))
 
 
 def _coded(lengths: np.ndarray) -> np.ndarray:

@@ -19,6 +19,8 @@ DEFAULT_PRICE = 100.0
 """US dollars; price of products that list none."""
 NO_ATTRIBUTES = ("DUMMY_ATTR",)
 
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
 
 class CatalogueError(EnvError):
     """Catalogue files that are missing, unreadable or do not have the official format."""
@@ -41,7 +43,7 @@ class LongTexts(NamedTuple):
 
     def to_bytes(self) -> bytes:
         """For ``from_bytes``; compressed."""
-        return zlib.compress(json.dumps(self, separators=(",", ":")).encode())
+        return zlib.compress(_encode(self).encode())
 
     @classmethod
     def from_bytes(cls, record: bytes) -> LongTexts:
@@ -85,7 +87,7 @@ class Product:
         """For ``from_json``; without the long texts."""
         people = [[entry.text, entry.attributes, entry.options] for entry in self.instructions]
         values = [getattr(self, name) for name in _PLAIN]
-        return json.dumps([*values, people], separators=(",", ":")).encode()
+        return _encode([*values, people]).encode()
 
     @classmethod
     def from_json(cls, record: bytes, long_texts: Callable[[], LongTexts]) -> Product:

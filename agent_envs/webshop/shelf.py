@@ -22,7 +22,7 @@ class Shelf:
 
         Raises ``OSError`` where the file cannot grow.
         """
-        record = json.dumps(value, separators=(",", ":")).encode()
+        record = json.dumps(value).encode()
         self._file.write(record)
         self._records[name] = len(self._ends) - 1
         self._ends.append(self._ends[-1] + len(record))

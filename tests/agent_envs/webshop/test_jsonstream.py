@@ -67,17 +67,17 @@ def check(text: str, read: Any, size: int) -> None:
 
 
 @pytest.mark.usefixtures("chunk")
-@pytest.mark.parametrize("end", range(len(LIST)))
-def test_a_list_cut_anywhere_is_refused(tmp_path: Path, end: int) -> None:
-    with pytest.raises(CatalogueError, match=r"file\.json"):
-        list(stream_list(written(tmp_path, LIST[:end])))
+def test_a_list_cut_anywhere_is_refused(tmp_path: Path) -> None:
+    for end in range(len(LIST)):
+        with pytest.raises(CatalogueError, match=r"file\.json"):
+            list(stream_list(written(tmp_path, LIST[:end])))
 
 
 @pytest.mark.usefixtures("chunk")
-@pytest.mark.parametrize("end", range(len(OBJECT)))
-def test_an_object_cut_anywhere_is_refused(tmp_path: Path, end: int) -> None:
-    with pytest.raises(CatalogueError, match=r"file\.json"):
-        pairs(written(tmp_path, OBJECT[:end]))
+def test_an_object_cut_anywhere_is_refused(tmp_path: Path) -> None:
+    for end in range(len(OBJECT)):
+        with pytest.raises(CatalogueError, match=r"file\.json"):
+            pairs(written(tmp_path, OBJECT[:end]))
 
 
 @pytest.mark.usefixtures("chunk")
