@@ -6,26 +6,31 @@ import hashlib
 import json
 import math
 import os
+import tempfile
+from array import array
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from agent_envs.cache import default_cache
-from agent_envs.webshop.products import CatalogueError, Product
-from agent_envs.webshop.search import Index, IndexBuilder
+from agent_envs.webshop.indexing import IndexBuilder
+from agent_envs.webshop.products import CatalogueError, LongTexts, Product
+from agent_envs.webshop.search import Index
 from agent_envs.webshop.sources import FileSet, Sources, find_sources, read_products
 from agent_envs.webshop.store import Blob, BlobWriter, StoreError, file_digest, open_or_build
 
 __all__ = ["Card", "Catalogue", "load_catalogue"]
 
-_FORMAT = 1
+_FORMAT = 2
 """Of the packed copy; raise it when anything changes that goes into it."""
 _PRODUCTS = "products.bin"
+_LONG_TEXTS = "texts.bin"
 _CARDS = "cards.bin"
 _CACHED_PRODUCTS = 2048
+_CACHED_LONG_TEXTS = 512
 _CACHED_CARDS = 16384
 
 Card = tuple[str, str, str]
@@ -40,6 +45,7 @@ class Catalogue:
 
     def __init__(self, folder: Path, arrays: dict[str, np.ndarray], notes: dict[str, Any]) -> None:
         self._products = Blob(folder / _PRODUCTS, arrays["product_offsets"])
+        self._long_texts = Blob(folder / _LONG_TEXTS, arrays["text_offsets"])
         self._cards = Blob(folder / _CARDS, arrays["card_offsets"])
         self._by_asin = arrays["by_asin"]
         self._asins = arrays["asins"]
@@ -58,6 +64,7 @@ class Catalogue:
         self.fingerprint: str = folder.name
         """Changes with the content of the files and the number of products taken."""
         self.product = lru_cache(maxsize=_CACHED_PRODUCTS)(self._product)
+        self.long_texts = lru_cache(maxsize=_CACHED_LONG_TEXTS)(self._read_long_texts)
         self.card = lru_cache(maxsize=_CACHED_CARDS)(self._card)
 
     def __len__(self) -> int:
@@ -86,7 +93,10 @@ class Catalogue:
         return [] if code is None else np.flatnonzero(self._codes[kind][: self._size] == code).tolist()
 
     def _product(self, number: int) -> Product:
-        return Product.from_json(self._products[number])
+        return Product.from_json(self._products[number], partial(self.long_texts, number))
+
+    def _read_long_texts(self, number: int) -> LongTexts:
+        return LongTexts.from_bytes(self._long_texts[number])
 
     def _card(self, number: int) -> Card:
         asin, title, price_tag = json.loads(self._cards[number])
@@ -134,41 +144,45 @@ def _open(folder: Path, sources: Sources, limit: int | None) -> Catalogue:
 
 def _pack(folder: Path, sources: Sources, limit: int | None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     products, cards = BlobWriter(folder / _PRODUCTS), BlobWriter(folder / _CARDS)
-    index = IndexBuilder()
+    long_texts = BlobWriter(folder / _LONG_TEXTS)
     labels: dict[str, dict[str, int]] = {"category": {}, "query": {}}
-    codes: dict[str, list[int]] = {kind: [] for kind in labels}
+    codes = {kind: array("i") for kind in labels}
+    low, high, people, variants = array("d"), array("d"), array("q"), array("q")
     asins: list[str] = []
-    columns: dict[str, list[float]] = {"low": [], "high": [], "people": [], "variants": []}
     size = 0
-    for product, in_catalogue in read_products(sources, limit):
-        size += in_catalogue
-        asins.append(product.asin)
-        products.add(product.to_json())
-        cards.add(json.dumps([product.asin, product.title, product.price_tag]).encode())
-        index.add(product.document)
-        for kind, known in labels.items():
-            codes[kind].append(known.setdefault(getattr(product, kind), len(known)))
-        columns["low"].append(product.prices[0])
-        columns["high"].append(product.prices[1] if len(product.prices) > 1 else math.nan)
-        columns["people"].append(len(product.instructions))
-        columns["variants"].append(_variants(product))
-    if not size:
-        raise CatalogueError(f"{sources.items} has no usable product; generate or download it again.")
-    by_asin = np.array(sorted(range(len(asins)), key=asins.__getitem__), dtype=np.int64)
-    rank = np.empty_like(by_asin)
-    rank[by_asin] = np.arange(len(asins))
-    arrays = {
-        "product_offsets": products.finish(),
-        "card_offsets": cards.finish(),
-        "by_asin": by_asin,
-        "asins": np.array([asins[number] for number in by_asin], dtype=np.str_),
-        "low": np.array(columns["low"]),
-        "high": np.array(columns["high"]),
-        "people": np.array(columns["people"], dtype=np.int64),
-        "variants": np.array(columns["variants"], dtype=np.int64),
-        **{kind: np.array(values, dtype=np.int32) for kind, values in codes.items()},
-        **index.finish(rank, folder),
-    }
+    with tempfile.TemporaryFile(dir=folder) as spill:
+        index = IndexBuilder(folder, spill)
+        for product, in_catalogue in read_products(sources, folder, limit):
+            size += in_catalogue
+            asins.append(product.asin)
+            products.add(product.to_json())
+            long_texts.add(product.long_texts().to_bytes())
+            cards.add(json.dumps([product.asin, product.title, product.price_tag]).encode())
+            index.add(product.document)
+            for kind, known in labels.items():
+                codes[kind].append(known.setdefault(getattr(product, kind), len(known)))
+            low.append(product.prices[0])
+            high.append(product.prices[1] if len(product.prices) > 1 else math.nan)
+            people.append(len(product.instructions))
+            variants.append(_variants(product))
+        if not size:
+            raise CatalogueError(f"{sources.items} has no usable product; generate or download it again.")
+        by_asin = np.array(sorted(range(len(asins)), key=asins.__getitem__), dtype=np.int64)
+        rank = np.empty_like(by_asin)
+        rank[by_asin] = np.arange(len(asins))
+        arrays = {
+            "product_offsets": products.finish(),
+            "text_offsets": long_texts.finish(),
+            "card_offsets": cards.finish(),
+            "by_asin": by_asin,
+            "asins": np.array([asins[number] for number in by_asin], dtype=np.str_),
+            "low": np.array(low),
+            "high": np.array(high),
+            "people": np.array(people),
+            "variants": np.array(variants),
+            **{kind: np.array(values) for kind, values in codes.items()},
+            **index.finish(rank),
+        }
     return arrays, {"size": size, **{kind: list(known) for kind, known in labels.items()}}
 
 

@@ -101,14 +101,15 @@ class WebShopEnv(TextEnv):
         self.max_steps = max_steps
         kind: GoalKind = "human" if human_goals else "synthetic"
         catalogue = load_catalogue(data_dir, files, num_products, cache_dir)
-        book, self._goals = _clean(catalogue, kind) if mode == "clean" else _compatible(catalogue, kind, seed)
+        book, goals = _clean(catalogue, kind) if mode == "clean" else _compatible(catalogue, kind, seed)
+        self._goals: Mapping[str, Sequence[int] | np.ndarray] = goals
         if mode == "compatible":
             if not 0 < test_goals < len(book):
                 raise EnvError(
                     f"test_goals of the WebShop environment is {test_goals}, but the catalogue has {len(book)} goals; "
                     f"choose 1 to {len(book) - 1}, or use more products."
                 )
-            self._goals = {"train": np.arange(test_goals, len(book)), "test": np.arange(test_goals)}
+            self._goals = {"train": range(test_goals, len(book)), "test": range(test_goals)}
         finder = find_nouns(nouns) if isinstance(nouns, str) else nouns
         self._shop = Shop(book, finder, show_attributes)
         self._hidden = {SEARCH.lower()} if mode == "clean" else set()
@@ -202,7 +203,7 @@ class WebShopEnv(TextEnv):
             raise EnvError("WebShop: no episode is running; call reset before asking for the expert's action.")
         return expert_action(self._session)
 
-    def _indexes(self, split: str) -> np.ndarray:
+    def _indexes(self, split: str) -> Sequence[int] | np.ndarray:
         if split not in self.splits:
             raise UnknownTask(f"WebShop has no split {split!r} here; it has: {', '.join(self.splits)}.")
         return self._goals[split]

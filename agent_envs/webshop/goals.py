@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from array import array
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -150,10 +151,11 @@ def compatible_book(catalogue: Catalogue, kind: GoalKind, draws: random.Random, 
     per_product = instruction_counts(catalogue, kind)
     asked = np.repeat(np.arange(len(catalogue)), per_product)
     bounds = np.array([_draw_bound(price, draws) for price in prices[asked].tolist()])
-    order = list(range(int(goal_counts(catalogue, kind).sum())))
+    # Not a list: the full catalogue has millions of goals.
+    order = array("i", range(int(goal_counts(catalogue, kind).sum())))
     draws.seed(shuffle_seed)
     draws.shuffle(order)
-    return GoalBook(catalogue, kind, prices, bounds, np.array(order, dtype=np.int64))
+    return GoalBook(catalogue, kind, prices, bounds, np.array(order))
 
 
 def seedless_book(catalogue: Catalogue, kind: GoalKind) -> tuple[GoalBook, dict[str, np.ndarray]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from itertools import pairwise
 
 __all__ = ["stem"]
@@ -44,7 +43,6 @@ _STEP4 = {
 """Suffixes by the letter before the last; of "sion" and "tion" the first letter stays."""
 
 
-@lru_cache(maxsize=1 << 17)
 def stem(word: str) -> str:
     """Stem of one lower-case token; at most two letters, or no letters, stay as they are."""
     if len(word) <= 2:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from agent_envs.errors import CatalogueError
 
-__all__ = ["CatalogueError", "Instruction", "Product", "parse_product"]
+__all__ = ["CatalogueError", "Instruction", "LongTexts", "Product", "parse_product"]
 
 MAX_ASIN_CHARS = 10
 DEFAULT_PRICE = 100.0
 """US dollars; price of products that list none."""
 NO_ATTRIBUTES = ("DUMMY_ATTR",)
+
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,20 +31,37 @@ class Instruction:
     options: tuple[str, ...]
 
 
+class LongTexts(NamedTuple):
+    """What only the pages below a product's own page show: most of an entry, and seldom asked for."""
+
+    description: str
+    bullets: tuple[str, ...]
+
+    def to_bytes(self) -> bytes:
+        """For ``from_bytes``; compressed."""
+        return zlib.compress(_encode(self).encode())
+
+    @classmethod
+    def from_bytes(cls, record: bytes) -> LongTexts:
+        """What ``to_bytes`` wrote."""
+        description, bullets = json.loads(zlib.decompress(record))
+        return cls(description, tuple(bullets))
+
+
 @dataclass(frozen=True, slots=True)
 class Product:
     """A product as it is shown and rewarded. Prices are US dollars."""
 
     asin: str
     title: str
-    description: str
-    bullets: tuple[str, ...]
     price_tag: str
     options: Mapping[str, tuple[str, ...]]
     attributes: tuple[str, ...]
     category: str
     query: str
     product_category: str
+    long_texts: Callable[[], LongTexts] = field(repr=False, compare=False)
+    """A function, so that they are read only when needed."""
     prices: tuple[float, ...] = (DEFAULT_PRICE,)
     """One price, or the two ends of a range."""
     instructions: tuple[Instruction, ...] = ()
@@ -50,32 +70,41 @@ class Product:
     """Stem of the synthetic instructions, where it has any."""
     instruction_attributes: tuple[str, ...] = ()
 
+    @property
+    def description(self) -> str:
+        return self.long_texts().description
+
+    @property
+    def bullets(self) -> tuple[str, ...]:
+        """The features."""
+        return self.long_texts().bullets
+
     def to_json(self) -> bytes:
-        """For ``from_json``."""
+        """For ``from_json``; without the long texts."""
         people = [[entry.text, entry.attributes, entry.options] for entry in self.instructions]
         values = [getattr(self, name) for name in _PLAIN]
-        return json.dumps([*values, people], separators=(",", ":")).encode()
+        return _encode([*values, people]).encode()
 
     @classmethod
-    def from_json(cls, record: bytes) -> Product:
+    def from_json(cls, record: bytes, long_texts: Callable[[], LongTexts]) -> Product:
         """What ``to_json`` wrote."""
         *values, people = json.loads(record)
         fields = dict(zip(_PLAIN, values, strict=True))
-        for name in ("bullets", "attributes", "prices", "instruction_attributes"):
+        for name in ("attributes", "prices", "instruction_attributes"):
             fields[name] = tuple(fields[name])
         fields["options"] = {name: tuple(choices) for name, choices in fields["options"].items()}
         fields["instructions"] = tuple(Instruction(text, tuple(a), tuple(o)) for text, a, o in people)
-        return cls(**fields)
+        return cls(long_texts=long_texts, **fields)
 
     @property
     def document(self) -> str:
         """What the search index holds of it."""
         choices = ", and ".join(f"{name}: {', '.join(values)}" for name, values in self.options.items())
-        first = self.bullets[0] if self.bullets else ""
-        return f"{self.title} {self.description} {first} {choices}".lower()
+        description, bullets = self.long_texts()
+        return f"{self.title} {description} {bullets[0] if bullets else ''} {choices}".lower()
 
 
-_PLAIN = tuple(name for name in Product.__dataclass_fields__ if name != "instructions")
+_PLAIN = tuple(name for name in Product.__dataclass_fields__ if name not in ("instructions", "long_texts"))
 
 
 def parse_product(entry: Mapping[str, Any], attributes: Any, people: Any, place: str) -> Product:
@@ -93,13 +122,13 @@ def parse_product(entry: Mapping[str, Any], attributes: Any, people: Any, place:
     read = _Reader(entry, place)
     about = _Reader({} if attributes is None else attributes, f"{place}: its entry in the attributes file")
     price_tag, prices = parse_price(read.text("pricing"))
-    bullets = entry.get("small_description")
+    listed = isinstance(entry.get("small_description"), list)
+    bullets = read.texts("small_description") if listed else (read.text("small_description"),)
+    long_texts = LongTexts(read.text("full_description"), bullets)
     instruction = about.entry.get("instruction")
     return Product(
         asin=read.text("asin", required=True),
         title=read.text("name", required=True),
-        description=read.text("full_description"),
-        bullets=read.texts("small_description") if isinstance(bullets, list) else (read.text("small_description"),),
         price_tag=price_tag,
         prices=prices,
         options=_options(entry.get("customization_options"), place),
@@ -107,6 +136,7 @@ def parse_product(entry: Mapping[str, Any], attributes: Any, people: Any, place:
         category=read.text("category", required=True),
         query=read.text("query", required=True).lower().strip(),
         product_category=read.text("product_category", required=True),
+        long_texts=lambda: long_texts,
         instructions=_instructions(people, place),
         instruction=None if instruction is None else about.text("instruction"),
         instruction_attributes=about.texts("instruction_attributes"),

@@ -11,6 +11,7 @@ import os
 import shutil
 import tempfile
 import zlib
+from array import array
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import numpy as np
 from agent_envs.cache import locked
 from agent_envs.errors import StoreError
 
-__all__ = ["Blob", "BlobWriter", "StoreError", "file_digest", "open_or_build"]
+__all__ = ["ArrayWriter", "Blob", "BlobWriter", "StoreError", "file_digest", "open_or_build"]
 
 _META = "meta.json"
 _CHUNK = 1 << 22
@@ -31,7 +32,7 @@ class BlobWriter:
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb")
-        self._ends = [0]
+        self._ends = array("q", [0])
 
     def add(self, record: bytes) -> None:
         """Append one record."""
@@ -44,13 +45,31 @@ class BlobWriter:
         return np.array(self._ends, dtype=np.int64)
 
 
+class ArrayWriter:
+    """Writes a one-dimensional array block by block to a file of the form that ``open_or_build`` reads."""
+
+    def __init__(self, path: Path, dtype: np.dtype[Any], length: int) -> None:
+        self._dtype = dtype
+        self._file = path.open("wb")
+        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (length,)}
+        np.lib.format.write_array_header_1_0(self._file, header)
+
+    def add(self, block: np.ndarray) -> None:
+        """Append a block; all blocks together must have the length that was told."""
+        self._file.write(block.astype(self._dtype, copy=False).tobytes())
+
+    def finish(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
 class Blob:
     """Byte strings read from a mapped file by number."""
 
     def __init__(self, path: Path, offsets: np.ndarray) -> None:
         # An empty file cannot be mapped.
         size = path.stat().st_size
-        self._data = memoryview(np.memmap(path, np.uint8, "r")) if size else memoryview(b"")
+        self._data = memoryview(np.memmap(path, np.uint8, "r").data) if size else memoryview(b"")
         self._offsets = offsets
 
     def __len__(self) -> int:
@@ -65,8 +84,8 @@ def open_or_build(
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The arrays and notes stored in ``folder``; built first where they are missing or fail their checksums.
 
-    ``build`` gets an empty folder to put further files into and returns arrays and notes (JSON). One process builds,
-    others wait for it.
+    ``build`` gets an empty folder to put further files into and returns arrays and notes (JSON); files there whose
+    names end in ".npy" are further arrays. One process builds, others wait for it.
 
     Raises:
         StoreError: the folder cannot be written.
@@ -98,8 +117,9 @@ def file_digest(path: Path, notes: Path) -> str:
         StoreError: ``notes`` cannot be written.
     """
     stat = path.stat()
-    state = [str(path.resolve()), stat.st_size, stat.st_mtime_ns]
-    note = notes / f"{hashlib.sha256(state[0].encode(errors='surrogateescape')).hexdigest()[:24]}.digest"
+    place = str(path.resolve())
+    state = [place, stat.st_size, stat.st_mtime_ns]
+    note = notes / f"{hashlib.sha256(place.encode(errors='surrogateescape')).hexdigest()[:24]}.digest"
     try:
         known = json.loads(note.read_text(encoding="utf-8"))
         if known[:3] == state:
@@ -136,8 +156,10 @@ def _read(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
 
 
 def _write(folder: Path, build: Callable[[Path], tuple[Mapping[str, np.ndarray], Mapping[str, Any]]]) -> None:
-    if folder.exists():
-        shutil.rmtree(folder)
+    # A damaged copy, and what processes left that were killed while building; nobody else builds now.
+    for left in (folder, *folder.parent.glob(f"{folder.name}.*")):
+        if left.is_dir():
+            shutil.rmtree(left)
     scratch = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
     try:
         arrays, notes = build(scratch)

@@ -5,7 +5,7 @@ Unicode word segmentation (UAX #29), possessive endings off, lower case, stop wo
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 from agent_envs.webshop.porter import stem
@@ -49,12 +49,14 @@ _POSSESSIVE = tuple(mark + s for mark in ("'", "\u2019", "\uff07") for s in "sS"
 
 def analyze(text: str) -> list[str]:
     """Index terms of ``text``, in order and with repeats."""
-    terms = []
-    for token in _tokens(text):
-        word = _lower(token[:-2] if token.endswith(_POSSESSIVE) else token)
-        if word not in STOP_WORDS:
-            terms.append(stem(word))
-    return terms
+    return [term for token in _tokens(text) if (term := _term(token)) is not None]
+
+
+@lru_cache(maxsize=1 << 17)
+def _term(token: str) -> str | None:
+    """The term of a token; None for stop words."""
+    word = _lower(token[:-2] if token.endswith(_POSSESSIVE) else token)
+    return None if word in STOP_WORDS else stem(word)
 
 
 def _lower(token: str) -> str:
@@ -64,7 +66,7 @@ def _lower(token: str) -> str:
 
 def _tokens(text: str) -> list[str]:
     found: list[str] = _compiled(_PLAIN if text.isascii() else _TOKEN).findall(text)
-    if all(len(token) <= MAX_TOKEN_CHARS for token in found):
+    if max(map(len, found), default=0) <= MAX_TOKEN_CHARS:
         return found
     return [token[at : at + MAX_TOKEN_CHARS] for token in found for at in range(0, len(token), MAX_TOKEN_CHARS)]
 

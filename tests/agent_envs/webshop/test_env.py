@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -20,12 +22,10 @@ from agent_envs.webshop.generator import generate
 from agent_envs.webshop.reward import options_met
 from agent_envs.webshop.session import parse_action
 from agent_envs.webshop.vocabulary import CHOICES
+from support.noun_rules import title_words
+from support.paths import REPOSITORY
 
 FILES = ("items_shuffle.json", "items_ins_v2.json", "items_human_ins.json")
-
-
-def title_words(title: str) -> list[str]:
-    return title.lower().split()
 
 
 @pytest.fixture(scope="module")
@@ -254,10 +254,75 @@ def test_changed_files_and_damaged_caches_are_packed_again(tmp_path):
         assert load_catalogue(tmp_path, cache_dir=cache).card(0) == card
 
 
+def test_what_killed_builders_left_is_cleared_away(root, tmp_path):
+    kept = tmp_path / load_catalogue(root, cache_dir=tmp_path).fingerprint
+    left = kept.with_name(f"{kept.name}.killed")
+    shutil.move(kept, left)
+    catalogue_module._open.cache_clear()
+    load_catalogue(root, cache_dir=tmp_path)
+    assert kept.is_dir()
+    assert not left.exists()
+
+
+_LOAD = """
+import resource, sys
+from agent_envs.base import EnvError
+from agent_envs.webshop.catalogue import load_catalogue
+
+if len(sys.argv) > 3:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
+try:
+    print(load_catalogue(sys.argv[1], cache_dir=sys.argv[2]).card(0))
+except EnvError as error:
+    print(error)
+"""
+
+
+def load_elsewhere(*arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", _LOAD, *map(str, arguments)],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("most_bytes", [1_000, 40_000, 150_000])
+def test_a_full_disk_is_named_and_leaves_nothing_behind(root, tmp_path, most_bytes):
+    """At the first large file, and at later ones."""
+    said, _ = load_elsewhere(root, tmp_path, most_bytes).communicate()
+    assert re.fullmatch(r"the WebShop cache \S+ cannot be written \(.*\); set cache_dir to .*\n", said)
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+    load_catalogue(root, cache_dir=tmp_path)
+
+
+def test_processes_that_pack_at_once_make_one_copy(root, tmp_path):
+    processes = [load_elsewhere(root, tmp_path) for _ in range(3)]
+    said = [process.communicate()[0] for process in processes]
+    assert said == [f"{load_catalogue(root, cache_dir=tmp_path).card(0)}\n"] * 3
+    assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 1
+
+
+def test_long_texts_are_packed_small_and_come_back(root, tmp_path):
+    catalogue = load_catalogue(root, cache_dir=tmp_path)
+    packed = tmp_path / catalogue.fingerprint
+    entries = json.loads((root / FILES[0]).read_text(encoding="utf-8"))
+    for number, entry in enumerate(entries):
+        product = catalogue.product(number)
+        assert (product.description, list(product.bullets)) == (entry["full_description"], entry["small_description"])
+    long = sum(len(json.dumps([entry["full_description"], entry["small_description"]])) for entry in entries)
+    assert (packed / "texts.bin").stat().st_size < 0.6 * long
+
+
 def test_an_unwritable_cache_is_named(root, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(EnvError, match="set cache_dir"):
         load_catalogue(root, cache_dir=tmp_path / "file" / "cache")
+
+
+def test_task_names_take_no_room(make):
+    tasks = make().tasks("train")
+    packed = pickle.dumps(tasks)
+    assert len(packed) < 200
+    assert list(pickle.loads(packed)) == list(tasks)
 
 
 def test_generated_files_are_a_function_of_seed_and_number(tmp_path):
@@ -332,7 +397,7 @@ def test_a_pool_of_workers_says_once_that_a_word_list_finds_nouns(root, tmp_path
 def test_the_noun_rule_is_recorded_and_its_fallback_warns_once(make, caplog, monkeypatch):
     assert make().record["nouns"] == "word list"
     assert make(nouns=title_words).reset("train-0", 0).info["nouns"] == "title_words"
-    assert make(nouns="test_webshop_env:title_words").record["nouns"] == "title_words"
+    assert make(nouns="support.noun_rules:title_words").record["nouns"] == "title_words"
     monkeypatch.setattr(nouns, "_tagger", lambda: None)
     monkeypatch.setenv(nouns._TOLD, "")  # and taken back after the test
     nouns._default.cache_clear()

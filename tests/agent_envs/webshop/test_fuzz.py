@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from agent_envs.base import EnvError
 from agent_envs.webshop import WebShopEnv
 from agent_envs.webshop.generator import generate
+from agent_envs.webshop.jsonstream import stream_list
 from agent_envs.webshop.session import parse_action
-from agent_envs.webshop.sources import _stream_list
 from agent_envs.webshop.text import analyze
 
 FILES = ("items_shuffle.json", "items_ins_v2.json", "items_human_ins.json")
@@ -133,7 +133,7 @@ def test_streaming_reads_what_json_reads(content, indent):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "list.json"
         path.write_text(json.dumps(content, indent=indent))
-        assert repr(list(_stream_list(path))) == repr(json.loads(path.read_text()))
+        assert repr(list(stream_list(path))) == repr(json.loads(path.read_text()))
 
 
 def play_or_refuse(texts: list[str]) -> None:
