@@ -28,7 +28,7 @@ class AlfworldEnv(TextEnv):
 
     Task ids are the games' folders relative to ``<data_dir>/json_2.1.1``. An action counts as admissible when it is
     among the admissible actions of the state it was taken in; ``help`` never is. Letter case and surrounding blanks of
-    an action do not matter. Instances of one process share what they know of a game (its translation and texts).
+    an action do not matter. Instances of one process share what they know of a game (its rules and texts).
 
     Args:
         data_dir: folder that holds ``json_2.1.1``; default the variable ``ALFWORLD_DATA``, else ``~/.cache/alfworld``.
@@ -37,8 +37,8 @@ class AlfworldEnv(TextEnv):
         state_key: ``observation``, the paper's choice: the observation text (at the start the whole raw text), so that
             "Nothing happens." is one state wherever it is read; or ``situation``: the observation with the agent's
             place and what it carries, which tells such states apart.
-        cache_dir: where translations of games are kept, 30 to 45 KB each at the official size; default
-            ``gagpo/alfworld`` in the user's cache folder.
+        cache_dir: where translations of games of other domains than ALFRED's are kept; default ``gagpo/alfworld`` in
+            the user's cache folder. Games of ALFRED's domain, all official and generated ones, need none.
 
     Raises:
         EnvError: no games there, or an option out of range.

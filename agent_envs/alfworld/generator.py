@@ -17,20 +17,17 @@ import json
 import multiprocessing
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from functools import cache, partial
 from pathlib import Path
 
-from alfworld.gen import constants
-from alfworld.gen.goal_library import gdict
-from alfworld.info import ALFRED_PDDL_PATH, ALFRED_TWL2_PATH
-
 from agent_envs.alfworld.engine import Engine
 from agent_envs.alfworld.house import Goal, House, instances, pddl_problem
 from agent_envs.alfworld.layout import GAME_FILE, GAMES_FOLDER, SPLITS, TRAJ_FILE
 from agent_envs.alfworld.rooms import LAMP_STANDS, ROOMS, SIZES, TASKS, TaskType, fits, furniture_of, scenes_of
+from agent_envs.alfworld.upstream import ALFRED_PDDL_PATH, ALFRED_TWL2_PATH, constants, gdict
 from agent_envs.base import EnvError, UnknownTask
 
 __all__ = ["generate"]
@@ -90,7 +87,7 @@ def generate(
     write = partial(_write_game, Path(root).expanduser() / GAMES_FOLDER, split, size, tuple(task_types), seed)
     with ExitStack() as stack:
         if workers == 1:
-            written = map(write, range(count))
+            written: Iterator[str] = map(write, range(count))
         else:
             # Not forked: a copy of this process's locks and native libraries would be unsafe to use.
             context = multiprocessing.get_context("spawn")
