@@ -96,6 +96,11 @@ class AlfworldEnv(TextEnv):
         if task != self._loaded:
             self._load(engine, task)
         self._view = engine.reset()
+        if not self._view.commands:
+            raise EnvError(
+                f"no action is possible in the ALFWorld game {task}, as in every game whose goal cannot be reached or "
+                "that has no agent; generate or download it again"
+            )
         self._plan = []
         self._steps = 0
         self._running = True
