@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from agent_envs.alfworld.datarecord import DataRecord
 from agent_envs.alfworld.layout import CATEGORIES, GAME_FILE, SPLITS, games_root, list_games, task_type_of
 from agent_envs.alfworld.prompt import ALFWORLD_PROMPT
 from agent_envs.base import EnvError, Expert, PromptTemplate, Reset, StepResult, TextEnv, UnknownTask
@@ -68,6 +69,7 @@ class AlfworldEnv(TextEnv):
         self._cache_dir = None if cache_dir is None else Path(cache_dir).expanduser()
         self._root = games_root(data_dir)
         self._tasks: dict[str, tuple[str, ...]] = {}
+        self.record = DataRecord(self._root, self.tasks)
         self._engine: Engine | None = None
         self._loaded: str | None = None
         self._view: View | None = None

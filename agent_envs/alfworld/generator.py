@@ -30,11 +30,13 @@ from agent_envs.alfworld.rooms import LAMP_STANDS, ROOMS, SIZES, TASKS, TaskType
 from agent_envs.alfworld.upstream import ALFRED_PDDL_PATH, ALFRED_TWL2_PATH, constants, gdict
 from agent_envs.base import EnvError, UnknownTask
 
-__all__ = ["generate"]
+__all__ = ["VERSION", "generate"]
 
 _SEEN_SHARE = 5
 """One goal in this many belongs to ``valid_seen``."""
 _ATTEMPTS = 20
+VERSION = 1
+"""Written into every game. Raise it when equal arguments make other games than before."""
 
 
 def generate(
@@ -220,6 +222,7 @@ def _game(house: House, wording: str) -> dict[str, object]:
 
 def _traj_data(goal: Goal, trial: str, wording: str) -> dict[str, object]:
     return {
+        "generator": {"version": VERSION},
         "task_id": trial,
         "task_type": goal.task_type,
         "pddl_params": {
