@@ -3,8 +3,8 @@
 Of ten games, six are small, three of medium and one of real size; task types and splits take turns. Every game is
 played twice: along a random walk, and along the expert's plan with detours. About one command in four is inadmissible:
 nonsense, or one that was offered earlier and no longer is. Compared are observation, commands with their order, reward,
-end and success. Run: ``python benchmarks/alfworld_check.py --out alfworld_check.json`` (the stock engine takes most of
-the time, about 20 minutes on a CPU core for 200 games). Ends with status 1 if anything differs.
+end and success. Run: ``python benchmarks/alfworld_check.py --out alfworld_check.json`` (about 12 minutes of a CPU core,
+most of it in the stock engine). Ends with status 1 if anything differs.
 """
 
 from __future__ import annotations
