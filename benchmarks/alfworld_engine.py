@@ -2,7 +2,8 @@
 
 Both play the same random walk and the same expert plan in every game; a difference in an observation, the admissible
 commands, the reward or the end stops the run. Times are CPU seconds of this process, taken in turns, so that other
-load on the machine hits both. Run: ``python benchmarks/alfworld_engine.py --out alfworld.json`` (about ten minutes).
+load on the machine hits both. ``--baseline`` adds first resets of never-seen games by the code of another checkout.
+Run: ``python benchmarks/alfworld_engine.py --out alfworld.json`` (about ten minutes).
 """
 
 from __future__ import annotations
@@ -12,22 +13,22 @@ import cProfile
 import gc
 import json
 import multiprocessing
+import os
 import platform
-import pstats
 import random
 import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
-from alfworld.agents.environment.alfred_tw_env import AlfredDemangler
-from textworld import EnvInfos
-from textworld.envs.pddl import PddlEnv
+from alfworld_stock import Stock, difference, walk
 
 from agent_envs.alfworld import AlfworldEnv
 from agent_envs.alfworld.game import _game
@@ -38,15 +39,9 @@ from agent_envs.base import Reset, StepResult
 
 Line = dict[str, float]
 
-
-class Stock:
-    """The stock environment as ALFWorld sets it up, without the planner's commands."""
-
-    def __init__(self) -> None:
-        self._env = AlfredDemangler(PddlEnv(EnvInfos(won=True, admissible_commands=True)), shuffle=False)
-        self.load = self._env.load
-        self.reset = self._env.reset
-        self.step = self._env.step
+_NOT_RECORDED = ("out", "data", "baseline")
+"""Arguments that name places of the machine."""
+REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def timed(function: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
@@ -57,20 +52,8 @@ def timed(function: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
 
 def check(task: str, ours: Reset | StepResult, state: Any, reward: float = 0.0, done: bool = False) -> None:
     """Stop unless both show the same."""
-    offered = tuple(command for command in state["admissible_commands"] if command != "help")
-    same = ours.observation == state["feedback"] and ours.admissible_actions == offered
-    if isinstance(ours, StepResult):
-        same = same and (ours.reward, ours.terminated) == (10.0 * reward, done)
-    if not same:
-        raise SystemExit(f"{task} differs from the stock engine:\n{ours}\n{state['feedback']}\n{offered}")
-
-
-def walk(rng: random.Random, offered: Sequence[str]) -> str:
-    """A random command; more often one that does something than one that only moves, and now and then nonsense."""
-    acts = [command for command in offered if not command.startswith("go to")]
-    return rng.choice(
-        [rng.choice(offered), rng.choice(acts), rng.choice(acts), rng.choice(("help", "sing", offered[0]))]
-    )
+    if found := difference(ours, state, reward, done):
+        raise SystemExit(f"{task} differs from the stock engine: {found}")
 
 
 def play(env: AlfworldEnv, stock: Stock, task: str, commands: Iterable[str]) -> tuple[float, float, list[str]]:
@@ -91,7 +74,7 @@ def play(env: AlfworldEnv, stock: Stock, task: str, commands: Iterable[str]) -> 
 
 
 def as_new_process(env: AlfworldEnv) -> None:
-    """Let go of all games, so that the next reset finds what it would in a new process: the translation on disk."""
+    """Let go of all games, so that the next reset finds what it would in a new process."""
     env.close()
     _game.cache_clear()
 
@@ -163,6 +146,64 @@ def summary(lines: Sequence[Line]) -> dict[str, float]:
     }
 
 
+_UNSEEN = """
+import gc, json, sys, time
+from agent_envs.alfworld import AlfworldEnv
+root, cache, warm, *tasks = sys.argv[1:]
+AlfworldEnv.preload()
+gc.collect()
+gc.freeze()
+env = AlfworldEnv(root, cache_dir=cache)
+env.reset(warm, 0)
+seconds = []
+for task in tasks:
+    start = time.process_time()
+    env.reset(task, 0)
+    seconds.append(time.process_time() - start)
+json.dump(seconds, sys.stdout)
+"""
+
+
+def unseen_resets(checkout: Path, root: Path, tasks: Sequence[str]) -> list[float]:
+    """Seconds of the first reset of each game but the first, by the code of ``checkout``, nothing being kept of any.
+
+    The first game pays for what a process needs once, and is not timed. As in the processes of a pool, the garbage
+    collector leaves alone what was imported.
+    """
+    with tempfile.TemporaryDirectory() as cache:
+        done = subprocess.run(
+            [sys.executable, "-c", _UNSEEN, str(root.resolve()), cache, *tasks],
+            cwd=checkout,
+            env={**os.environ, "PYTHONPATH": str(checkout)},
+            stdout=subprocess.PIPE,
+            check=True,
+        )
+    seconds: list[float] = json.loads(done.stdout)
+    return seconds
+
+
+def compare_unseen(baseline: Path, root: Path, tasks: Sequence[str], rounds: int) -> dict[str, float]:
+    """First resets of never-seen games by another checkout and by this one, which take turns."""
+    checkouts = {"baseline": baseline.resolve(), "here": REPOSITORY}
+    seconds: dict[str, list[list[float]]] = {name: [] for name in checkouts}
+    for _ in range(rounds):
+        for name, checkout in checkouts.items():
+            seconds[name].append(unseen_resets(checkout, root, tasks))
+    # Of every game, the median over the rounds.
+    by_game = {
+        name: [statistics.median(times) for times in zip(*found, strict=True)] for name, found in seconds.items()
+    }
+    ratios = [before / now for before, now in zip(by_game["baseline"], by_game["here"], strict=True)]
+    return {
+        "games": float(len(ratios)),
+        "rounds": float(rounds),
+        "baseline_ms": 1e3 * statistics.median(by_game["baseline"]),
+        "ms": 1e3 * statistics.median(by_game["here"]),
+        "ratio": statistics.median(ratios),
+        "lowest_ratio": min(ratios),
+    }
+
+
 def resident_mb() -> float:
     gc.collect()
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
@@ -214,10 +255,13 @@ def profile(env: AlfworldEnv, tasks: Sequence[str], steps: int, top: int) -> dic
     def shares(work: Callable[[], None]) -> list[tuple[str, float]]:
         profiler = cProfile.Profile(time.process_time)
         profiler.runcall(work)
-        entries = pstats.Stats(profiler).stats.items()
-        total = sum(entry[2] for _, entry in entries)
-        ranked = sorted(entries, key=lambda item: -item[1][2])[:top]
-        return [(f"{Path(file).name}:{name}", entry[2] / total) for (file, _, name), entry in ranked]
+        entries = profiler.getstats()
+        total = sum(entry.inlinetime for entry in entries)
+        ranked = sorted(entries, key=lambda entry: -entry.inlinetime)[:top]
+        return [(place(entry.code), entry.inlinetime / total) for entry in ranked]
+
+    def place(code: CodeType | str) -> str:
+        return code if isinstance(code, str) else f"{Path(code.co_filename).name}:{code.co_name}"
 
     def load() -> None:
         for task in tasks:
@@ -250,13 +294,17 @@ def table(result: dict[str, Any]) -> Iterator[str]:
         ("ratio", "untranslated_reset_ratio", "{:.1f}"),
         ("plan ms", "plan_ms", "{:.0f}"),
     )
-    yield "medians over games. resets: of the game just played; load: first reset of a game in a process, with its"
-    yield "translation on disk; new game: not translated before; repeated: a walk that was walked before"
+    yield "medians over games. resets: of the game just played; new game: first reset of a game that the machine never"
+    yield "met; load: first reset of a game in a process; repeated: a walk that was walked before"
     yield f"{'size':<8}" + "".join(f"{head:>15}" for head, _, _ in columns)
     for size, line in result["sizes"].items():
         yield f"{size:<8}" + "".join(f"{form.format(line[key]):>15}" for _, key, form in columns)
     compared = sum(line["steps_compared"] for line in result["sizes"].values())
     yield f"{compared:.0f} steps equal in observation, commands, reward and end"
+    if "unseen" in result:
+        yield "first reset of a never-seen game, largest size: " + ", ".join(
+            f"{name} {value:.1f}" for name, value in result["unseen"].items()
+        )
     if "memory" in result:
         yield "memory: " + ", ".join(f"{name} {value:.1f}" for name, value in result["memory"].items())
     for part, entries in result["profile"].items():
@@ -273,6 +321,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, help="folder to keep the generated games in")
     parser.add_argument("--workers", type=int, default=1, help="processes that generate games")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--baseline", type=Path, help="another checkout, to compare first resets of unseen games with")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of that comparison")
     parser.add_argument("--out", type=Path, help="write the numbers to this JSON file")
     args = parser.parse_args(arguments)
 
@@ -294,6 +344,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             result["sizes"][size] = summary(
                 [compare(env, stock, root, task, args.steps, args.resets) for task in tasks]
             )
+        if args.baseline:
+            result["unseen"] = compare_unseen(args.baseline, root, tasks, args.rounds)
         result["profile"] = profile(env, tasks[: len(TASKS)], steps=10 * args.steps, top=8)
         if args.episodes:
             context = multiprocessing.get_context("spawn")
@@ -304,7 +356,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "platform": platform.platform(),
         **{name: version(name) for name in ("alfworld", "textworld", "fast-downward-textworld")},
     }
-    result["arguments"] = {name: str(value) for name, value in vars(args).items() if name != "out"}
+    result["arguments"] = {name: str(value) for name, value in vars(args).items() if name not in _NOT_RECORDED}
     for line in table(result):
         sys.stdout.write(line + "\n")
     if args.out:

@@ -1,6 +1,7 @@
-"""Plays ALFWorld games on TextWorld's native PDDL engine: the stock engine's results without its repeated work.
+"""Plays ALFWorld games: the stock engine's results without its repeated work.
 
-The native library decides which operators apply, carries them out, checks the goal and plans; texts come from the
+Games of ALFRED's domain go by its rules, which are written out; for any other domain TextWorld's native PDDL engine
+decides which operators apply, carries them out and checks the goal. The native engine also plans. Texts come from the
 game's grammar. Observations, commands and outcomes equal those of ``textworld.envs.pddl.PddlEnv`` with ALFWorld's
 ``AlfredDemangler`` (``benchmarks/alfworld_engine.py`` compares them).
 
@@ -19,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import fast_downward
-from alfworld.info import ALFRED_TWL2_PATH
 
-from agent_envs.alfworld.facts import Facts
 from agent_envs.alfworld.game import Game, Operator, shared_game
+from agent_envs.alfworld.play import NativePlay, Play, WrittenPlay
+from agent_envs.alfworld.upstream import ALFRED_TWL2_PATH
 from agent_envs.alfworld.wording import parse_grammar
 from agent_envs.base import EnvError
 
@@ -56,52 +57,51 @@ class Engine:
     """One game at a time: ``load`` it, ``reset`` it as often as needed, ``step`` through it."""
 
     def __init__(self) -> None:
-        with _guarded("start"):
-            self._library = _idle_libraries.pop() if _idle_libraries else fast_downward.load_lib()
+        self._library: ctypes.CDLL | None = None
         self._game: Game | None = None
-        self._facts = Facts()
-        self._offered: dict[str, tuple[int, Operator]] = {}
-        """Command -> the first operator with that text, and its number in the library."""
-        self._buffer = (fast_downward.Operator * 64)()
+        self._play: Play | None = None
+        self._offered: dict[str, Operator] = {}
+        """Command -> the first operator with that text."""
         self._view: View | None = None
 
     def load(self, content: Mapping[str, Any], cache_dir: Path | None = None) -> None:
-        """Take the parsed content of a ``game.tw-pddl`` file; its translation is kept in ``cache_dir``.
+        """Take the parsed content of a ``game.tw-pddl`` file; if it needs a translation, ``cache_dir`` keeps it.
 
         Raises ``EnvError`` when the engine cannot read it.
         """
-        self._game = None
+        self._game = self._play = self._view = None
         with _guarded("load the game"):
             self._game = shared_game(content, cache_dir)
-        self._view = None
 
     def reset(self) -> View:
         """Start the loaded game from the beginning."""
         game = self._loaded()
+        self._play = self._view = None
         with _guarded("reset the game"):
-            self._library.load_sas(game.sas)
-            self._facts = game.start.copy()
-            return self._look(game.intro)
+            self._play = WrittenPlay(game, game.known) if game.known else NativePlay(game, self._native())
+            return self._look(self._play, game.intro)
 
     def step(self, command: str) -> View:
         """Carry out ``command``; one the engine does not know leaves the state as it is ("Nothing happens.")."""
-        game = self._loaded()
-        if self._view is None:
-            raise EnvError("the ALFWorld engine has not started the game; call reset first")
+        game, play, view = self._started()
         chosen = self._offered.get(command.strip())
         if chosen is None:
-            self._view = View(_UNKNOWN_COMMAND, self._view.commands, self._view.won)
+            self._view = View(_UNKNOWN_COMMAND, view.commands, view.won)
             return self._view
         with _guarded("take the step"):
-            number, operator = chosen
-            self._apply(game, number, operator)
-            return self._look(game.wording.derive(operator.feedback, self._facts, operator.binding))
+            play.carry_out(chosen)
+            return self._look(play, game.wording.derive(chosen.feedback, play.facts, chosen.binding))
+
+    @property
+    def by_native_engine(self) -> bool:
+        """Whether the native engine plays the game, since its rules are not written out."""
+        return self._loaded().known is None
 
     def place(self) -> str:
         """Where the agent is and what it carries, by the names the texts use."""
-        game = self._loaded()
+        game, play, _ = self._started()
         here, held = (
-            ", ".join(game.name(answer[asked][0]) for answer in game.wording.answers(question, self._facts))
+            ", ".join(game.name(answer[asked][0]) for answer in game.wording.answers(question, play.facts))
             for question, asked in (_HERE, _HELD)
         )
         return f"at {here or 'no furniture'}, holding {held or 'nothing'}"
@@ -112,58 +112,47 @@ class Engine:
         The stock engine plans in the whole house (half a minute for two objects at the official size); here it plans
         with the things that matter, and in the whole house only if these do not suffice.
         """
-        game = self._loaded()
+        game, play, _ = self._started()
         with _guarded("plan"):
-            if not self._library.solve_sas(game.essential_sas(self._facts), False):
-                self._library.load_sas_replan(game.whole_sas())
-                if not self._library.replan(False):
-                    return []
-            steps = (fast_downward.Operator * self._library.get_last_plan_length())()
-            self._library.get_last_plan(steps)
+            library = self._native()
+            if not library.solve_sas(game.essential_sas(play.facts), False) and not play.solvable(library):
+                return []
+            steps = (fast_downward.Operator * library.get_last_plan_length())()
+            library.get_last_plan(steps)
             # Planning numbers operators anew, so that here they are known by name.
-            return [game.command(game.operator(step.name), self._facts) for step in steps]
+            return [game.command(game.operator(step.name.split()), play.facts) for step in steps]
 
     def close(self) -> None:
         """Free the game and give the native library back to this process."""
+        self._game = self._play = self._view = None
+        if self._library is not None:
+            self._library.cleanup()
+            _idle_libraries.append(self._library)
+            self._library = None
+
+    def _native(self) -> ctypes.CDLL:
         if self._library is None:
-            return
-        self._library.cleanup()
-        _idle_libraries.append(self._library)
-        self._library = None
-        self._game = self._view = None
+            self._library = _idle_libraries.pop() if _idle_libraries else fast_downward.load_lib()
+        return self._library
 
     def _loaded(self) -> Game:
         if self._game is None:
             raise EnvError("the ALFWorld engine has no game; call load first")
         return self._game
 
-    def _apply(self, game: Game, number: int, operator: Operator) -> None:
-        if operator.changes is None:
-            atoms = (fast_downward.Atom * operator.effects)()
-            self._library.apply_operator(number, atoms)
-            operator.changes = tuple(game.change(atom.name) for atom in atoms)
-        else:
-            self._library.apply_operator(number, None)
-        for ended, begun in operator.changes:
-            self._facts.discard(ended)
-            self._facts.add(begun)
-
-    def _look(self, observation: str) -> View:
+    def _started(self) -> tuple[Game, Play, View]:
         game = self._loaded()
-        count = self._library.get_applicable_operators_count()
-        if count > len(self._buffer):
-            self._buffer = (fast_downward.Operator * (2 * count))()
-        self._library.get_applicable_operators(self._buffer)
+        if self._play is None or self._view is None:
+            raise EnvError("the ALFWorld engine has not started the game; call reset first")
+        return game, self._play, self._view
+
+    def _look(self, play: Play, observation: str) -> View:
+        game = self._loaded()
         self._offered = {}
-        for position in range(count):
-            entry = self._buffer[position]
-            number = entry.id
-            operator = game.operators.get(number)
-            if operator is None:
-                operator = game.operators[number] = game.operator(entry.name, entry.nb_effect_atoms)
-            self._offered.setdefault(game.command(operator, self._facts), (number, operator))
+        for operator in play.offered():
+            self._offered.setdefault(game.command(operator, play.facts), operator)
         commands = tuple(sorted(command for command in self._offered if command != "help"))
-        self._view = View(observation, commands, bool(self._library.check_goal()))
+        self._view = View(observation, commands, play.won())
         return self._view
 
 

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from agent_envs.alfworld.data import GENERATOR, compare_with_official, find_games
+from agent_envs.alfworld.datarecord import DataRecord
 from agent_envs.alfworld.layout import CATEGORIES, GAME_FILE, SPLITS, games_root, list_games, task_type_of
 from agent_envs.alfworld.prompt import ALFWORLD_PROMPT
 from agent_envs.base import Expert, Reset, StepResult, TextEnv
@@ -33,7 +34,7 @@ class AlfworldEnv(TextEnv):
 
     Task ids are the games' folders relative to ``<data_dir>/json_2.1.1``. An action counts as admissible when it is
     among the admissible actions of the state it was taken in; ``help`` never is. Letter case and surrounding blanks of
-    an action do not matter. Instances of one process share what they know of a game (its translation and texts).
+    an action do not matter. Instances of one process share what they know of a game (its rules and texts).
 
     Args:
         data_dir: folder that holds ``json_2.1.1``; default the variable ``ALFWORLD_DATA``, else ``~/.cache/alfworld``.
@@ -42,8 +43,8 @@ class AlfworldEnv(TextEnv):
         state_key: ``observation``, the paper's choice: the observation text (at the start the whole raw text), so that
             "Nothing happens." is one state wherever it is read; or ``situation``: the observation with the agent's
             place and what it carries, which tells such states apart.
-        cache_dir: where translations of games are kept, 30 to 45 KB each at the official size; default
-            ``gagpo/alfworld`` in the user's cache folder.
+        cache_dir: where translations of games of other domains than ALFRED's are kept; default ``gagpo/alfworld`` in
+            the user's cache folder. Games of ALFRED's domain, all official and generated ones, need none.
 
     Raises:
         EnvError: no games there, or an option out of range.
@@ -74,6 +75,7 @@ class AlfworldEnv(TextEnv):
         self._cache_dir = None if cache_dir is None else Path(cache_dir).expanduser()
         self._root = games_root(data_dir)
         self._tasks: dict[str, tuple[str, ...]] = {}
+        self.record = DataRecord(self._root, self.tasks)
         self._engine: Engine | None = None
         self._loaded: str | None = None
         self._view: View | None = None
@@ -106,6 +108,11 @@ class AlfworldEnv(TextEnv):
         if task != self._loaded:
             self._load(engine, task)
         self._view = engine.reset()
+        if not self._view.commands:
+            raise EnvError(
+                f"no action is possible in the ALFWorld game {task}, as in every game whose goal cannot be reached or "
+                "that has no agent; generate or download it again"
+            )
         self._plan = []
         self._steps = 0
         self._running = True

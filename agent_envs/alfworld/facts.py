@@ -7,11 +7,11 @@ textworld keeps every proposition it ever made, which adds up over thousands of 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from textworld.logic import Predicate, TypeHierarchy
 
-__all__ = ["Binding", "Fact", "Facts", "Query", "Signature", "Typed", "negated"]
+__all__ = ["NEGATION", "Binding", "Change", "Fact", "Facts", "Query", "Signature", "Typed", "fact_of", "negated"]
 
 Typed = tuple[str, str]
 """(name, type) of a thing, or of a placeholder for one."""
@@ -21,14 +21,24 @@ Fact = tuple[Signature, tuple[Typed, ...]]
 Binding = dict[Typed, Typed]
 """Placeholder -> thing."""
 
-_NEGATION = "not_"
+Change = tuple[Fact, Fact]
+"""A fact that an effect ends, and the one it brings about."""
+
+NEGATION = "not_"
+"""What a predicate's name begins with where it is false."""
 
 
 def negated(fact: Fact) -> Fact:
     """The opposite of a fact, named the way textworld names it."""
     (name, types), arguments = fact
-    opposite = name.removeprefix(_NEGATION) if name.startswith(_NEGATION) else _NEGATION + name
+    opposite = name.removeprefix(NEGATION) if name.startswith(NEGATION) else NEGATION + name
     return (opposite, types), arguments
+
+
+def fact_of(things: Mapping[str, Typed], predicate: str, names: Iterable[str]) -> Fact:
+    """The fact that a predicate holds of the things with these names; ``things`` has all by name, with their types."""
+    arguments = tuple([things[name] for name in names])
+    return (predicate, tuple([kind for _, kind in arguments])), arguments
 
 
 class Facts:
@@ -42,6 +52,10 @@ class Facts:
     def __iter__(self) -> Iterator[Fact]:
         return ((signature, args) for signature, members in self._by_signature.items() for args in members)
 
+    def __contains__(self, fact: Fact) -> bool:
+        signature, arguments = fact
+        return arguments in self._by_signature.get(signature, ())
+
     def copy(self) -> Facts:
         twin = Facts()
         twin._by_signature.update((signature, set(members)) for signature, members in self._by_signature.items())
@@ -54,6 +68,10 @@ class Facts:
     def discard(self, fact: Fact) -> None:
         signature, arguments = fact
         self._by_signature[signature].discard(arguments)
+
+    def having(self, signature: Signature) -> Collection[tuple[Typed, ...]]:
+        """Arguments of the facts with a signature, in no order."""
+        return self._by_signature.get(signature, ())
 
     def sorted(self, signature: Signature) -> Sequence[tuple[Typed, ...]]:
         """Arguments of the facts with a signature, in textworld's order."""

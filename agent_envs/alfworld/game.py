@@ -1,4 +1,4 @@
-"""What all episodes of one game have in common: its translation for the native engine, its names and its texts.
+"""What all episodes of one game have in common: its rules or its translation, its names and its texts.
 
 Everything here is a function of the game file's content, so the engines of a process share it: the members of a
 rollout group, and all episodes of a game after the first. It holds no state of an episode.
@@ -6,32 +6,30 @@ rollout group, and all episodes of a game after the first. It holds no state of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import fast_downward
-from alfworld.agents.utils.misc import Demangler
 from textworld.generator.game import EntityInfo
 from textworld.logic import Type, TypeHierarchy
 
-from agent_envs.alfworld.facts import Binding, Fact, Facts, negated
-from agent_envs.alfworld.planning import essential_problem
+from agent_envs.alfworld.facts import Binding, Change, Facts, fact_of, negated
+from agent_envs.alfworld.known import KnownGame, read_known
+from agent_envs.alfworld.planning import essential_problem, stated_problem
 from agent_envs.alfworld.translation import translated
+from agent_envs.alfworld.upstream import Demangler
 from agent_envs.alfworld.wording import Wording
 from agent_envs.base import EnvError
 
-__all__ = ["Change", "Game", "Operator", "shared_game"]
+__all__ = ["Game", "Operator", "shared_game"]
 
 _REQUIRED = ("pddl_domain", "grammar", "pddl_problem")
 
 _KEPT_GAMES = 16
-"""Games a process keeps, about 1 MB each at the official size. A process plays few games at a time, many times each."""
-
-Change = tuple[Fact, Fact]
-"""A fact that an effect ends, and the one it brings about."""
+"""Games a process keeps, below 1 MB each at the official size. A process plays few at a time, many times each."""
 
 
 @dataclass(eq=False)
@@ -41,13 +39,15 @@ class Operator:
     binding: Binding
     template: str
     feedback: str
-    command: str | None
+    command: str | None = None
     """The command's text, or None where it depends on the state."""
-    effects: int
-    """How many atoms it changes."""
     changes: tuple[Change, ...] | None = None
-    """What it does to the facts; None until it was carried out once. The engine reports an operator's effects from
-    its definition, whatever the state, so they are the same every time."""
+    """What it does to the facts; None until it was carried out once, where only the native engine can tell. The engine
+    reports an operator's effects from its definition, whatever the state, so they are the same every time."""
+    number: int = -1
+    """What the native engine knows it by."""
+    effects: int = 0
+    """How many atoms it changes in the native engine."""
 
 
 class Game:
@@ -63,32 +63,38 @@ class Game:
     def __init__(self, domain: str, grammar: str, problem: str, cache_dir: Path | None) -> None:
         self._domain = domain
         self._problem = problem
-        translation = translated(domain, problem, cache_dir)
-        self.sas = translation.sas.encode()
-        """The translation that is played."""
-        self._types = translation.objects
-        self._parameters = translation.parameters
-        self._changing = set(translation.changing)
+        self.known: KnownGame | None = read_known(domain, problem)
+        """The game with its rules, where they are written out."""
+        self.sas = b""
+        """The translation that is played where they are not."""
+        if self.known is not None:
+            description = self.known.description
+        else:
+            translation = translated(domain, problem, cache_dir)
+            description = translation.description
+            self.sas = translation.sas.encode()
+        self._objects = description.objects
+        self._things = description.things()
+        self._parameters = description.parameters
+        self._changing = set(description.changing)
         hierarchy = TypeHierarchy()
-        # ALFRED declares "object", which is also the root of all types; as in the stock engine, the root comes first.
-        for name, ancestors in dict(reversed(translation.types)).items():
+        for name, ancestors in description.types.items():
             hierarchy.add(Type(name, ancestors))
-        self.start = Facts(self._fact(predicate, arguments) for predicate, *arguments in translation.start)
+        self.start = self.known.start if self.known else Facts(description.facts())
         """What holds at the beginning."""
-        things = self._named_things()
-        self._names = {name: thing.name for name, thing in things.items()}
-        self.wording = Wording(grammar, hierarchy, things)
-        self.operators: dict[int, Operator] = {}
-        """Operators met so far, by their numbers in the translation."""
+        entities = self._entities()
+        self._names: dict[str, str] = {name: entity.name for name, entity in entities.items()}
+        self.wording = Wording(grammar, hierarchy, entities)
+        self.operators: dict[object, Operator] = {}
+        """Operators met so far, by what the game's play knows them by."""
 
     def essential_sas(self, facts: Facts) -> bytes:
         """A translation to plan with where ``facts`` hold, reduced to what the goal can need."""
-        problem = essential_problem(self._domain, self._problem, facts)
-        return fast_downward.pddl2sas(self._domain, problem, optimize=True)[1].encode()
+        return self._plannable(essential_problem(self._domain, self._problem, facts))
 
-    def whole_sas(self) -> bytes:
-        """A translation to plan with in the whole house."""
-        return fast_downward.pddl2sas(self._domain, self._problem, optimize=True)[1].encode()
+    def whole_sas(self, facts: Facts | None = None) -> bytes:
+        """A translation to plan with in the whole house where ``facts`` hold (None: from the beginning)."""
+        return self._plannable(self._problem if facts is None else stated_problem(self._problem, self._objects, facts))
 
     @cached_property
     def intro(self) -> str:
@@ -99,14 +105,14 @@ class Game:
         """A thing's name in texts, such as "mug 1"."""
         return self._names[thing]
 
-    def operator(self, name: str, effects: int = 0) -> Operator:
-        """A new operator that the native engine calls ``name`` (action and arguments, apart by blanks)."""
-        action_name, *things = name.split()
+    def operator(self, name: Sequence[str]) -> Operator:
+        """A new operator that the native engine calls ``name``: an action and its arguments."""
+        action_name, *things = name
         action = self.wording.actions[action_name]
         parameters = self._parameters[action_name]
         # The translator appends the variables of "exists" to an action's parameters; an operator's name omits them.
         binding = {(name, kind): (thing, kind) for (name, kind), thing in zip(parameters, things, strict=False)}
-        operator = Operator(binding, action.template, action.feedback_rule, command=None, effects=effects)
+        operator = Operator(binding, action.template, action.feedback_rule)
         # A command that asks only for predicates no action changes (in ALFRED: where the furniture stands) has one text
         # for the whole game.
         if not self.wording.predicates(action.template) & self._changing:
@@ -127,22 +133,25 @@ class Game:
         kind, _, rest = atom.partition(" ")
         predicate, _, arguments = rest.partition("(")
         things = [thing for thing in arguments[:-1].split(", ") if thing]
-        begun = self._fact(predicate, things)
+        begun = fact_of(self._things, predicate, things)
         if kind == "NegatedAtom":
             begun = negated(begun)
         return negated(begun), begun
 
-    def _fact(self, predicate: str, things: list[str] | tuple[str, ...]) -> Fact:
-        typed = tuple((thing, self._types[thing]) for thing in things)
-        return (predicate, tuple(kind for _, kind in typed)), typed
+    def _plannable(self, problem: str) -> bytes:
+        sas: str
+        _, sas = fast_downward.pddl2sas(self._domain, problem, optimize=True)
+        return sas.encode()
 
-    def _named_things(self) -> dict[str, EntityInfo]:
-        things = {name: EntityInfo(name, kind) for _, arguments in self.start for name, kind in arguments}
-        numbered = Demangler(game_infos=things, shuffle=False)
-        for thing in things.values():
-            thing.name = numbered.demangle_alfred_name(thing.id)
-            thing.definite, thing.indefinite = "the", "a"
-        return things
+    def _entities(self) -> dict[str, EntityInfo]:
+        """The things that something holds of at the beginning, named as in the texts."""
+        told = {thing for _, arguments in self.start for thing in arguments}
+        entities = {name: EntityInfo(name, kind) for name, kind in told}
+        numbered = Demangler(game_infos=entities, shuffle=False)
+        for entity in entities.values():
+            entity.name = numbered.demangle_alfred_name(entity.id)
+            entity.definite, entity.indefinite = "the", "a"
+        return entities
 
 
 def shared_game(content: Mapping[str, Any], cache_dir: Path | None = None) -> Game:

@@ -17,27 +17,26 @@ import json
 import multiprocessing
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from functools import cache, partial
 from pathlib import Path
 
-from alfworld.gen import constants
-from alfworld.gen.goal_library import gdict
-from alfworld.info import ALFRED_PDDL_PATH, ALFRED_TWL2_PATH
-
 from agent_envs.alfworld.engine import Engine
 from agent_envs.alfworld.house import Goal, House, instances, pddl_problem
 from agent_envs.alfworld.layout import GAME_FILE, GAMES_FOLDER, SPLITS, TRAJ_FILE
 from agent_envs.alfworld.rooms import LAMP_STANDS, ROOMS, SIZES, TASKS, TaskType, fits, furniture_of, scenes_of
+from agent_envs.alfworld.upstream import ALFRED_PDDL_PATH, ALFRED_TWL2_PATH, constants, gdict
 from agent_envs.base import EnvError, UnknownTask
 
-__all__ = ["generate"]
+__all__ = ["VERSION", "generate"]
 
 _SEEN_SHARE = 5
 """One goal in this many belongs to ``valid_seen``."""
 _ATTEMPTS = 20
+VERSION = 1
+"""Written into every game. Raise it when equal arguments make other games than before."""
 
 
 def generate(
@@ -90,7 +89,7 @@ def generate(
     write = partial(_write_game, Path(root).expanduser() / GAMES_FOLDER, split, size, tuple(task_types), seed)
     with ExitStack() as stack:
         if workers == 1:
-            written = map(write, range(count))
+            written: Iterator[str] = map(write, range(count))
         else:
             # Not forked: a copy of this process's locks and native libraries would be unsafe to use.
             context = multiprocessing.get_context("spawn")
@@ -223,6 +222,7 @@ def _game(house: House, wording: str) -> dict[str, object]:
 
 def _traj_data(goal: Goal, trial: str, wording: str) -> dict[str, object]:
     return {
+        "generator": {"version": VERSION},
         "task_id": trial,
         "task_type": goal.task_type,
         "pddl_params": {

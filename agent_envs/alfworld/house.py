@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from alfworld.gen import constants
-from alfworld.gen.goal_library import gdict
-
 from agent_envs.alfworld.rooms import fits
+from agent_envs.alfworld.upstream import constants, gdict
 
 __all__ = ["Goal", "House", "instances", "pddl_problem"]
 

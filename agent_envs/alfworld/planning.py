@@ -8,10 +8,11 @@ remaining things is a plan for the whole house.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from agent_envs.alfworld.facts import Facts
 
-__all__ = ["essential_problem"]
+__all__ = ["essential_problem", "stated_problem"]
 
 _WORD = re.compile(r"[\w-]+")
 _DECLARED_TYPES = ("agent", "rtype", "otype")
@@ -33,8 +34,8 @@ def essential_problem(domain: str, problem: str, facts: Facts) -> str:
         told.setdefault(predicate, []).append(tuple(name for name, _ in arguments))
         typed.update(arguments)
 
-    object_types = dict(told.get("objecttype", ()))
-    placed = dict(told.get("receptacleatlocation", ()))
+    object_types = {row[0]: row[1] for row in told.get("objecttype", ())}
+    placed = {row[0]: row[1] for row in told.get("receptacleatlocation", ())}
     furniture_types = {place: kind for place, kind in told.get("receptacletype", ()) if place in placed}
     room_for = set(told.get("cancontain", ()))
     held = [thing for _, thing in told.get("holds", ())]
@@ -49,22 +50,25 @@ def essential_problem(domain: str, problem: str, facts: Facts) -> str:
     locations |= {location for _, location in told.get("atlocation", ())}
 
     kept = objects | furniture | locations | {name for name, kind in typed.items() if kind in _DECLARED_TYPES}
+    return stated_problem(problem, {name: typed[name] for name in sorted(kept)}, facts)
+
+
+def stated_problem(problem: str, objects: Mapping[str, str], facts: Facts) -> str:
+    """A PDDL problem with the goal of ``problem``, about these things and what ``facts`` say of them alone."""
     return "\n".join(
         [
-            "(define (problem essential) (:domain alfred)",
+            "(define (problem planned) (:domain alfred)",
             "(:objects",
-            *(f"{name} - {typed[name]}" for name in sorted(kept)),
+            *(f"{name} - {kind}" for name, kind in objects.items()),
             ")",
             "(:init (= (total-cost) 0)",
             *(
-                f"({' '.join((predicate, *names))})"
-                for predicate, rows in told.items()
-                if not predicate.startswith("not_")
-                for names in rows
-                if kept.issuperset(names)
+                f"({' '.join((predicate, *(name for name, _ in arguments)))})"
+                for (predicate, _), arguments in sorted(facts)
+                if not predicate.startswith("not_") and all(name in objects for name, _ in arguments)
             ),
             ")",
-            goal,
+            _goal(problem.lower()),
             ")",
         ]
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
 
-from alfworld.gen import constants
+from agent_envs.alfworld.upstream import constants
 
 __all__ = ["LAMP_STANDS", "ROOMS", "SIZES", "TASKS", "Room", "Size", "TaskType", "fits", "furniture_of", "scenes_of"]
 

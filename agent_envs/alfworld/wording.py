@@ -117,7 +117,8 @@ class Wording:
     def _rule(self, symbol: Symbol, facts: Facts, bound: Binding) -> Sequence[Symbol]:
         for rule in self._rules.get(str(symbol), ()):
             if not rule.condition or any(True for _ in self._query(rule.condition).answers(facts, bound)):
-                return rule.rhs
+                symbols: Sequence[Symbol] = rule.rhs
+                return symbols
         raise CSGUnknownSymbolError(symbol)
 
     def _value(self, symbol: EvalSymbol, bound: Binding) -> str:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import random
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -15,9 +19,10 @@ from alfworld.agents.environment.alfred_tw_env import AlfredDemangler, AlfredInf
 
 from agent_envs.alfworld import AlfworldEnv
 from agent_envs.alfworld.generator import generate
-from agent_envs.alfworld.layout import GAME_FILE, GAMES_FOLDER
+from agent_envs.alfworld.layout import GAME_FILE, GAMES_FOLDER, TRAJ_FILE
 from agent_envs.base import EnvError, StepResult, UnknownTask
 from agent_envs.testing import check_env
+from support.alfworld_games import foreign
 
 
 @pytest.fixture(scope="module")
@@ -216,6 +221,72 @@ def test_a_broken_game_names_its_file_and_spares_the_instance(env, data, tmp_pat
     (broken / GAME_FILE).write_text(text)
     assert other.reset(good, seed=0) == env.reset(good, seed=0)
     other.close()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "replacement"),
+    [
+        pytest.param(r"\(atLocation[^)]*\)", "", id="no agent's place"),
+        pytest.param(r"\(pickupable[^)]*\)", "", id="nothing to pick up"),
+    ],
+)
+@pytest.mark.parametrize("path", ["by the rules", "by the native engine"])
+def test_a_game_in_which_no_action_is_possible_is_an_error(env, data, tmp_path, path, pattern, replacement):
+    task = next(task for task in env.tasks("train") if "/pick_" in task)
+    content = json.loads((data / GAMES_FOLDER / task / GAME_FILE).read_text())
+    game = content if path == "by the rules" else foreign(content)
+    folder = tmp_path / GAMES_FOLDER / task
+    folder.mkdir(parents=True)
+    stuck = AlfworldEnv(data_dir=tmp_path)
+    problem = re.sub(pattern, replacement, game["pddl_problem"])
+    (folder / GAME_FILE).write_text(json.dumps({**game, "pddl_problem": problem}))
+    with pytest.raises(EnvError, match=rf"no action is possible in the ALFWorld game {task}.*generate or download"):
+        stuck.reset(task, seed=0)
+    with pytest.raises(EnvError, match="call reset first"):
+        stuck.step("look")
+    (folder / GAME_FILE).write_text(json.dumps(game))
+    stuck.close()
+    assert stuck.reset(task, seed=0) == env.reset(task, seed=0)
+    stuck.close()
+
+
+_HOMELESS = """
+import logging, os, sys
+from agent_envs.alfworld import AlfworldEnv
+logging.basicConfig(format="%(message)s")
+before = dict(os.environ)
+env = AlfworldEnv(sys.argv[1])
+for task in env.tasks("train"):
+    env.reset(task, 0)
+    while not env.step(env.expert()()).terminated:
+        pass
+env.close()
+assert dict(os.environ) == before
+"""
+
+
+@pytest.mark.parametrize("home", ["a file", "a folder that cannot be made"])
+@pytest.mark.parametrize("domain", ["known", "foreign"])
+def test_a_home_that_cannot_be_written_does_not_matter(data, tmp_path, home, domain):
+    for path in data.rglob(f"train/**/{GAME_FILE}"):
+        game = json.loads(path.read_text())
+        copy = tmp_path / path.relative_to(data)
+        copy.parent.mkdir(parents=True)
+        copy.write_text(json.dumps(foreign(game) if domain == "foreign" else game))
+        (copy.parent / TRAJ_FILE).write_text("{}")
+    (tmp_path / "file").touch()
+    nowhere = {"a file": tmp_path / "file", "a folder that cannot be made": Path("/proc/nobody")}[home]
+    surroundings = {key: value for key, value in os.environ.items() if key not in ("ALFWORLD_DATA", "XDG_CACHE_HOME")}
+    done = subprocess.run(
+        [sys.executable, "-c", _HOMELESS, str(tmp_path)],
+        env={**surroundings, "HOME": str(nowhere)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "")
+    # Only translations are kept there. It is said once, for three games.
+    assert done.stderr.count("cannot be kept") == len(done.stderr.splitlines()) == (domain == "foreign")
 
 
 def test_missing_data_says_how_to_get_it(tmp_path, monkeypatch):
