@@ -161,7 +161,7 @@ class TextEnv(ABC):
 
     @classmethod
     def preload(cls, **options: Any) -> None:
-        """Load data that worker processes can share; called once, with an instance's options, before they are forked."""
+        """Load data that worker processes can share; called once, with an instance's options, before the fork."""
 
     @abstractmethod
     def tasks(self, split: str) -> Sequence[str]:

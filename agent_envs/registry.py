@@ -50,7 +50,7 @@ _entries: dict[str, type[TextEnv] | str] = _built_in()
 
 
 def register(name: str) -> Callable[[EnvClass], EnvClass]:
-    """Make a ``TextEnv`` subclass available as ``name``; a class decorator. Raises ``RegistryError`` on a taken name."""
+    """Make a ``TextEnv`` subclass available as ``name``; a decorator. Raises ``RegistryError`` on a taken name."""
 
     def decorate(cls: EnvClass) -> EnvClass:
         if not (isinstance(cls, type) and issubclass(cls, TextEnv)):

@@ -54,7 +54,7 @@ class Channel:
         self._loop.add_reader(connection, self._receive)
 
     def call(self, operation: str, instance: int, arguments: tuple[Any, ...], timeout: float) -> asyncio.Future[Any]:
-        """Send a request. The future raises ``EnvFault`` if the instance is lost, ``UnknownTask`` if it is still usable."""
+        """Send a request. The future raises ``EnvFault`` if the instance is lost, ``UnknownTask`` if it is usable."""
         future: asyncio.Future[Any] = self._loop.create_future()
         now = self._loop.time()
         if not self._calls:

@@ -197,7 +197,7 @@ class EnvPool:
         session = await self.open()
         try:
             seconds = self._slow_timeout if timeout is None else timeout
-            # Pickled separately, so that a function that the worker cannot import is a fault and does not end the worker.
+            # Pickled separately, so that a function that the worker cannot import is a fault and the worker goes on.
             answer: Answer = await session._call("inspection", seconds, pickle.dumps((function, arguments)))
         finally:
             await session.close()
