@@ -1,7 +1,7 @@
-# make demo    install into .venv and train GAGPO on the built-in environment, start to report
+# make demo    install into .venv and train GAGPO on the built-in environment, from the first model to the report
 # make test    install and run all tests
-# make check   formatting, lint and types
-# make mutants break one thing after the other in a copy, and see the tests that should notice fail
+# make check   check formatting, lint and types
+# make mutants break one thing at a time in a copy and check that the tests notice
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv

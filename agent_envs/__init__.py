@@ -1,4 +1,4 @@
-"""Multi-turn text environments. Imports nothing beyond the standard library until an environment is asked for."""
+"""Multi-turn text environments. Imports only the standard library until an environment is used."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What an environment is: the types every environment and every user of one share.
+"""The interface of environments: the types that every environment and every user of one share.
 
 An environment plays one text episode at a time. ``reset`` starts a task, ``step`` takes the agent's action *text*.
-Nothing here knows of tokens, models or training.
+Nothing here knows about tokens, models or training.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ __all__ = [
 
 @dataclass(frozen=True)
 class PromptTemplate:
-    """How an environment words a turn; Jinja2 source, rendered by the rollout.
+    """The wording of an environment's turns, as Jinja2 source that the rollout renders.
 
-    ``turn`` sees ``task`` (the instruction, may be empty), ``observation``, ``history`` (oldest first, items with
+    ``turn`` can use ``task`` (the instruction, may be empty), ``observation``, ``history`` (oldest first, items with
     ``.step``, ``.observation``, ``.action``), ``admissible_actions`` (list, empty when hidden), ``step`` (0-based),
     ``think`` and ``action_tags`` (which answer format the run asks for).
     """
@@ -46,9 +46,9 @@ class Reset:
 
     observation: str
     state_key: str
-    """Equal keys mean: the same state, for grouping steps of one rollout group."""
+    """Equal keys mean the same state when the steps of a rollout group are compared."""
     task: str = ""
-    """The instruction in words, where it is not part of the observation."""
+    """The instruction in words, if it is not part of the observation."""
     admissible_actions: tuple[str, ...] = ()
     category: str = ""
     """Task type, for success per category ("" when there is only one)."""
@@ -71,7 +71,7 @@ class StepResult:
     """Whether the environment recognised the action as possible in the state it was taken in."""
     success: bool = False
     score: float = 0.0
-    """Task score in [0, 1]; equal to ``success`` where there is no partial credit."""
+    """Task score in [0, 1]; equal to ``success`` if there is no partial credit."""
     admissible_actions: tuple[str, ...] = ()
     info: Mapping[str, Any] = field(default_factory=dict)
     """Whatever else is worth recording, in JSON types."""
@@ -83,9 +83,9 @@ Expert = Callable[[], str]
 
 @dataclass(frozen=True)
 class NumberedTasks(Sequence[str]):
-    """Task ids ``<prefix>0``, ``<prefix>1`` and so on, made when asked for: a split may have millions.
+    """Task ids ``<prefix>0``, ``<prefix>1`` and so on, made on demand because a split may have millions.
 
-    It takes a few bytes wherever it is sent.
+    It takes only a few bytes when it is sent to another process.
     """
 
     prefix: str
@@ -108,20 +108,20 @@ class NumberedTasks(Sequence[str]):
         return isinstance(task, str) and self.number_of(task) is not None
 
     def number_of(self, task: str) -> int | None:
-        """The number in a task id; None for an id that is not one of these."""
+        """Return the number in a task id, or None for an id that is not one of these."""
         text = task.removeprefix(self.prefix)
         if len(text) == len(task) - len(self.prefix) and text.isdecimal() and len(text) <= len(str(self.size)):
             number = int(text)
-            # Compared as text: "07" would be a second name of one task.
+            # Compared as text, because "07" would be a second name for one task.
             if number < self.size and str(number) == text:
                 return number
         return None
 
 
 class TextEnv(ABC):
-    """One environment instance; reusable for many episodes, used by one thread at a time.
+    """One environment instance, reusable for many episodes and used by one thread at a time.
 
-    Contract (``agent_envs.testing`` checks it, and ``gagpo env check`` runs that):
+    Contract, which ``agent_envs.testing`` and ``gagpo env check`` check:
 
     * ``tasks(split)`` is fixed for given options, works for every name in ``splits`` and no other; task ids are
       unique across splits;
@@ -132,59 +132,59 @@ class TextEnv(ABC):
     * ``step`` after the end, or before ``reset``, raises ``EnvError``;
     * ``info`` of every answer is a mapping from names to JSON values.
 
-    The module of a registered environment is imported where environments are listed, so what is slow to import, or
-    listed in ``needs``, is imported where it is used.
+    Listing environments imports the module of every registered one, so packages that are slow to import, or listed in
+    ``needs``, are imported where they are used.
     """
 
     name: str
     """Set by ``register``."""
     splits: tuple[str, ...]
-    """Names of the splits; an instance whose options choose others sets its own."""
+    """Names of the splits; an instance whose options change them sets its own."""
     prompt: PromptTemplate
     max_steps: int
     record: Mapping[str, object] = MappingProxyType({})
-    """What a run should note about the instance beside its options, in JSON types: which data it found, which rule."""
+    """Facts that a run records about the instance besides its options, in JSON types, such as which data it found."""
     needs: ClassVar[Needs] = Needs()
-    """Packages that the base install lacks."""
+    """Packages that the base install does not contain."""
     generator: ClassVar[Generator | None] = None
-    """Makes data to play with; None where there is nothing to make."""
+    """Makes data to play with; None if there is nothing to make."""
     placeholders: tuple[str, ...] = ()
-    """Parts of listed actions that stand for words of the agent's own, such as "<query>" in "search[<query>]"."""
+    """Parts of listed actions that the agent replaces with its own words, such as "<query>" in "search[<query>]"."""
 
     @classmethod
     def find_data(cls, **options: Any) -> Iterable[str]:
-        """Say where the data for these options was looked for and what is there, in lines for people.
+        """Yield lines for the user that say where the data for these options was looked for and what was found.
 
-        Raises ``EnvError`` after the last line where nothing can be played. No lines: it needs no data.
+        Raises ``EnvError`` after the last line if nothing can be played. An environment that needs no data yields none.
         """
         return ()
 
     @classmethod
     def preload(cls, **options: Any) -> None:
-        """Load what worker processes can share; called once, with an instance's options, before they are forked."""
+        """Load data that worker processes can share; called once, with an instance's options, before the fork."""
 
     @abstractmethod
     def tasks(self, split: str) -> Sequence[str]:
-        """Task ids of a split, in a fixed order. Raises ``UnknownTask`` for a split it does not have.
+        """Return the task ids of a split, in a fixed order. Raises ``UnknownTask`` for a split that does not exist.
 
-        Where there may be many, return a sequence that makes them when asked, such as ``NumberedTasks``.
+        If there may be many, return a sequence that makes them on demand, such as ``NumberedTasks``.
         """
 
     @abstractmethod
     def reset(self, task: str, seed: int) -> Reset:
-        """Start ``task``. ``seed`` drives whatever is random beyond the task itself."""
+        """Start ``task``. ``seed`` determines everything that is random beyond the task itself."""
 
     @abstractmethod
     def step(self, action: str) -> StepResult:
         """Take one action given as text."""
 
     def expert(self) -> Expert | None:
-        """A demonstrator for the running episode, or None where the environment has none."""
+        """Return a demonstrator for the running episode, or None if the environment has none."""
         return None
 
     def describe_tasks(self, tasks: Mapping[str, Sequence[str]]) -> Iterable[str]:
-        """Say what ``tasks``, ids by split, tell of the data, in lines for people; beside official numbers, if any."""
+        """Yield lines for the user about the data behind ``tasks`` (ids by split), with official numbers if any."""
         yield ", ".join(f"{split} {len(ids)}" for split, ids in tasks.items())
 
     def close(self) -> None:
-        """Free what the instance holds; it is not used afterwards."""
+        """Release the instance's resources; it is not used afterwards."""

@@ -1,4 +1,4 @@
-"""Where environments keep what they work out once, and how processes take turns at it."""
+"""Cache folders for results that environments compute once, and the lock that keeps processes from colliding there."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _POLL_S = 0.01
 
 
 def default_cache(env: str) -> Path:
-    """Folder of an environment in the user's cache: ``gagpo/<env>`` under ``XDG_CACHE_HOME`` or ``~/.cache``.
+    """Return an environment's folder in the user's cache: ``gagpo/<env>`` under ``XDG_CACHE_HOME`` or ``~/.cache``.
 
-    Raises ``OSError`` where there is no home folder.
+    Raises ``OSError`` if the user has no home folder.
     """
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / f"gagpo/{env}"
@@ -29,9 +29,9 @@ def default_cache(env: str) -> Path:
 
 @contextmanager
 def locked(path: Path, timeout: float | None = None) -> Iterator[None]:
-    """Hold the lock file ``path`` (made if missing); the system lets go of it when its holder dies.
+    """Hold the lock file ``path`` (created if missing); the system releases it when its holder dies.
 
-    Raises ``TimeoutError`` when another process holds it for more than ``timeout`` seconds (None: wait for ever).
+    Raises ``TimeoutError`` if another process holds it for more than ``timeout`` seconds (None: wait without limit).
     """
     with path.open("w") as file:
         if timeout is None:
@@ -42,7 +42,7 @@ def locked(path: Path, timeout: float | None = None) -> Iterator[None]:
 
 
 def _poll(file: IO[str], path: Path, deadline: float) -> None:
-    # The system call has no time-out of its own.
+    # The blocking system call has no time-out.
     while True:
         try:
             return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""What an environment declares beside its rules: the packages it plays with, and how its data can be made."""
+"""What an environment declares besides its rules: the packages it needs, and how its data can be generated."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ Value = int | float | str
 """One value of a generator's option."""
 
 OnProgress = Callable[[int, int], None]
-"""Takes how many pieces are there by now, and how many there shall be."""
+"""Called with the number of finished pieces and the total number."""
 
 
 @dataclass(frozen=True)
 class Needs:
-    """Packages beyond the base install that an environment plays with."""
+    """Packages beyond the base install that an environment needs."""
 
     packages: tuple[str, ...] = ()
     """Their names in an import statement."""
     extra: str = ""
-    """Extra of this project that brings them; "" for an environment from elsewhere."""
+    """Extra of this project that installs them; "" for an environment from elsewhere."""
     install: str = ""
-    """What an environment from elsewhere asks pip for; "" where the packages have the names they are imported by."""
+    """Argument of ``pip install`` for an environment from elsewhere; "" if package names equal import names."""
 
     def missing(self) -> tuple[str, ...]:
-        """The packages that are not installed."""
+        """Return the packages that are not installed."""
         return tuple(package for package in self.packages if find_spec(package) is None)
 
     def hint(self) -> str:
-        """How to install what is missing; "" where nothing is."""
+        """Return a clause that says how to install the missing packages; "" if none is missing."""
         missing = self.missing()
         if not missing:
             return ""
@@ -54,18 +54,18 @@ class GeneratorOption:
     kind: type[Value]
     help: str
     default: Value | tuple[Value, ...] | None = None
-    """None: it has to be given."""
+    """None if the user has to give a value."""
     choices: tuple[Value, ...] = ()
-    """The values allowed; empty for any."""
+    """The allowed values; empty if any value is allowed."""
     low: float | None = None
-    """Smallest number allowed."""
+    """Smallest allowed number."""
     high: float | None = None
-    """Largest number allowed."""
+    """Largest allowed number."""
     several: bool = False
-    """Whether it takes one value or more; ``default`` is then a tuple, and the generator gets one."""
+    """Whether it takes several values; ``default`` is then a tuple, and so is the value that the generator gets."""
 
     def problem(self, value: Value) -> str:
-        """What is wrong with one value, as the end of a sentence that names it; "" where it is allowed."""
+        """Say what is wrong with one value, as the end of a sentence that names it; "" if it is allowed."""
         if self.choices and value not in self.choices:
             return f"must be one of {', '.join(map(str, self.choices))}"
         if isinstance(value, str):
@@ -78,17 +78,17 @@ class GeneratorOption:
 
 
 class Generate(Protocol):
-    """Writes data to a folder. Raises ``EnvError``, ``ValueError`` or ``OSError`` where it cannot."""
+    """Writes data to a folder. Raises ``EnvError``, ``ValueError`` or ``OSError`` if it cannot."""
 
     def __call__(self, out: Path, on_progress: OnProgress, **values: object) -> object: ...
 
 
 @dataclass(frozen=True)
 class Generator:
-    """How data can be made for an environment that otherwise plays data from elsewhere."""
+    """Generates data for an environment that otherwise plays data from elsewhere."""
 
     summary: str
-    """What is made, such as "solvable games; complete ones are kept"."""
+    """What it makes, such as "solvable games; complete ones are kept"."""
     run: Generate
     """Called as ``run(out, on_progress, **values)``; heavy imports belong inside it."""
     data_option: str

@@ -1,6 +1,6 @@
-"""Every error an environment, or the way to one, raises on purpose, in one tree.
+"""Every error that environments and the code that finds and runs them raise on purpose, in one tree.
 
-The message of each is one sentence: what is wrong and, where there is one, the way out.
+Each message is one sentence that says what is wrong and, if something can be done about it, what to do.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ __all__ = ["CatalogueError", "EnvError", "EnvFault", "RegistryError", "StoreErro
 
 
 class EnvError(Exception):
-    """Root of the tree: the environment cannot do what was asked. It ends one episode, never a run."""
+    """The environment cannot do what was asked; the root of the tree. It ends one episode, never a run."""
 
 
 class UnknownTask(EnvError):
@@ -25,16 +25,17 @@ class StoreError(EnvError):
 
 
 class RegistryError(EnvError, ValueError):
-    """A name, option or plugin that cannot be used; the message says which and what there is instead."""
+    """A name, option or plugin that cannot be used; the message names it and the alternatives."""
 
 
 class EnvFault(EnvError):
-    """An environment was lost: it raised, its worker process died, or it took too long.
+    """An environment was lost: it raised an exception, its worker process died, or it took too long.
 
     Args:
         message: what happened.
-        details: the traceback of what it raised; "" where it raised nothing.
-        refused: whether it raised one of the errors above or a ``ValueError``, whose message says enough by itself.
+        details: the traceback of the environment's exception; "" if there was none.
+        refused: whether the exception was one of the errors above or a ``ValueError``, whose message is enough without
+            a traceback.
     """
 
     def __init__(self, message: str, details: str = "", refused: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""A step limit from outside, for environments without an option for it."""
+"""A wrapper that limits the steps of environments without an option for it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ __all__ = ["StepLimit"]
 
 
 class StepLimit(TextEnv):
-    """``env``, whose episodes are truncated after ``max_steps`` steps, or after its own limit where that is smaller.
+    """Wraps ``env`` and truncates its episodes after ``max_steps`` steps, or after its own limit if that is smaller.
 
-    Raises ``ValueError`` for a limit that is no whole number of at least 1.
+    Raises ``ValueError`` for a limit that is not a whole number of at least 1.
     """
 
     def __init__(self, env: TextEnv, max_steps: int) -> None:
@@ -40,7 +40,7 @@ class StepLimit(TextEnv):
         return start
 
     def step(self, action: str) -> StepResult:
-        # Whatever else ends an episode is the environment's own to refuse.
+        # The environment itself refuses a step after any other end.
         if self._cut_off:
             raise EnvError(f"{self.name}: the episode was truncated after {self.max_steps} steps; call reset first.")
         result = self.env.step(action)

@@ -1,7 +1,7 @@
-"""Environments by name, those of other repositories included.
+"""Environments by name, including those of other repositories.
 
-A built-in environment is a folder of this package with an ``env.py``; the folder's name is the environment's. It is
-imported when first asked for, so that listing names never pays for an environment's imports.
+A built-in environment is a folder of this package with an ``env.py``, and has the folder's name. It is imported when it
+is first used, so that listing names does not import any environment.
 """
 
 from __future__ import annotations
@@ -36,25 +36,29 @@ __all__ = [
 EnvClass = TypeVar("EnvClass", bound=type[TextEnv])
 
 _LIMIT = "max_steps"
+<<<<<<< HEAD
 _PLAIN: Mapping[Any, str] = {
     bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "nothing"
 }  # fmt: skip
 """Types of options that are checked, and how an error names them."""
 """The option that every environment has: ``make`` limits those from outside whose class lacks it."""
+=======
+"""The option that every environment has; ``make`` wraps those whose class lacks it in a ``StepLimit``."""
+>>>>>>> prose
 
 
 def _built_in() -> dict[str, type[TextEnv] | str]:
-    """Name -> module of each environment of this package."""
+    """Return name -> module of each environment of this package."""
     folders = sorted(file.parent.name for file in Path(__file__).parent.glob("*/env.py"))
     return {name: f"{__package__}.{name}.env" for name in folders}
 
 
 _entries: dict[str, type[TextEnv] | str] = _built_in()
-"""Name -> class, or where it is: ``module``, or ``module:Class``."""
+"""Name -> class, or its place: ``module`` or ``module:Class``."""
 
 
 def register(name: str) -> Callable[[EnvClass], EnvClass]:
-    """Class decorator: make a ``TextEnv`` subclass available as ``name``. Raises ``RegistryError`` on a taken name."""
+    """Make a ``TextEnv`` subclass available as ``name``; a decorator. Raises ``RegistryError`` on a taken name."""
 
     def decorate(cls: EnvClass) -> EnvClass:
         if not (isinstance(cls, type) and issubclass(cls, TextEnv)):
@@ -75,12 +79,12 @@ def register_lazy(name: str, target: str) -> None:
 
 
 def names() -> tuple[str, ...]:
-    """All registered names, sorted."""
+    """Return all registered names, sorted."""
     return tuple(sorted(_entries))
 
 
 def get(name: str) -> type[TextEnv]:
-    """The class behind ``name``, imported if need be. Raises ``RegistryError``."""
+    """Return the class of ``name``, importing it if necessary. Raises ``RegistryError``."""
     entry = _entries.get(name)
     if entry is None:
         raise RegistryError(f"There is no environment {name!r}; registered are: {', '.join(names())}.")
@@ -90,21 +94,21 @@ def get(name: str) -> type[TextEnv]:
 
 
 def options(name: str) -> Mapping[str, inspect.Parameter]:
-    """Keyword options of an environment: the parameters of its ``__init__``."""
+    """Return the keyword options of an environment: the parameters of its ``__init__``."""
     return inspect.signature(get(name)).parameters
 
 
 def make(name: str, /, *, max_steps: int | None = None, **values: Any) -> TextEnv:
-    """A new instance.
+    """Return a new instance.
 
     Args:
         name: a registered name.
-        max_steps: steps after which an episode is truncated. Where the class has such an option, it gets the value;
-            where it has none, the instance is limited from outside, which only ever shortens an episode.
+        max_steps: steps after which an episode is truncated. If the class has such an option, it gets the value;
+            otherwise a wrapper limits the instance, which can only shorten an episode.
         values: options of the environment.
 
     Raises:
-        RegistryError: a name or option that does not exist, a required option is missing, or packages are.
+        RegistryError: a name or option does not exist, or a required option or package is missing.
     """
     values, limit = resolve(name, values, max_steps)
     check_options(name, values)
@@ -113,7 +117,7 @@ def make(name: str, /, *, max_steps: int | None = None, **values: Any) -> TextEn
 
 
 def resolve(name: str, values: Mapping[str, Any], max_steps: int | None = None) -> tuple[dict[str, Any], int | None]:
-    """What the class of ``name`` gets as options, and the limit to put on its instance from outside, if any.
+    """Return the options for the class of ``name``, and the limit of the wrapper around its instance, if any.
 
     A ``max_steps`` among ``values`` counts as the argument of that name.
     """
@@ -125,7 +129,7 @@ def resolve(name: str, values: Mapping[str, Any], max_steps: int | None = None) 
 
 
 def check_options(name: str, values: Mapping[str, Any]) -> None:
-    """Raise ``RegistryError`` unless ``values`` are options of ``name``, hold every required one, and it can be played.
+    """Raise ``RegistryError`` unless ``values`` are options of ``name``, no required one is missing and no package is.
 
     ``max_steps`` is an option of every environment.
     """
@@ -181,7 +185,7 @@ def load_plugin(source: str) -> None:
         else:
             importlib.import_module(module_name)
         problem: BaseException | None = None
-    # SystemExit too: a script that reads a command line when it is imported is no reason to end this program.
+    # SystemExit too: a script that parses a command line on import must not end this program.
     except (Exception, SystemExit) as error:
         problem = error
     if problem is None and (_entries.keys() != before.keys() or _has_entries(module_name)):
@@ -196,14 +200,14 @@ def load_plugin(source: str) -> None:
 
 
 def _has_entries(module_name: str) -> bool:
-    """Whether the module, or one inside it, holds a registered class: it may have been imported before."""
+    """Return whether a registered class is defined in the module or a submodule; it may have been imported before."""
     modules = (entry.partition(":")[0] if isinstance(entry, str) else entry.__module__ for entry in _entries.values())
     return any(module == module_name or module.startswith(f"{module_name}.") for module in modules)
 
 
 def _add(name: str, entry: type[TextEnv] | str) -> None:
     known = _entries.get(name)
-    # The folder of this name is known before its class is: then this is its class.
+    # The name of a folder is registered before its class is; this may be that class.
     if known is not None and not (isinstance(entry, type) and known == entry.__module__):
         raise RegistryError(f"An environment named {name!r} is registered already; choose another name.")
     _entries[name] = entry
@@ -219,7 +223,7 @@ def _import(name: str, target: str) -> type[TextEnv]:
 
 
 def _registered_in(module: ModuleType, name: str) -> type[TextEnv]:
-    """The class that ``module`` registers as ``name``; the module may have been imported at any time before."""
+    """Return the class that ``module`` registers as ``name``; the module may have been imported earlier."""
     for found in vars(module).values():
         if isinstance(found, type) and issubclass(found, TextEnv) and vars(found).get("name") == name:
             return found
@@ -227,7 +231,7 @@ def _registered_in(module: ModuleType, name: str) -> type[TextEnv]:
 
 
 def _takes_limit(cls: type[TextEnv]) -> bool:
-    """Whether ``__init__`` names ``max_steps``, or hands all it does not name to a base class that does."""
+    """Return whether ``__init__`` names ``max_steps``, or passes unnamed arguments on to a base class that does."""
     for base in cls.__mro__:
         if "__init__" not in vars(base):
             continue
@@ -244,6 +248,6 @@ def _import_file(module_name: str, path: Path) -> None:
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} cannot be imported")
     module = importlib.util.module_from_spec(spec)
-    # Known by name before it runs: dataclasses and pickle look their module up.
+    # Registered before it runs, because dataclasses and pickle look up their module by name.
     sys.modules[module_name] = module
     spec.loader.exec_module(module)

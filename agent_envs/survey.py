@@ -1,4 +1,4 @@
-"""What tasks an environment has, told in a few lines; millions of names need not leave their process for it."""
+"""A summary of an environment's tasks, small enough to leave the process that lists millions of them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["Survey", "survey"]
 
 @dataclass(frozen=True)
 class Survey:
-    """The tasks of some splits."""
+    """Summary of the tasks of some splits."""
 
     lines: tuple[str, ...]
-    """What they tell of the data, for people."""
+    """Lines for the user about the data."""
     first: Mapping[str, str]
     """The first task of each split that has tasks."""
     faults: tuple[str, ...]
-    """Why splits cannot be listed."""
+    """Why some splits cannot be listed."""
 
 
 def survey(make: Callable[[], TextEnv], splits: Sequence[str]) -> Survey:

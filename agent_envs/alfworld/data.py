@@ -1,4 +1,4 @@
-"""The games that ALFWorld is played with: where they lie, how they compare with the official ones, how to make some."""
+"""ALFWorld's games: where they are, how they compare with the official ones, and how to generate some."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["GENERATOR", "compare_with_official", "find_games"]
 
 
 def find_games(data_dir: str | os.PathLike[str] | None) -> Iterator[str]:
-    """Say which folder is played and what chose it. Raises ``EnvError`` where it does not exist."""
+    """Yield which folder is used and what selected it. Raises ``EnvError`` if it does not exist."""
     if data_dir:
         origin = "option data_dir"
     elif os.environ.get("ALFWORLD_DATA"):
@@ -36,7 +36,7 @@ def find_games(data_dir: str | os.PathLike[str] | None) -> Iterator[str]:
 
 
 def compare_with_official(root: Path, tasks: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    """Games found / games of the official data, by split and category, and where those that lack come from."""
+    """Yield the numbers of games found and of official games, by split and category, and where to get missing ones."""
     yield f"{'found/official':<15}" + "".join(f"{kind:>10}" for kind in ("all", *CATEGORIES.values()))
     differs = False
     fewer: list[str] = []
@@ -59,7 +59,7 @@ def compare_with_official(root: Path, tasks: Mapping[str, Sequence[str]]) -> Ite
 
 
 def _generate(out: Path, on_progress: OnProgress, **values: Any) -> None:
-    # Late: it imports the engine.
+    # Imported here, because it imports the engine.
     from agent_envs.alfworld.generator import generate
 
     done = count(1)

@@ -58,7 +58,7 @@ _SOLVABLE = re.compile(r'"solvable"\s*:\s*true')
 
 
 def games_root(data_dir: str | os.PathLike[str] | None) -> Path:
-    """Folder that holds the splits, for a data folder (default: ``ALFWORLD_DATA``, else ``~/.cache/alfworld``).
+    """Return the folder of the splits in a data folder (default: ``ALFWORLD_DATA``, else ``~/.cache/alfworld``).
 
     Raises:
         EnvError: the folder does not exist.
@@ -74,13 +74,13 @@ def games_root(data_dir: str | os.PathLike[str] | None) -> Path:
 
 
 def task_type_of(task: str) -> str:
-    """Task type of a task id ``<split>/<goal folder>/<trial>``; "" for an id of another form."""
+    """Return the task type of a task id ``<split>/<goal folder>/<trial>``; "" for an id of another form."""
     parts = task.split("/")
     return parts[1].split("-", 1)[0] if len(parts) == 3 else ""
 
 
 def list_games(root: Path, split: str) -> tuple[str, ...]:
-    """Sorted task ids of a split: its complete, solvable games, as the stock environment selects them.
+    """Return the sorted task ids of a split: its complete, solvable games, as the stock environment selects them.
 
     Goals with a movable receptacle or a sliced object are left out (the text engine does not support them).
 
@@ -95,8 +95,8 @@ def list_games(root: Path, split: str) -> tuple[str, ...]:
     tasks = []
     for game in (root / split).glob(f"*/*/{GAME_FILE}"):
         task = game.parent.relative_to(root).as_posix()
-        # The flag is searched, not parsed: inside the JSON strings a quote is always escaped, so this cannot misfire,
-        # and the official games are large.
+        # The flag is searched for and not parsed, because the official games are large. A quote inside a JSON string is
+        # always escaped, so the search cannot match there.
         if (
             _supported(task)
             and game.with_name(TRAJ_FILE).is_file()
@@ -112,13 +112,13 @@ def list_games(root: Path, split: str) -> tuple[str, ...]:
 
 
 def count_halves(root: Path, split: str) -> int:
-    """Games of a split that an unfinished download left without their game file."""
+    """Count the games of a split that an unfinished download left without their game file."""
     trials = (path.parent for path in (root / split).glob(f"*/*/{TRAJ_FILE}"))
     return sum(_supported(trial.relative_to(root).as_posix()) and not (trial / GAME_FILE).is_file() for trial in trials)
 
 
 def is_official(task: str) -> bool:
-    """Whether a task id is named as the official games are, by the time their demonstration was recorded."""
+    """Return whether a task id has the form of official ones, which name the time of the recorded demonstration."""
     return _OFFICIAL_TRIAL.search(task) is not None
 
 

@@ -9,7 +9,7 @@ from agent_envs.base import PromptTemplate
 
 __all__ = ["ALFWORLD_PROMPT"]
 
-# The opening observation holds a title and the task; in the history these would only cost room.
+# The opening observation holds a title and the task, which would only take up space in the history.
 _MACRO = """\
 {%- macro seen(text) -%}
 {{ text.split("Your task is to:")[0].replace("-= Welcome to TextWorld, ALFRED! =-", "").strip() }}

@@ -1,6 +1,6 @@
-"""What every environment has to keep to, as checks that any environment's tests can call.
+"""The contract of environments, as checks that any environment's tests can call.
 
-``check_env`` raises ``AssertionError`` with a sentence that says what the environment did and what is asked of it. It
+``check_env`` raises ``AssertionError`` with a sentence that says what the environment did and what it should do. It
 needs no test framework.
 """
 

@@ -1,4 +1,4 @@
-"""The parts of the contract that environments keep, and the order in which they are checked."""
+"""The parts of the environment contract, and the order in which they are checked."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ MALFORMED = (
     "%s {0} {{ x }} \\",
     "x" * 200_000,
 )
-"""Actions that make no sense anywhere, except where an environment takes any text."""
+"""Actions that make no sense in any environment, unless it accepts any text."""
 
 _NOTHING_CHANGES = "what cannot be read must change nothing but the step count"
 
 _MOST_NAMES = 10_000
-"""Names looked at per split; of more, these many at even distances."""
+"""Task ids checked per split; of a larger split, this many at even distances."""
 
 
 def check_env(make_env: MakeEnv, split: str, sample: int = 5) -> None:
@@ -50,13 +50,13 @@ class Breach:
 
     sentence: str
     details: str
-    """The traceback of what it raised; "" where it raised nothing."""
+    """The traceback of the environment's exception; "" if there was none."""
 
 
 def find_breach(make_env: MakeEnv, splits: Sequence[str], sample: int) -> Breach | None:
-    """The first breach in any of ``splits``; None where the contract is kept.
+    """Return the first breach in any of ``splits``, or None if the contract is kept.
 
-    What ``check_env`` does, for callers in another process.
+    It runs the checks of ``check_env`` and returns a result that can be sent to another process.
     """
     try:
         _check(make_env, splits, sample)
@@ -67,7 +67,7 @@ def find_breach(make_env: MakeEnv, splits: Sequence[str], sample: int) -> Breach
 
 
 def _check(make_env: MakeEnv, splits: Sequence[str], sample: int) -> None:
-    # Two instances for all of it: making one and listing its tasks may take long.
+    # All checks share two instances, because making one and listing its tasks may take long.
     first, second = Subject(make_env()), Subject(make_env())
     try:
         _check_tasks(first, second, splits)
@@ -97,9 +97,9 @@ def _check_tasks(first: Subject, second: Subject, splits: Sequence[str]) -> None
             demand(task not in seen, f"task {task!r} is listed twice ({seen.get(task)}, {name}); ids must be unique")
             seen[task] = name
     for split in splits:
-        demand(split in env.splits, f"its splits ({', '.join(env.splits)}) do not hold {split!r}; name one of them")
+        demand(split in env.splits, f"its splits ({', '.join(env.splits)}) do not include {split!r}; name one of them")
         same = len(env.tasks(split)) == len(second.env.tasks(split)) and _names(env, split) == _names(second.env, split)
-        demand(same, f"two instances list other tasks of split {split!r}; equal options must give equal tasks")
+        demand(same, f"two instances list different tasks of split {split!r}; equal options must give equal tasks")
     strange = [name for name in _class_splits(env) if name not in env.splits]
     for name in [*strange, "no such split"]:
         with raising(UnknownTask, f"tasks({name!r})", f"{name!r} is not among its splits ({', '.join(env.splits)})"):
@@ -126,25 +126,25 @@ def _check_ends(first: Subject, make_env: MakeEnv, task: str) -> None:
 
 
 def _check_determinism(first: Subject, second: Subject, tasks: Sequence[str]) -> None:
-    """Two instances, one of them used before, agree on everything."""
+    """Check that two instances, one of them used before, agree on everything."""
     for task in tasks:
         start, results, actions = _explore(first, task)
         demand(second.reset(task) == start, _unequal(task, "reset in another instance"))
         for number, (action, result) in enumerate(zip(actions, results, strict=True), start=1):
             demand(
                 second.step(action) == result,
-                f"step {number} of task {task!r}, {short(action)}, gives other results in another instance; equal "
+                f"step {number} of task {task!r}, {short(action)}, gives different results in another instance; equal "
                 "task, seed and actions must give equal results",
             )
 
 
 def _check_malformed(first: Subject, second: Subject, task: str) -> None:
-    """An action that makes no sense changes nothing but the number of steps."""
+    """Check that an action that makes no sense changes nothing but the number of steps."""
     unread = []
     for action in MALFORMED:
         offered = first.reset(task).admissible_actions
         result = first.step(action)
-        # Where nothing is listed, an environment may take any text for an action.
+        # An environment that lists no actions may accept any text.
         demand(
             not (offered and result.admissible),
             f"action {short(action)} has admissible=True, though nothing like it is listed; what cannot be read must "
@@ -166,9 +166,9 @@ def _check_malformed(first: Subject, second: Subject, task: str) -> None:
 
 
 def _check_later_steps(first: Subject, second: Subject, task: str, unread: Sequence[str]) -> None:
-    """After actions that make no sense, sensible ones do what they do in an instance that saw none.
+    """Check that sensible actions after senseless ones do the same as in an instance that got no senseless ones.
 
-    Sensible are the expert's actions and, where there is no expert, listed ones.
+    Sensible actions are the expert's or, if there is no expert, listed ones.
     """
     limit = first.env.max_steps
     offered = second.reset(task).admissible_actions
@@ -197,7 +197,7 @@ def _check_truncation(first: Subject, task: str) -> None:
     results = first.play(task, MALFORMED[0])
     last = results[-1]
     if last.terminated:
-        return  # It takes any text for an action, and may end by its own rules.
+        return  # It accepts any text as an action, and may end by its own rules.
     demand(
         last.truncated,
         f"task {task!r} goes on after max_steps = {limit} steps; let step {limit} return truncated=True",
@@ -223,19 +223,19 @@ def _check_expert(first: Subject, tasks: Sequence[str]) -> None:
             steps += 1
             demand(
                 result.admissible,
-                f"the expert's action {short(action)} has admissible=False in step {steps} of task {task!r}; mend the "
-                "expert, or what step tells of it",
+                f"the expert's action {short(action)} has admissible=False in step {steps} of task {task!r}; fix the "
+                "expert, or what step says about its action",
             )
         demand(
             result.terminated and result.success and result.score == 1.0,
             f"the expert did not solve task {task!r} within {steps} steps (success {result.success}, score "
-            f"{result.score:g}); raise max_steps, or mend the expert",
+            f"{result.score:g}); raise max_steps, or fix the expert",
         )
 
 
 def _check_prompt(first: Subject, task: str) -> None:
-    """The template uses known variables only and shows the observation."""
-    # Late: nothing else here needs more than the standard library.
+    """Check that the template uses only known variables and shows the observation."""
+    # Imported here, because nothing else in this module needs more than the standard library.
     import jinja2
 
     start = first.reset(task)
@@ -270,7 +270,7 @@ def _first_tasks(env: TextEnv, split: str, sample: int) -> list[str]:
 
 
 def _names(env: TextEnv, split: str, needed: bool = True) -> list[str]:
-    """Names of a split; none where its data is not there and it is not ``needed``."""
+    """Return the task ids of a split, or none if its data is missing and it is not ``needed``."""
     try:
         tasks = env.tasks(split)
     except UnknownTask as error:
@@ -288,7 +288,7 @@ def _class_splits(env: TextEnv) -> tuple[str, ...]:
 
 
 def _explore(subject: Subject, task: str) -> tuple[Reset, list[StepResult], list[str]]:
-    """An episode that tries different admissible actions where they are listed, and the expert's where not."""
+    """Play an episode that tries different admissible actions if they are listed, and the expert's if not."""
     start = subject.reset(task)
     expert = subject.expert()
     actions: list[str] = []
@@ -310,10 +310,10 @@ def _explore(subject: Subject, task: str) -> tuple[Reset, list[StepResult], list
 
 
 def _effect(result: StepResult) -> tuple[object, ...]:
-    """What may not depend on the number of steps taken before."""
+    """Return the parts of a result that must not depend on the number of steps taken before."""
     ended = (result.terminated, result.success, result.score, result.reward)
     return (result.state_key, result.admissible, result.admissible_actions, *ended)
 
 
 def _unequal(task: str, what: str) -> str:
-    return f"{what} starts task {task!r} otherwise than before; equal task and seed must give equal starts"
+    return f"{what} starts task {task!r} differently than before; equal task and seed must give equal starts"

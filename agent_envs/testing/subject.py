@@ -1,4 +1,4 @@
-"""An environment under test: what it answers is checked, and what it raises becomes a sentence."""
+"""An environment under test, whose answers are checked and whose exceptions become sentences."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _SEED = 7
 
 
 def demand(kept: bool, sentence: str) -> None:
-    """Raise ``AssertionError`` with ``sentence`` unless ``kept``; unlike an assert statement, always."""
+    """Raise ``AssertionError`` with ``sentence`` unless ``kept``; unlike an assert statement, also under ``-O``."""
     if not kept:
         raise AssertionError(sentence)
 
 
 @contextmanager
 def surviving(what: str, asked: str) -> Iterator[None]:
-    """Turn whatever the block raises into ``AssertionError``: ``what`` it was that raised, and what is ``asked``."""
+    """Turn any exception of the block into ``AssertionError`` that says ``what`` raised and what is ``asked`` of it."""
     try:
         yield
     # SystemExit too: engines written as programs call sys.exit.
@@ -48,7 +48,7 @@ def raising(kind: type[EnvError], what: str, why: str) -> Iterator[None]:
 
 
 class Subject:
-    """An instance under test; whatever it answers is checked, and whatever it raises becomes a sentence."""
+    """An instance under test; its answers are checked, and its exceptions become sentences."""
 
     def __init__(self, env: TextEnv) -> None:
         self.env = env
@@ -71,19 +71,19 @@ class Subject:
         return result
 
     def expert(self) -> Expert | None:
-        """The demonstrator of the running episode, if there is one."""
+        """Return the demonstrator of the running episode, if there is one."""
         with surviving("expert()", "it must return None where there is no expert"):
             return self.env.expert()
 
     def advice(self, expert: Expert) -> str:
-        """The action that the demonstrator would take."""
+        """Return the action that the demonstrator would take."""
         with surviving("the expert", "it must know an action while an episode runs"):
             action = expert()
         demand(isinstance(action, str), f"the expert returned a {type(action).__name__}; its actions must be str")
         return action
 
     def play(self, task: str, action: str) -> list[StepResult]:
-        """An episode of nothing but ``action``, to its end or the step limit."""
+        """Play an episode of nothing but ``action``, to its end or the step limit."""
         self.reset(task)
         results: list[StepResult] = []
         while len(results) < self.env.max_steps and not (results and ended(results[-1])):
@@ -92,7 +92,7 @@ class Subject:
 
 
 def ended(result: StepResult) -> bool:
-    """Whether the episode is over."""
+    """Return whether the episode is over."""
     return bool(result.terminated or result.truncated)
 
 
@@ -124,7 +124,7 @@ def _check_info(info: object, method: str) -> None:
 def _check_outcome(result: StepResult) -> None:
     for name in ("terminated", "truncated", "admissible", "success"):
         switch = getattr(result, name)
-        # A bool of numpy will do.
+        # NumPy's bool is accepted too.
         plain = isinstance(switch, bool) or getattr(getattr(switch, "dtype", None), "kind", "") == "b"
         demand(plain, f"step returned {name} as a {type(switch).__name__}; it must be a bool")
     demand(
@@ -143,5 +143,5 @@ def _described(error: BaseException) -> str:
 
 
 def short(action: str) -> str:
-    """``action`` for a sentence."""
+    """Return ``action`` quoted and shortened for a sentence."""
     return repr(action if len(action) <= 40 else f"{action[:40]}...")

@@ -32,7 +32,7 @@ MAX_ACTION_CHARS = 64
 
 @dataclass(frozen=True)
 class Layout:
-    """Where everything starts; all cells differ."""
+    """The starting places of agent and things; all cells differ."""
 
     keys: tuple[Cell, ...]
     chest: Cell
@@ -40,7 +40,7 @@ class Layout:
     start: Cell
 
     def split(self) -> str:
-        """Split that this layout belongs to.
+        """Return the split that this layout belongs to.
 
         The start is left out of the hash, so that no start of one split can be walked to in another.
         """
@@ -51,7 +51,7 @@ class Layout:
 
 @dataclass
 class State:
-    """A layout in play."""
+    """A layout during an episode."""
 
     layout: Layout
     agent: Cell
@@ -136,7 +136,7 @@ class VaultEnv(TextEnv):
         )
 
     def expert(self) -> Expert | None:
-        """Follows a shortest plan from the current state."""
+        """Return an expert that follows a shortest plan from the current state."""
         return self._expert_action
 
     def _expert_action(self) -> str:
@@ -204,7 +204,7 @@ def _apply(state: State, action: str) -> None:
 
 
 def _where(agent: Cell, cell: Cell, held: bool = False) -> str:
-    """Always four words, so that every slot stays at its place in the text."""
+    """Word a direction in exactly four words, so that every slot keeps its place in the text."""
     if held:
         return "held 0 held 0"
     down, right = cell[0] - agent[0], cell[1] - agent[1]
@@ -228,7 +228,10 @@ def _walk_length(cells: Sequence[Cell]) -> int:
 
 
 def _plan(state: State) -> list[tuple[Cell, str]]:
-    """Rooms to visit and what to do in each, in an order of least walking (there are no walls, so that is optimal)."""
+    """Return the rooms to visit and the action in each, in the order with the shortest walk.
+
+    There are no walls, so this plan is optimal.
+    """
     layout = state.layout
     after_keys = []
     if not state.chest_open:
@@ -244,18 +247,18 @@ def _plan(state: State) -> list[tuple[Cell, str]]:
 
 
 def _plan_length(layout: Layout) -> int:
-    """Number of actions of a shortest solution."""
+    """Return the number of actions of a shortest solution."""
     plan = _plan(State(layout, layout.start))
     return len(plan) + _walk_length([layout.start, *(cell for cell, _ in plan)])
 
 
 @lru_cache(maxsize=32)
 def _generate(size: int, keys: int, max_steps: int, split: str, count: int) -> tuple[Layout, ...]:
-    """The first ``count`` different layouts of a split, drawn from one fixed random stream per split."""
+    """Draw the first ``count`` different layouts of a split from one fixed random stream per split."""
     rng = random.Random(f"vault {split} {size} {keys}")
     cells = [(row, column) for row in range(size) for column in range(size)]
     found: dict[Layout, None] = {}
-    # Enough draws to see nearly every layout of a small grid; a large one never comes near the limit.
+    # Enough draws to see nearly every layout of a small grid; a large grid never comes near the limit.
     draws_left = 100 * count + 20 * min(perm(size**2, keys + 3), 20_000)
     while len(found) < count:
         if not draws_left:

@@ -7,8 +7,8 @@ from agent_envs.base import PromptTemplate
 __all__ = ["VAULT_PROMPT"]
 
 VAULT_PROMPT = PromptTemplate(
-    # The first branch is for a model that has to be told the task, the second for one trained on the bare state. Only
-    # settings of the run choose between them, so that the wording stays the same within an episode.
+    # The first branch is for a model that has to be told the task, the second for one trained on the bare state. The
+    # settings of the run alone choose between them, so that the wording stays the same within an episode.
     turn="""\
 {% if think or action_tags %}
 You walk through a square grid of rooms. Collect every key, open the chest in its room once you have them all, \

@@ -1,4 +1,4 @@
-"""WebShop: shopping by text in the official or a made-up catalogue, without Java, Flask or a second Python."""
+"""WebShop: shopping by text in the official or a generated catalogue, without Java, Flask or a second Python."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The interface of the original program's text environment, for replaying what was recorded with it."""
+"""The interface of the original program's text environment, for replaying recordings made with it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class _Memory:
 
 
 class TextShop:
-    """Sessions by name over one shop; as there, a name keeps its goal and steps go on after a purchase.
+    """Sessions by name over one shop; as in the original, a name keeps its goal and steps go on after a purchase.
 
     Args:
         shop: catalogue, goals and nouns.
@@ -85,6 +85,6 @@ class TextShop:
         return " [SEP] ".join(reversed(shown)), outcome.reward, outcome.done, None
 
     def get_available_actions(self) -> dict[str, Any]:
-        """Whether the page has a search bar, and the names that can be clicked on it."""
+        """Return whether the page has a search bar, and the names that can be clicked on it."""
         page = self.session.page
         return {"has_search_bar": page.has_search_bar, "clickables": list(page.targets)}

@@ -1,4 +1,4 @@
-"""The files that WebShop is played with: where they lie, which are there, and how to make some."""
+"""WebShop's files: where they are, which are present, and how to generate some."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _OFFICIAL_FILES: Mapping[str, str] = MappingProxyType(
 
 
 def find_files(data_dir: str | os.PathLike[str] | None, files: FileSet) -> Iterator[str]:
-    """Say of each official file how large it is, where those that lack come from, and which are played.
+    """Yield the size of each official file, where to get missing ones, and which files are used.
 
-    Raises ``CatalogueError`` where none can be played.
+    Raises ``CatalogueError`` if no complete set of files is present.
     """
     given = data_dir or os.environ.get(DATA_VARIABLE)
     if given:
@@ -45,7 +45,7 @@ def find_files(data_dir: str | os.PathLike[str] | None, files: FileSet) -> Itera
 
 
 def _generate(out: Path, on_progress: OnProgress, **values: Any) -> None:
-    # Late: it imports long lists of words.
+    # Imported here, because it imports long lists of words.
     from agent_envs.webshop.generator import generate
 
     generate(out, **values, on_progress=on_progress)

@@ -1,4 +1,4 @@
-"""A shopper that knows which product the goal was made from: searches, pages to it, chooses its options, buys."""
+"""An expert that knows which product the goal was made from: it searches, pages to it, chooses its options and buys."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from agent_envs.webshop.session import Session, parse_action
 __all__ = ["expert_action"]
 
 _NEAR = 3 * RESULTS_PER_PAGE
-"""Search words that list the product no further down than this are good enough."""
+"""Search words are good enough if they list the product no further down than this."""
 _BUTTONS = frozenset(name.lower() for name in (BACK, BUY, NEXT, PREV, SEARCH, *SUB_PAGES))
 
 
 def expert_action(session: Session) -> str:
-    """What the expert does on the session's current page."""
+    """Return the expert's action on the session's current page."""
     goal, page = session.goal, session.page
     if session.product is not None and session.product.asin == goal.asin:
         if BUY.lower() not in page.targets:
@@ -34,9 +34,9 @@ def expert_action(session: Session) -> str:
 
 
 def _words(session: Session) -> tuple[str, int]:
-    """What to search for, and the product's place in that list.
+    """Return the words to search for, and the product's place in the resulting list.
 
-    Words that a reader of the instruction could think of come first, the product's own title after them.
+    Words that a reader of the instruction could think of are tried first, then the product's own title.
     """
     goal = session.goal
     wanted = goal.goal_options.values() if isinstance(goal.goal_options, Mapping) else goal.goal_options
@@ -53,7 +53,7 @@ def _words(session: Session) -> tuple[str, int]:
 
 
 def _place(session: Session, words: str, goal: Goal) -> int | None:
-    # A title may begin with what the shop takes for a command.
+    # A title may begin with text that the shop reads as a command.
     if not words or (words.startswith("<") and not words.startswith("<q> ")):
         return None
     found: Sequence[int] = session.find(words.split(" "))
@@ -61,7 +61,7 @@ def _place(session: Session, words: str, goal: Goal) -> int | None:
 
 
 def _choose(session: Session) -> str | None:
-    """A click on an option that is still wanted; None when nothing more can be done about them."""
+    """Return a click on an option that is still wanted, or None if no more of them can be chosen."""
     wanted = session.goal.goal_options
     wishes = list(wanted.items()) if isinstance(wanted, Mapping) else list(wanted)
     chosen = list(session.options.values())

@@ -1,6 +1,6 @@
 """Approximate comparison of texts: thefuzz 0.19's ``token_set_ratio`` on Python's difflib, and colour names.
 
-Rewards depend on difflib's own way to match, which faster libraries do not reproduce.
+Rewards depend on the way difflib matches, which faster libraries do not reproduce.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ _NO_WORD = re.compile(r"\W")
 
 
 def canonical_colour(value: str | tuple[str, str]) -> str | tuple[str, str]:
-    """The first colour whose name occurs in ``value``, else ``value``.
+    """Return the first colour whose name occurs in ``value``, else ``value``.
 
-    The name may be part of a word ("infrared" is red). Of a (name, value) pair one element must be a colour.
+    The name may be part of a word ("infrared" is red). In a (name, value) pair a whole element must be a colour.
     """
     return next((colour for colour in COLOURS if colour in value), value)
 
 
 @lru_cache(maxsize=1 << 15)
 def token_set_ratio(one: str, other: str) -> int:
-    """Likeness of the two sets of words, 0 to 100; 100 where one contains the other. Argument order matters."""
+    """Return the similarity of the two sets of words, 0 to 100; 100 if one contains the other. Order matters."""
     first, second = _clean(one), _clean(other)
     if not first or not second:
         return 0

@@ -18,7 +18,7 @@ __all__ = ["generate"]
 
 _ID_LETTERS = string.digits + string.ascii_uppercase
 _ID_LENGTH = 8
-# Coprime to the number of ids, so that consecutive numbers get unlike ids and none twice.
+# Coprime to the number of ids, so that consecutive numbers get dissimilar ids and no id occurs twice.
 _ID_STEP = 1_048_583_201_233
 _PROGRESS_STEP = 100
 _SENTENCES = (
@@ -46,13 +46,13 @@ def generate(
     """Write ``products`` products and goals for them to ``root``; older files of the same names are replaced.
 
     A product is a function of the seed and its number, so a larger catalogue begins with a smaller one.
-    ``on_progress`` is called now and then.
+    ``on_progress`` is called from time to time.
 
     Returns:
         Paths of ``items_shuffle.json``, ``items_ins_v2.json`` and ``items_human_ins.json``.
 
     Raises:
-        EnvError: a number of products out of range, or the folder cannot be written.
+        EnvError: the number of products is out of range, or the folder cannot be written.
     """
     most = len(_ID_LETTERS) ** _ID_LENGTH
     if not 1 <= products <= most:
@@ -89,7 +89,7 @@ def generate(
 
 
 def _lines(made: _Made) -> Iterator[str]:
-    """The product's entry for each file; empty for none."""
+    """Yield the product's entry for each file; "" if it has none there."""
     key = json.dumps(made.asin)
     yield json.dumps(made.item, ensure_ascii=False)
     yield f"{key}: {json.dumps(made.about, ensure_ascii=False)}"
@@ -157,7 +157,7 @@ def _sentences(rng: random.Random, name: str, attributes: Sequence[str], count: 
 
 
 def _pricing(rng: random.Random, kind: Kind) -> str | None:
-    """A price, a range, or none, as shops show them."""
+    """Draw a price, a price range or no price, written as shops write them."""
     price = rng.uniform(kind.cheapest, kind.dearest)
     draw = rng.random()
     if draw < 0.1:

@@ -1,4 +1,4 @@
-"""The shop's pages as what a reader sees of them: pieces of text, some of which can be clicked.
+"""The shop's pages as a reader sees them: pieces of text, some of which can be clicked.
 
 Wording, order and quirks are those of the web pages of princeton-nlp/WebShop, which agents are trained on.
 """
@@ -64,7 +64,7 @@ class Piece(NamedTuple):
 
 
 class Target(NamedTuple):
-    """What a click on a name is a click on."""
+    """The thing that a click on a name selects."""
 
     kind: Kind
     option: str = ""
@@ -73,23 +73,23 @@ class Target(NamedTuple):
 
 @dataclass(frozen=True)
 class Page:
-    """One page. ``head`` is what tells the instruction, ``body`` all that follows."""
+    """One page. ``head`` holds the instruction, ``body`` everything after it."""
 
     head: tuple[Piece, ...]
     body: tuple[Piece, ...]
     targets: Mapping[str, Target] = field(default_factory=dict)
-    """By the name to click, in the order in which they are offered."""
+    """Targets by the name to click, in the order in which the page offers them."""
     has_search_bar: bool = False
 
 
 def index_page(instruction: str) -> Page:
-    """Where a session starts."""
+    """Build the page on which a session starts."""
     head = _pieces(["WebShop", "Instruction: ", instruction])
     return _page(head, [Piece(SEARCH, Kind.BUTTON)], has_search_bar=True)
 
 
 def results_page(instruction: str, cards: Sequence[Card], page: int, total: int) -> Page:
-    """One page of a list of ``total`` products; ``cards`` are those on it."""
+    """Build one page of a list of ``total`` products; ``cards`` are those on it."""
     body = [_button(BACK), Piece(f"Page {page} (Total results: {total})")]
     body += [_button(PREV)] * (page > 1) + [_button(NEXT)]
     for asin, title, price_tag in cards:
@@ -98,7 +98,7 @@ def results_page(instruction: str, cards: Sequence[Card], page: int, total: int)
 
 
 def item_page(instruction: str, product: Product, show_attributes: bool) -> Page:
-    """A product with its options."""
+    """Build the page of a product with its options."""
     body = [_button(BACK), _button(PREV)]
     for name, values in product.options.items():
         body += [*_pieces([name]), *_pieces(values, Kind.OPTION)]
@@ -109,7 +109,7 @@ def item_page(instruction: str, product: Product, show_attributes: bool) -> Page
 
 
 def sub_page(instruction: str, product: Product, name: str) -> Page:
-    """More about a product; ``name`` is one of ``SUB_PAGES``. There are never any reviews."""
+    """Build a page with more about a product; ``name`` is one of ``SUB_PAGES``. There are never any reviews."""
     texts: Iterable[str] = ()
     if name == "Description":
         texts = [product.description]
@@ -122,7 +122,7 @@ def sub_page(instruction: str, product: Product, name: str) -> Page:
 
 
 def done_page(asin: str, options: Mapping[str, str], reward: float) -> Page:
-    """The end of a session. The form's fields about the goal are empty, as they are for agents upstream."""
+    """Build the page after a purchase. The form's fields about the goal are empty, as agents see them upstream."""
     chosen = json.dumps(dict(options), sort_keys=True).translate(_ESCAPES)
     texts = ["Thank you for shopping with us!", "Your code: ", "None", " (Paste it in your MTurk interface.)"]
     texts += ["Purchased", "asin", asin, "options", chosen]
@@ -134,14 +134,14 @@ def done_page(asin: str, options: Mapping[str, str], reward: float) -> Page:
 
 
 def segments(pieces: Iterable[Piece]) -> str:
-    """Plain observation text: pieces in one line."""
+    """Return plain observation text: all pieces in one line."""
     return SEPARATOR.join(piece.text.strip() for piece in pieces)
 
 
 def rich_text(pieces: Iterable[Piece], url: str, visited: Collection[str]) -> str:
-    """Observation text that marks what can be clicked and what has been.
+    """Return observation text that marks what can be clicked and what has been.
 
-    An option counts as clicked where its value stands in double quotes in the URL, whatever put it there.
+    An option counts as clicked if its value occurs in double quotes in the URL, for whatever reason.
     """
     clicked, lines = "", []
     for text, kind in pieces:
@@ -169,7 +169,7 @@ def _button(text: str) -> Piece:
 
 
 def _pieces(texts: Iterable[str], kind: Kind = Kind.TEXT) -> tuple[Piece, ...]:
-    """Pieces that an HTML parser makes of these texts: blank ones shrink to one character or vanish."""
+    """Make the pieces that an HTML parser makes of these texts: blank ones shrink to one character or vanish."""
     pieces = []
     for text in texts:
         if text.strip(_HTML_SPACES):
@@ -187,7 +187,7 @@ def _page(
 ) -> Page:
     targets = {piece.text.lower(): Target(piece.kind) for piece in body if piece.kind is Kind.BUTTON}
     targets.update({piece.text.lower(): Target(piece.kind) for piece in body if piece.kind is Kind.LINK})
-    # Of equal values the last option's wins, in the place of the first.
+    # If several options have equal values, the last one wins and takes the place of the first.
     for name, values in (options or {}).items():
         for value in values:
             targets[value] = Target(Kind.OPTION, name)

@@ -1,4 +1,4 @@
-"""What a purchase is worth: type of product, attributes, options and price, as WebShop (arXiv 2207.01206) scores it."""
+"""The score of a purchase by product type, attributes, options and price, as in WebShop (arXiv 2207.01206)."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from agent_envs.webshop.products import Product
 __all__ = ["Breakdown", "options_met", "purchase_reward"]
 
 _LIKE = 85
-"""Texts more alike than this count as the same."""
+"""Texts more similar than this count as equal."""
 
 
 class Breakdown(TypedDict, total=False):
-    """Parts of a reward; ``r_option`` and ``w_option`` only where the goal asks for options."""
+    """Parts of a reward; ``r_option`` and ``w_option`` are present only if the goal asks for options."""
 
     r_type: float
     r_att: float
@@ -34,7 +34,7 @@ class Breakdown(TypedDict, total=False):
 def purchase_reward(
     product: Product, goal: Goal, price: float, options: Mapping[str, str], nouns: NounFinder
 ) -> tuple[float, Breakdown]:
-    """Reward in [0, 1] of buying ``product`` at ``price`` US dollars with ``options``, and how it comes about."""
+    """Return the reward in [0, 1] for buying ``product`` at ``price`` US dollars with ``options``, and its parts."""
     wanted = goal.goal_options
     pairs: Collection[str | tuple[str, str]] = wanted.items() if isinstance(wanted, Mapping) else wanted
     attributes = sum(_has_attribute(product, attribute) for attribute in goal.attributes)
@@ -57,7 +57,7 @@ def _type_reward(product: Product, goal: Goal, nouns: NounFinder) -> Breakdown:
     query_match = product.query == goal.query
     category_match = len(_levels(product.product_category) & _levels(goal.product_category)) >= 2
     wanted = nouns(goal.name)
-    # Repeats count below the line only, so even the goal's own product may score less than 1.
+    # Repeated words count only in the denominator, so even the goal's own product may score less than 1.
     title_score = len(set(nouns(product.title)) & set(wanted)) / len(wanted) if wanted else 0.2
     r_type = 1.0 if query_match or category_match or title_score > 0.2 else 0.5
     if title_score < 0.1:
@@ -86,7 +86,7 @@ def _has_attribute(product: Product, attribute: str) -> bool:
 
 
 def options_met(chosen: Sequence[str], wanted: Collection[str | tuple[str, str]]) -> int:
-    """How many of the wanted options some chosen value satisfies; one value may satisfy several."""
+    """Count the wanted options that some chosen value satisfies; one value may satisfy several."""
     values = [str(canonical_colour(value)) for value in chosen]
     # A synthetic goal's (name, value) pair is compared as Python prints it.
     targets = [str(canonical_colour(target)) for target in wanted]

@@ -1,7 +1,7 @@
-"""One shopper's way through the shop: actions in, pages and the reward out.
+"""A session in the shop, which turns a shopper's actions into pages and a reward.
 
 Routing follows the original program, including that it looks for page names anywhere in its URLs, so that search
-words can misroute a click. Where it would crash, the action changes nothing.
+words can misroute a click. An action that would crash it changes nothing.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class _NoEffect(Exception):
 
 @dataclass(frozen=True)
 class Shop:
-    """What all sessions share."""
+    """The parts that all sessions share."""
 
     book: GoalBook
     nouns: NounFinder
@@ -78,10 +78,10 @@ class Outcome:
 
 
 def parse_action(action: str) -> tuple[str, str] | None:
-    """Name and argument of ``name[argument]``, None if it has not this form.
+    """Return name and argument of ``name[argument]``, or None if the action does not have this form.
 
     Only the first line counts; the argument begins after the last "[" that leaves room for one and ends before the
-    last "]". Linear in the length of the action.
+    last "]". Takes linear time in the length of the action.
     """
     line = action.split("\n", 1)[0]
     end = line.rfind("]")
@@ -92,7 +92,7 @@ def parse_action(action: str) -> tuple[str, str] | None:
 class Session:
     """A shopper with a goal.
 
-    ``rng`` is drawn from by searches for random products ("<r>") only.
+    Only searches for random products ("<r>") draw from ``rng``.
     """
 
     def __init__(self, shop: Shop, name: str, goal: Goal, rng: random.Random) -> None:
@@ -105,7 +105,7 @@ class Session:
         self.reset()
 
     def reset(self) -> None:
-        """Back to the start, forgetting what was seen and chosen; the goal stays."""
+        """Go back to the start and forget what was seen and chosen; the goal stays."""
         self.keywords: list[str] | None = None
         self.page_number: int | None = None
         self.product: Product | None = None
@@ -133,15 +133,15 @@ class Session:
         return Outcome()
 
     def observation(self, mode: ObservationMode = "text") -> str:
-        """The whole current page."""
+        """Return the text of the whole current page."""
         return self.url if mode == "url" else self.show((*self.page.head, *self.page.body), mode)
 
     def show(self, pieces: Sequence[Piece], mode: ObservationMode) -> str:
-        """Pieces of the current page as text."""
+        """Return pieces of the current page as text."""
         return segments(pieces) if mode == "text" else rich_text(pieces, self.url, self.visited)
 
     def find(self, keywords: Sequence[str]) -> Sequence[int]:
-        """Numbers of the products that a search for these words lists."""
+        """Return the numbers of the products that a search for these words lists."""
         catalogue = self._shop.catalogue
         first = keywords[0]
         if first == "<r>":

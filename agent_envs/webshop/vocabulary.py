@@ -1,4 +1,4 @@
-"""Words of the made-up catalogue: kinds of product with what they are called, made of, offered in and sold for."""
+"""Words of the generated catalogue: kinds of product with their names, attributes, options and prices."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["BRANDS", "CHOICES", "EXTRAS", "KINDS", "STYLES", "Kind"]
 class Kind:
     """A kind of product.
 
-    ``names`` are what titles call it, ``query`` what instructions call it; prices in US dollars.
+    Titles use one of ``names``, instructions use ``query``; prices are in US dollars.
     """
 
     category: str
@@ -21,7 +21,7 @@ class Kind:
     names: tuple[str, ...]
     attributes: tuple[str, ...]
     choices: Mapping[str, str]
-    """Option name -> which list of ``CHOICES`` its values come from."""
+    """Option name -> name of the list in ``CHOICES`` that its values come from."""
     cheapest: float
     dearest: float
 

@@ -1,4 +1,4 @@
-"""The pool's end of one worker's socket: requests out in batches, replies matched to them, and the clock on both."""
+"""The pool's end of one worker's socket, which sends requests in batches, matches replies to them and times both."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ class Call(NamedTuple):
 
     operation: str
     timeout: float
-    """Seconds it may take once the worker has come to it."""
+    """Seconds it may take once the worker has started on it."""
     future: asyncio.Future[Any]
 
 
 class Channel:
     """One worker as the pool sees it.
 
-    A worker takes its requests in order, so only the oldest unanswered one is running and only it can be late:
-    ``on_late(channel, call)`` is called then, once.
+    A worker takes its requests in order, so only the oldest unanswered one is running and only that one can be late.
+    ``on_late(channel, call)`` is then called once.
     """
 
     def __init__(self, number: int, connection: socket.socket, on_late: Callable[[Channel, Call], None]) -> None:
         self.number = number
         self.sessions: set[Session] = set()
         self.idle: list[int] = []
-        """Instances without a session."""
+        """Instances that no session uses."""
         self._connection = connection
         self._on_late = on_late
         self._loop = asyncio.get_running_loop()
@@ -48,13 +48,13 @@ class Channel:
         self._timer: asyncio.TimerHandle | None = None
         self._outbox = bytearray()
         self._sending = False
-        """Whether a call of ``_send`` is on its way."""
+        """Whether a call of ``_send`` is scheduled."""
         self._blocked = False
         """Whether that call waits for room in the socket."""
         self._loop.add_reader(connection, self._receive)
 
     def call(self, operation: str, instance: int, arguments: tuple[Any, ...], timeout: float) -> asyncio.Future[Any]:
-        """Send a request. The future raises ``EnvFault`` (the instance is lost) or ``UnknownTask`` (it is not)."""
+        """Send a request. The future raises ``EnvFault`` if the instance is lost, ``UnknownTask`` if it is usable."""
         future: asyncio.Future[Any] = self._loop.create_future()
         now = self._loop.time()
         if not self._calls:
@@ -64,11 +64,11 @@ class Channel:
         request = pickle.dumps((operation, instance, *arguments), pickle.HIGHEST_PROTOCOL)
         self._outbox += frame(self._call_count, OK, request)
         if not self._sending:
-            # Once per turn of the event loop: what its tasks ask of this worker goes out in one write.
+            # Sent once per turn of the event loop, so that all requests of that turn go out in one write.
             self._sending = True
             self._loop.call_soon(self._send)
         if self._timer is not None and self._timer.when() > now + timeout:
-            # Set for a request that may take longer than this one.
+            # The timer is set for a request that may take longer than this one.
             self._timer.cancel()
             self._timer = None
         if self._timer is None:
@@ -76,7 +76,7 @@ class Channel:
         return future
 
     def close(self, message: str) -> None:
-        """Take what the worker has still said, then fail everything that waits for it with ``message``."""
+        """Read the replies that have already arrived, then fail every unanswered call with ``message``."""
         self._receive()
         self._hang_up()
         self._connection.close()
@@ -95,7 +95,7 @@ class Channel:
         except BlockingIOError:
             sent = 0
         except OSError:
-            # The worker died; the fork server reports it, and that ends the calls.
+            # The worker died; the calls end when the fork server reports it.
             sent = len(self._outbox)
         del self._outbox[:sent]
         self._sending = bool(self._outbox)
@@ -128,7 +128,7 @@ class Channel:
 
     def _settle(self, future: asyncio.Future[Any], kind: int, payload: bytes) -> None:
         if future.done():
-            return  # Whoever asked was cancelled.
+            return  # The caller was cancelled.
         try:
             content = pickle.loads(payload)
         except Exception as error:
@@ -142,14 +142,14 @@ class Channel:
             future.set_exception(UnknownTask(content))
 
     def _watch(self) -> None:
-        """Look at the clock again when the running request is due, or sooner where a queued one has less time."""
+        """Check the time again when the running request is due, or sooner if a queued one has less time."""
         due = self._running_since + next(iter(self._calls.values())).timeout
         shortest = self._loop.time() + min(call.timeout for call in self._calls.values())
         self._timer = self._loop.call_at(min(due, shortest), self._check_clock)
 
     def _check_clock(self) -> None:
         self._timer = None
-        # An event loop that was busy elsewhere must not be taken for a worker that hangs: first read what is there.
+        # Replies are read first, so that an event loop that was busy elsewhere is not mistaken for a hanging worker.
         self._receive()
         if not self._calls:
             return

@@ -1,4 +1,4 @@
-"""The pool's side of its fork server: start it, ask it for workers, hear of their ends."""
+"""The pool's side of its fork server: it starts the server, asks it for workers and learns when they end."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ __all__ = ["Launcher"]
 
 
 class Launcher:
-    """One fork server. ``on_exit(number, exit_code)`` tells of a worker's end, ``on_lost()`` of the server's own.
+    """One fork server. It calls ``on_exit(number, exit_code)`` when a worker ends, ``on_lost()`` when the server does.
 
-    The server ends when its pool's process, or the thread that started it, does: start it in the event loop's thread.
+    The server ends with its pool's process or with the thread that started it, so start it in the event loop's thread.
     """
 
     def __init__(self, on_exit: Callable[[int, int], None], on_lost: Callable[[], None]) -> None:
@@ -34,19 +34,19 @@ class Launcher:
 
     @property
     def pids(self) -> list[int]:
-        """Process ids of the server and its workers, for people and tests."""
+        """Process ids of the server and its workers, for users and tests."""
         return [self._process.pid, *self._pids.values()] if self._process is not None else []
 
     async def start(self, spec: EnvSpec, timeout: float) -> None:
-        """Start the server and wait until the environment is loaded. Raises ``EnvError`` where that fails."""
+        """Start the server and wait until the environment is loaded. Raises ``EnvError`` if that fails."""
         loop = asyncio.get_running_loop()
         message = pickle.dumps(spec)
         if len(message) > CONTROL_LIMIT:
             raise EnvError(
                 f"The options of environment {spec.name!r} take {len(message)} bytes, more than the {CONTROL_LIMIT} "
-                "that are sent to a worker; pass large data as a path."
+                "that can be sent to a worker; pass large data as a path."
             )
-        # So that the server finds the modules this process finds, however its sys.path came about.
+        # The server gets this process's sys.path, so that both find the same modules.
         path = [os.path.abspath(entry) for entry in sys.path]
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
@@ -58,7 +58,7 @@ class Launcher:
                 [sys.executable, "-c", code],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                # Out of the terminal's foreground group, so that Ctrl-C does not reach it even while it starts.
+                # Outside the terminal's foreground group, so that Ctrl-C does not reach it even while it starts.
                 start_new_session=True,
             )
         self._control.setblocking(False)
@@ -70,17 +70,17 @@ class Launcher:
         except TimeoutError:
             self.kill()
             raise EnvError(
-                f"Environment {spec.name!r} was not loaded within {timeout:g} s; give its import and preload less to "
-                "do, or its data a faster disk."
+                f"Environment {spec.name!r} was not loaded within {timeout:g} s; make its import and preload do less, "
+                "or put its data on a faster disk."
             ) from None
         except BaseException:
             self.kill()
             raise
 
     def spawn(self, number: int) -> socket.socket:
-        """Ask for a worker; requests may be sent to the returned socket at once."""
+        """Ask for a worker. Requests may be sent to the returned socket at once."""
         if self._control is None:
-            raise EnvError("No worker process could be started: the fork server does not run.")
+            raise EnvError("No worker process could be started: the fork server is not running.")
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         try:
@@ -88,11 +88,11 @@ class Launcher:
                 socket.send_fds(self._control, [pickle.dumps(("spawn", number))], [theirs.fileno()])
         except OSError as error:
             ours.close()
-            raise EnvError(f"No worker process could be started, the fork server does not answer: {error}") from error
+            raise EnvError(f"No worker process could be started: the fork server does not answer: {error}") from error
         return ours
 
     def kill_worker(self, number: int) -> None:
-        """Kill a worker, hung or not; nothing happens if it has ended."""
+        """Kill a worker, hung or not; do nothing if it has ended."""
         if self._control is None:
             return
         # A server that cannot be reached is dead, and so are its workers.
@@ -100,7 +100,7 @@ class Launcher:
             self._control.send(pickle.dumps(("kill", number)))
 
     def kill(self) -> None:
-        """End the server and with it all workers, at once."""
+        """End the server and all its workers at once."""
         if self._control is not None:
             asyncio.get_running_loop().remove_reader(self._control)
             self._control.close()

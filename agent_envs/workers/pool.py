@@ -1,4 +1,4 @@
-"""Many environment instances in a few worker processes, for one event loop."""
+"""Many environment instances in a few worker processes, used from one event loop."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Answer = TypeVar("Answer")
 RESET_TIMEOUT_S = 120.0
 STEP_TIMEOUT_S = 60.0
 CLOSE_GRACE_S = 5.0
-"""How long workers may take to close their environments before they are killed."""
+"""Time that workers get to close their environments before they are killed."""
 
 
 @dataclass
@@ -34,7 +34,7 @@ class PoolStats:
     resets: int = 0
     steps: int = 0
     faults: int = 0
-    """Sessions that lost their environment, for whatever reason."""
+    """Sessions that lost their environment, for any reason."""
     timeouts: int = 0
     restarts: int = 0
     """Workers that died or were killed; each is replaced when it is next needed."""
@@ -43,8 +43,8 @@ class PoolStats:
 class EnvPool:
     """Instances of environment ``name`` in ``size`` worker processes.
 
-    A session has one instance to itself; a worker runs the sessions it holds in turns, on one thread. Instances are
-    made on demand and reused. Everything happens in the event loop (and its thread) of the first call.
+    A session has one instance to itself; a worker runs its sessions in turn, on one thread. Instances are made on
+    demand and reused. Everything happens in the event loop (and its thread) of the first call.
 
     Args:
         name, options: what ``agent_envs.make`` takes.
@@ -52,9 +52,9 @@ class EnvPool:
         plugins: loaded in the workers before ``name`` is looked up.
         max_steps: as ``agent_envs.make`` takes it.
         reset_timeout: seconds for a reset, for making an instance, listing tasks or asking the expert.
-        step_timeout: seconds for a step. A worker that exceeds either is killed, with all sessions it holds.
-        start_timeout: seconds to import the environment and run its ``preload(**options)``; what that loads is
-            shared by all workers.
+        step_timeout: seconds for a step. A worker that exceeds either is killed, with all its sessions.
+        start_timeout: seconds to import the environment and run its ``preload(**options)``; all workers share what
+            that loads.
 
     Raises:
         ValueError: ``size`` or a timeout is out of range, or the options hold another ``max_steps``.
@@ -109,13 +109,13 @@ class EnvPool:
         return self._launcher.pids
 
     def stats(self) -> dict[str, int]:
-        """The counters of ``PoolStats`` by name."""
+        """Return the counters of ``PoolStats`` by name."""
         return asdict(self._stats)
 
     async def start(self) -> None:
-        """Load the environment; the other calls do this where it was not done.
+        """Load the environment; the other calls do this if it has not been done.
 
-        Raises ``EnvError`` if that fails: ``EnvFault``, with the traceback, where the environment is the reason.
+        Raises ``EnvError`` if that fails; it is an ``EnvFault``, with the traceback, if the environment is the cause.
         """
         loop = asyncio.get_running_loop()
         if self._closed:
@@ -128,7 +128,7 @@ class EnvPool:
             self._starting = loop.create_task(self._launcher.start(self._spec, self._start_timeout))
         starting = self._starting
         try:
-            # Shielded: the start is everyone's, the wait is the caller's alone.
+            # Shielded, because all callers share the start; cancelling one ends only its own wait.
             await asyncio.shield(starting)
         except asyncio.CancelledError:
             if not self._closed:
@@ -141,9 +141,9 @@ class EnvPool:
             raise EnvError("The environment pool was closed while it started.")
 
     async def open(self) -> Session:
-        """A session with an instance of its own.
+        """Open a session with an instance of its own.
 
-        Raises ``EnvFault`` if the instance cannot be made; ``UnknownTask`` if its constructor raises that.
+        Raises ``EnvFault`` if the instance cannot be made, or ``UnknownTask`` if its constructor raises that.
         """
         await self.start()
         if len(self._channels) < self._size:
@@ -158,16 +158,16 @@ class EnvPool:
             try:
                 await session._call("make", self._slow_timeout)
             except BaseException:
-                # Whether the constructor was cancelled or refused, what it left is not for reuse.
+                # The constructor was cancelled or failed, so the instance is not reused.
                 session._abandoned = True
                 await session.close()
                 raise
         return session
 
     async def tasks(self, split: str) -> Sequence[str]:
-        """Task ids of a split. Raises ``UnknownTask`` for a split the environment does not have.
+        """Return the task ids of a split. Raises ``UnknownTask`` for a split that the environment does not have.
 
-        A sequence that makes its names when asked stays one, where it can be pickled; all others become tuples.
+        A sequence that makes its ids on demand stays one if it can be pickled; all others become tuples.
         """
         if split not in self._tasks:
             session = await self.open()
@@ -176,7 +176,7 @@ class EnvPool:
                 try:
                     self._tasks[split] = pickle.loads(packed)
                 except Exception:
-                    # Of a class that only the workers can import, such as one in a plugin that is not loaded here.
+                    # Only the workers can import its class, for example from a plugin that is not loaded here.
                     packed = await session._call("tasks", self._slow_timeout, split, True)
                     self._tasks[split] = pickle.loads(packed)
             finally:
@@ -189,15 +189,15 @@ class EnvPool:
         *arguments: *Arguments,
         timeout: float | None = None,
     ) -> Answer:
-        """What ``function(make, *arguments)`` returns in a worker process, where ``make()`` is a new instance.
+        """Return the result of ``function(make, *arguments)`` in a worker process, where ``make()`` is a new instance.
 
-        The function is one that the worker can import. It may take ``timeout`` seconds, by default as long as a reset.
-        Raises ``EnvFault``.
+        The worker has to be able to import the function, which may take ``timeout`` seconds, by default as long as a
+        reset. Raises ``EnvFault``.
         """
         session = await self.open()
         try:
             seconds = self._slow_timeout if timeout is None else timeout
-            # Packed by itself, so that one the worker cannot import is a fault and not the worker's end.
+            # Pickled separately, so that a function that the worker cannot import is a fault and the worker goes on.
             answer: Answer = await session._call("inspection", seconds, pickle.dumps((function, arguments)))
         finally:
             await session.close()
@@ -217,7 +217,7 @@ class EnvPool:
             if self._channels:
                 await asyncio.wait_for(self._all_exited.wait(), CLOSE_GRACE_S)
         except TimeoutError:
-            pass  # A worker hangs; the kill below does not ask it.
+            pass  # A worker hangs; it is killed below.
         finally:
             self._launcher.kill()
             self._channels.clear()
@@ -251,7 +251,7 @@ class EnvPool:
             self._replace(channel, f"the fork server of environment {self._spec.name!r} died and its workers with it")
 
     def _replace(self, channel: Channel, message: str) -> None:
-        """Forget a worker; ``open`` starts another in its place."""
+        """Remove a worker; ``open`` starts another in its place."""
         del self._channels[channel.number]
         self._stats.restarts += 1
         self._lose_sessions(channel, message)
@@ -263,10 +263,10 @@ class EnvPool:
 
 
 class Session:
-    """One environment instance, lent out by ``EnvPool.open``; for any number of episodes, one at a time.
+    """One environment instance, lent out by ``EnvPool.open`` for any number of episodes, one at a time.
 
-    Every method raises ``EnvFault`` when the instance is lost: it raised, its worker died or was too slow. The session
-    is of no use then; open another.
+    Every method raises ``EnvFault`` when the instance is lost because it raised an exception or its worker died or was
+    too slow. The session cannot be used after that; open another.
     """
 
     def __init__(self, pool: EnvPool, channel: Channel, instance: int) -> None:
@@ -276,15 +276,15 @@ class Session:
         self._fault: EnvFault | None = None
         self._closed = False
         self._abandoned = False
-        """A call was cancelled, so the instance may still be at it; or the instance was never finished."""
+        """Whether a call was cancelled, so that the instance may still be busy, or the instance was never finished."""
 
     async def max_steps(self) -> int:
-        """The environment's step limit."""
+        """Return the environment's step limit."""
         limit: int = await self._call("max_steps", self._pool._slow_timeout)
         return limit
 
     async def splits(self) -> tuple[str, ...]:
-        """The splits that the instance has."""
+        """Return the splits of the instance."""
         splits: tuple[str, ...] = await self._call("splits", self._pool._slow_timeout)
         return splits
 
@@ -301,14 +301,14 @@ class Session:
         return result
 
     async def expert_action(self) -> str:
-        """The expert's action for the current state. Raises ``EnvError`` if the environment has no expert."""
+        """Return the expert's action for the current state. Raises ``EnvError`` if the environment has no expert."""
         action: str | None = await self._call("expert", self._pool._slow_timeout)
         if action is None:
             raise EnvError(f"Environment {self._pool._spec.name!r} has no expert.")
         return action
 
     async def close(self) -> None:
-        """Hand the instance back for reuse. Closing twice, or after a fault, does nothing."""
+        """Return the instance to the pool for reuse. Closing twice, or after a fault, does nothing."""
         if self._closed:
             return
         self._closed = True
@@ -317,7 +317,7 @@ class Session:
             return
         if self._abandoned:
             drop = self._channel.call("drop", self._instance, (), self._pool._slow_timeout)
-            # Nobody waits for it; a worker that dies meanwhile has dropped it too.
+            # Nobody waits for the reply; a worker that dies meanwhile has dropped the instance too.
             drop.add_done_callback(lambda future: future.cancelled() or future.exception())
         else:
             self._channel.idle.append(self._instance)

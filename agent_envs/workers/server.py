@@ -1,8 +1,8 @@
 """The fork server of one pool: a small process that loads the environment once and forks a worker per request.
 
-Its own interpreter, started clean, so neither it nor its workers hold the trainer's modules, threads or locks, and the
-trainer's ``__main__`` never runs again. ``multiprocessing``'s fork server is one for the whole process, imports
-``__main__``, and stays alive as long as a single worker hangs; that is why it is not used here. Linux only.
+It runs in a clean interpreter of its own, so neither it nor its workers hold the trainer's modules, threads or locks,
+and the trainer's ``__main__`` is never run again. The fork server of ``multiprocessing`` is not used because there is
+only one for the whole process, it imports ``__main__``, and it stays alive as long as a single worker hangs. Linux only.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ __all__ = ["main"]
 PR_SET_PDEATHSIG = 1
 _REASON_CHARS = 4000
 _TRACEBACK_CHARS = 8000
-"""How much of either is told; together they stay below ``CONTROL_LIMIT``."""
+"""Characters of each that are sent; together they stay below ``CONTROL_LIMIT``."""
 
 
 def main(control_fd: int, parent: int) -> None:
-    """Serve the pool in process ``parent`` over a socket of whole messages until that socket closes.
+    """Serve the pool in process ``parent`` over a message socket until that socket closes.
 
-    In: an ``EnvSpec``, then ``("spawn", number)`` with the worker's socket attached, or ``("kill", number)``.
-    Out: ``("ready",)`` or ``("failed", *arguments of EnvFault)``; then ``("spawned", number, pid)`` and
+    It receives an ``EnvSpec``, then ``("spawn", number)`` with the worker's socket attached, or ``("kill", number)``.
+    It sends ``("ready",)`` or ``("failed", *arguments of EnvFault)``, then ``("spawned", number, pid)`` and
     ``("exited", number, exit code)``.
     """
     _die_with(parent)
-    # Ctrl-C is the trainer's to handle; children inherit this.
+    # The trainer handles Ctrl-C; children inherit this setting.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Engines that print must not end up in the output of a command.
+    # What engines print must not end up in the output of a command.
     os.dup2(2, 1)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # Workers end without a last flush: each line goes out when it is printed.
+        # Workers end without a last flush, so each line is flushed when it is printed.
         sys.stdout.reconfigure(line_buffering=True)
     control = socket.socket(fileno=control_fd)
     spec: EnvSpec = pickle.loads(control.recv(CONTROL_LIMIT))
@@ -57,7 +57,7 @@ def main(control_fd: int, parent: int) -> None:
         details = traceback.format_exc()
         control.send(pickle.dumps(("failed", reason[:_REASON_CHARS], details[-_TRACEBACK_CHARS:], refused)))
         return
-    # Collector marks would copy the pages that workers share with this process.
+    # The garbage collector's marks would copy the pages that workers share with this process.
     gc.collect()
     gc.freeze()
     control.send(pickle.dumps(("ready",)))
@@ -80,7 +80,7 @@ class _Server:
         self._pid = os.getpid()
         self._selector = selectors.DefaultSelector()
         self._pidfds: dict[int, int] = {}
-        """Worker number -> descriptor of its process: readable at its end, and free of reused process ids."""
+        """Worker number -> descriptor of its process: readable once it ends, and safe when process ids are reused."""
 
     def run(self) -> None:
         self._selector.register(self._control, selectors.EVENT_READ)
@@ -93,7 +93,7 @@ class _Server:
                     else:
                         self._report(number=key.data)
         except (BrokenPipeError, ConnectionResetError):
-            return  # The pool is gone, and the workers go with this process.
+            return  # The pool is gone, and the workers end with this process.
 
     def _obey(self) -> bool:
         message, descriptors, _, _ = socket.recv_fds(self._control, CONTROL_LIMIT, 1)
@@ -129,7 +129,7 @@ class _Server:
         except BaseException:
             traceback.print_exc()
         finally:
-            # Never back into the server's loop, whatever happened.
+            # A worker must never return into the server's loop.
             os._exit(status)
 
     def _report(self, number: int) -> None:
@@ -143,7 +143,7 @@ class _Server:
 
 
 def _die_with(parent: int) -> None:
-    """Have the kernel kill this process when ``parent`` ends, however it ends and whatever this process is doing."""
+    """Have the kernel kill this process when ``parent`` ends for any reason, even if this process is busy."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")

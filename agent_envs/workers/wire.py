@@ -1,4 +1,4 @@
-"""What the pool and its processes say to each other: framed, pickled messages over Unix sockets."""
+"""Messages between the pool and its processes: framed and pickled, over Unix sockets."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ OK, FAULT, UNKNOWN_TASK = range(3)
 """Kinds of a worker's reply; a request is sent as ``OK``."""
 
 READ_SIZE = 1 << 18
-"""Bytes asked of a worker's socket at a time."""
+"""Bytes requested from a worker's socket at a time."""
 CONTROL_LIMIT = 1 << 16
-"""Largest message, in bytes, between the pool and its fork server; kept whole by the socket type."""
+"""Largest message, in bytes, between the pool and its fork server; the socket type delivers messages whole."""
 
 _HEADER = struct.Struct("!IQB")
 
@@ -41,7 +41,7 @@ class EnvSpec:
 
 
 def frame(number: int, kind: int, payload: bytes) -> bytes:
-    """One message: ``number`` ties a reply to its request."""
+    """Build one message; ``number`` matches a reply to its request."""
     return _HEADER.pack(len(payload), number, kind) + payload
 
 
@@ -52,7 +52,7 @@ class FrameReader:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[tuple[int, int, bytes]]:
-        """Number, kind and payload of every message complete after ``data``."""
+        """Yield number, kind and payload of every message that ``data`` completes."""
         self._buffer += data
         messages = []
         start = 0

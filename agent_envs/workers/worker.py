@@ -1,4 +1,4 @@
-"""The loop of one worker process: takes requests for its environment instances in order, one thread, no waiting."""
+"""The loop of one worker process, which answers requests for its environment instances in order on one thread."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from agent_envs.workers.wire import FAULT, OK, READ_SIZE, UNKNOWN_TASK, EnvSpec,
 __all__ = ["serve"]
 
 FLUSH_S = 0.001
-"""Replies of fast environments travel together, those of slow ones at once."""
+"""Seconds after which collected replies are sent, so that those of fast environments travel together."""
 
 
 def serve(connection: socket.socket, spec: EnvSpec) -> None:
@@ -39,7 +39,7 @@ def serve(connection: socket.socket, spec: EnvSpec) -> None:
             connection.sendall(replies)
             replies.clear()
     except (BrokenPipeError, ConnectionResetError):
-        pass  # The pool let go of this worker while a reply was under way.
+        pass  # The pool closed its end while a reply was on its way.
     worker.close()
 
 
@@ -52,7 +52,7 @@ class _Worker:
         self._experts: dict[int, Expert | None] = {}
 
     def answer(self, request: bytes) -> tuple[int, bytes]:
-        """Kind and payload of the reply to one request. An instance that raised is not used again."""
+        """Return kind and payload of the reply to one request. An instance that raised is not used again."""
         operation, instance, *arguments = pickle.loads(request)
         try:
             return OK, pickle.dumps(self._perform(operation, instance, arguments), pickle.HIGHEST_PROTOCOL)
@@ -104,15 +104,15 @@ class _Worker:
         self._experts.pop(instance, None)
         env = self._envs.pop(instance, None)
         if env is not None:
-            # Nobody uses the instance any more; what it raised before, if anything, is what the caller hears of.
+            # The instance is not used again; if it raised an exception before, the caller gets that one.
             with contextlib.suppress(Exception):
                 env.close()
 
 
 def _packed(tasks: Sequence[str], spelled_out: bool) -> bytes:
-    """``tasks`` as a pickle: a sequence that makes its names when asked travels as it is where it can."""
+    """Pickle ``tasks``; a sequence that makes its ids on demand stays one if it can be pickled."""
     if not spelled_out and not isinstance(tasks, list | tuple):
-        # Whatever keeps it from being pickled, its names can be.
+        # The sequence cannot be pickled, but its ids can.
         with contextlib.suppress(Exception):
             return pickle.dumps(tasks, pickle.HIGHEST_PROTOCOL)
     return pickle.dumps(tuple(tasks), pickle.HIGHEST_PROTOCOL)

@@ -229,11 +229,11 @@ def starting(**changes: object) -> Callable[[], TextEnv]:
         (Welcoming, r"tasks\('no such split'\) raised nothing; it must raise UnknownTask, since"),
         (Undeclared, r"tasks\('valid'\) raised nothing; it must raise UnknownTask, since 'valid' is not among its"),
         (Overstated, r"tasks\('dev'\) raised UnknownTask, though 'dev' is among its splits"),
-        (Random, "reset in the middle of an episode starts task 'vault-train-0' otherwise than before; equal task"),
-        (Moody, r"step 1 of task 'vault-train-0', 'go \w+', gives other results in another instance"),
+        (Random, "reset in the middle of an episode starts task 'vault-train-0' differently than before; equal task"),
+        (Moody, r"step 1 of task 'vault-train-0', 'go \w+', gives different results in another instance"),
         (Permissive, "action 'no such action' has admissible=True, though nothing like it is listed"),
         (Undying, "step before the first reset raised nothing; it must raise EnvError, since no episode runs"),
-        (OneShot, "reset after the end of an episode starts task 'vault-train-0' otherwise than before"),
+        (OneShot, "reset after the end of an episode starts task 'vault-train-0' differently than before"),
         (
             Fragile,
             r"step\('九.*'\) raised UnicodeError: what is that; while an episode runs it must survive",
@@ -266,7 +266,7 @@ def test_a_breach_is_a_sentence(make: Callable[[], TextEnv], sentence: str) -> N
 
 
 def test_a_split_that_is_not_there_is_a_breach() -> None:
-    with pytest.raises(AssertionError, match=r"its splits \(train, valid, test\) do not hold 'dev'"):
+    with pytest.raises(AssertionError, match=r"its splits \(train, valid, test\) do not include 'dev'"):
         check_env(VaultEnv, "dev")
 
 

@@ -339,7 +339,7 @@ def test_splits_are_the_instances_own() -> None:
 
 
 def test_a_slow_start_ends_in_one_sentence() -> None:
-    with pytest.raises(EnvError, match=r"was not loaded within 0\.001 s; give its import and preload less to do"):
+    with pytest.raises(EnvError, match=r"was not loaded within 0\.001 s; make its import and preload do less"):
         with_pool(EnvPool.start, probe_pool(start_timeout=0.001))
 
 
