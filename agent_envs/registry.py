@@ -36,15 +36,11 @@ __all__ = [
 EnvClass = TypeVar("EnvClass", bound=type[TextEnv])
 
 _LIMIT = "max_steps"
-<<<<<<< HEAD
+"""The option that every environment has; ``make`` wraps those whose class lacks it in a ``StepLimit``."""
 _PLAIN: Mapping[Any, str] = {
     bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "nothing"
 }  # fmt: skip
 """Types of options that are checked, and how an error names them."""
-"""The option that every environment has: ``make`` limits those from outside whose class lacks it."""
-=======
-"""The option that every environment has; ``make`` wraps those whose class lacks it in a ``StepLimit``."""
->>>>>>> prose
 
 
 def _built_in() -> dict[str, type[TextEnv] | str]:
