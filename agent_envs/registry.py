@@ -18,6 +18,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 from agent_envs.base import TextEnv
 from agent_envs.errors import RegistryError
+from agent_envs.importing import import_file
 from agent_envs.limit import StepLimit
 
 __all__ = [
@@ -177,7 +178,7 @@ def load_plugin(source: str) -> None:
     before = dict(_entries)
     try:
         if is_file:
-            _import_file(module_name, path)
+            import_file(module_name, path)
         else:
             importlib.import_module(module_name)
         problem: BaseException | None = None
@@ -237,13 +238,3 @@ def _takes_limit(cls: type[TextEnv]) -> bool:
         if not any(option.kind is option.VAR_KEYWORD for option in known):
             return False
     return False
-
-
-def _import_file(module_name: str, path: Path) -> None:
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{path} cannot be imported")
-    module = importlib.util.module_from_spec(spec)
-    # Registered before it runs, because dataclasses and pickle look up their module by name.
-    sys.modules[module_name] = module
-    spec.loader.exec_module(module)

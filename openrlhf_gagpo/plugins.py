@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import importlib.util
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from agent_envs.importing import import_file
 from openrlhf_gagpo.errors import PluginError
 
 __all__ = ["load_algo_plugin", "load_algo_plugins"]
@@ -40,7 +40,7 @@ def load_algo_plugin(source: str) -> None:
         return
     before = estimators.snapshot(), losses.snapshot()
     try:
-        _import_file(name, path) if is_file else importlib.import_module(name)
+        import_file(name, path) if is_file else importlib.import_module(name)
     except Exception as error:
         estimators.restore(before[0])
         losses.restore(before[1])
@@ -50,17 +50,3 @@ def load_algo_plugin(source: str) -> None:
             f"plugin {source} registers no estimator and no policy loss; decorate a function with "
             "openrlhf_gagpo.credit.register or openrlhf_gagpo.losses.register"
         )
-
-
-def _import_file(name: str, path: Path) -> None:
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{path} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    # Known by name before it runs: dataclasses and pickle look their module up.
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise

@@ -12,6 +12,7 @@ from openrlhf_gagpo.credit.batch import MODEL_COLUMNS, StepBatch
 from openrlhf_gagpo.credit.options import EstimatorOptions
 from openrlhf_gagpo.credit.result import CreditResult
 from openrlhf_gagpo.errors import EstimatorError
+from openrlhf_gagpo.registry import Registry
 
 __all__ = ["Estimator", "get", "names", "register", "restore", "snapshot"]
 
@@ -61,7 +62,8 @@ class Estimator:
         return result
 
 
-_ESTIMATORS: dict[str, Estimator] = {}
+_ESTIMATORS: Registry[Estimator] = Registry("advantage estimator", EstimatorError)
+get, names, snapshot, restore = _ESTIMATORS.get, _ESTIMATORS.names, _ESTIMATORS.snapshot, _ESTIMATORS.restore
 
 
 def register(
@@ -90,40 +92,15 @@ def register(
     _check_options(name, options_cls)
 
     def add(compute: Compute) -> Compute:
-        if name in _ESTIMATORS:
-            raise EstimatorError(f"an advantage estimator named {name!r} exists already; choose another name")
-        _ESTIMATORS[name] = Estimator(name, compute, options_cls, dict(presets or {}), frozenset(needs), group_min)
+        _ESTIMATORS.add(name, Estimator(name, compute, options_cls, dict(presets or {}), frozenset(needs), group_min))
         return compute
 
     return add
 
 
-def get(name: str) -> Estimator:
-    """The estimator called ``name``. Raises ``EstimatorError`` listing the known ones."""
-    if name not in _ESTIMATORS:
-        raise EstimatorError(f"unknown advantage estimator {name!r}; choose one of {', '.join(names())}")
-    return _ESTIMATORS[name]
-
-
-def names() -> tuple[str, ...]:
-    """All registered names, sorted."""
-    return tuple(sorted(_ESTIMATORS))
-
-
-def snapshot() -> Mapping[str, Estimator]:
-    """The registered estimators, to go back to with ``restore``."""
-    return dict(_ESTIMATORS)
-
-
-def restore(estimators: Mapping[str, Estimator]) -> None:
-    """Register exactly what a ``snapshot`` holds."""
-    _ESTIMATORS.clear()
-    _ESTIMATORS.update(estimators)
-
-
 def _check_options(name: str, options_cls: type[EstimatorOptions]) -> None:
     """Refuse an option that shares its name, and so its flag, with an option that means something else."""
-    known = {item.name: (other.name, item) for other in _ESTIMATORS.values() for item in fields(other.options_cls)}
+    known = {item.name: (other.name, item) for other in snapshot().values() for item in fields(other.options_cls)}
     for item in fields(options_cls):
         owner, other_item = known.get(item.name, (name, item))
         if (item.type, item.metadata) != (other_item.type, other_item.metadata):

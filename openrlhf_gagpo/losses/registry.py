@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from openrlhf_gagpo.errors import LossError
 from openrlhf_gagpo.options import Options
+from openrlhf_gagpo.registry import Registry
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,45 +79,21 @@ class Loss:
     """Whether the advantage may differ between the tokens of an action."""
 
 
-_LOSSES: dict[str, Loss] = {}
+_LOSSES: Registry[Loss] = Registry("policy loss", LossError)
+get, names, snapshot, restore = _LOSSES.get, _LOSSES.names, _LOSSES.snapshot, _LOSSES.restore
 
 
 def register(
     name: str, options_cls: type[LossOptions], *, token_advantages: bool
 ) -> Callable[[Callable[[LossBatch, Any], LossResult]], Callable[[LossBatch, Any], LossResult]]:
-    """Decorator that makes a pure function of a batch and its options available as ``name``.
+    """Make a pure function of a batch and its options available as ``name``; use it as a decorator.
 
     Raises:
         LossError: the name is taken.
     """
 
     def add(compute: Callable[[LossBatch, Any], LossResult]) -> Callable[[LossBatch, Any], LossResult]:
-        if name in _LOSSES:
-            raise LossError(f"a policy loss named {name!r} exists already; choose another name")
-        _LOSSES[name] = Loss(name, compute, options_cls, token_advantages)
+        _LOSSES.add(name, Loss(name, compute, options_cls, token_advantages))
         return compute
 
     return add
-
-
-def get(name: str) -> Loss:
-    """The loss called ``name``. Raises ``LossError`` with the known ones."""
-    if name not in _LOSSES:
-        raise LossError(f"unknown policy loss {name!r}; choose one of {', '.join(names())}")
-    return _LOSSES[name]
-
-
-def names() -> tuple[str, ...]:
-    """All registered names, sorted."""
-    return tuple(sorted(_LOSSES))
-
-
-def snapshot() -> Mapping[str, Loss]:
-    """What is registered now."""
-    return dict(_LOSSES)
-
-
-def restore(entries: Mapping[str, Loss]) -> None:
-    """Go back to a snapshot, for a plugin that failed half-way."""
-    _LOSSES.clear()
-    _LOSSES.update(entries)

@@ -22,10 +22,22 @@ _OPENRLHF_FLAGS = "openrlhf_gagpo/config/openrlhf_flags.py"
 _DEFAULT_LINE = ("openrlhf_gagpo/config/flags.py", "DEFAULT_ESTIMATOR")
 
 # What a package may import of ours, from the bottom up.
-GROUND = {"errors", "hygiene", "machine", "metrics", "options", "plugins", "runfolder", "seeds", "stats", "losses"}
+GROUND = {
+    "errors",
+    "hygiene",
+    "machine",
+    "metrics",
+    "options",
+    "plugins",
+    "registry",
+    "runfolder",
+    "seeds",
+    "stats",
+    "losses",
+}
 LAYERS = {
-    "losses": {"errors", "options"},
-    "credit": {"errors", "options", "losses"},
+    "losses": {"errors", "options", "registry"},
+    "credit": {"errors", "options", "registry", "losses"},
     "rollout": GROUND,
     "evaluation": GROUND | {"rollout"},
     "training": GROUND | {"rollout", "credit", "evaluation"},
