@@ -24,8 +24,10 @@ LOSS = "actor.policy_loss_type"
 class Family:
     """Algorithms of one kind, of which a run uses one."""
 
+    kind: str
+    """What they are, in words."""
     chooser: str
-    """Flag that names it."""
+    """Flag that names the one that is used."""
     prefix: str
     """Beginning of its options' flags."""
     options_cls: Mapping[str, type[Options]]
@@ -36,6 +38,10 @@ class Family:
     """Flag name -> flag, for the union of all options."""
     owners: Mapping[str, tuple[str, ...]]
     """Flag name -> the algorithms that have the option."""
+
+    def origin(self, name: str) -> str:
+        """Return how values are marked that choosing ``name`` presets."""
+        return f"{self.kind} {name}"
 
     def defaults(self, name: str) -> dict[str, Any]:
         """Flag values of the options of ``name`` that nobody sets."""
@@ -65,16 +71,18 @@ def _families(estimator_names: tuple[str, ...], loss_names: tuple[str, ...]) -> 
     entries = {name: estimators.get(name) for name in estimator_names}
     return (
         _family(
+            "estimator",
             ESTIMATOR,
             "algo.advantage.",
             {name: entry.options_cls for name, entry in entries.items()},
             {name: entry.presets for name, entry in entries.items()},
         ),
-        _family(LOSS, "actor.", {name: losses.get(name).options_cls for name in loss_names}, {}),
+        _family("policy loss", LOSS, "actor.", {name: losses.get(name).options_cls for name in loss_names}, {}),
     )
 
 
 def _family(
+    kind: str,
     chooser: str,
     prefix: str,
     options_cls: Mapping[str, type[Options]],
@@ -93,7 +101,7 @@ def _family(
                     f"{owners[flag.name][0]}; rename it"
                 )
             owners[flag.name] = (*owners.get(flag.name, ()), name)
-    return Family(chooser, prefix, options_cls, presets, options, owners)
+    return Family(kind, chooser, prefix, options_cls, presets, options, owners)
 
 
 def _option_flag(prefix: str, item: Field[Any], hint: Any) -> Flag:

@@ -126,7 +126,7 @@ def resolve(argv: Sequence[str]) -> Config:
     flags = all_flags()
     given = parse(argv)
     layers = [_Layer(DEFAULT, {name: _copy(flag.default) for name, flag in flags.items()})]
-    layers += [_Layer(recipe.origin, recipe.values) for recipe in recipes.check(chain, flags)]
+    layers += [_Layer(checked.origin, checked.values) for checked in recipes.check(chain, flags)]
     layers.append(_Layer(COMMAND_LINE, given))
     for layer in layers[1:]:
         _refuse(layer, flags)
@@ -164,11 +164,6 @@ def _foreign(family: Family, name: str) -> set[str]:
     return {flag for flag, owners in family.owners.items() if name not in owners}
 
 
-def _preset_origin(family: Family, name: str) -> str:
-    """How values that a choice presets are marked: the kind of algorithm and its name."""
-    return f"{family.chooser.rpartition('.')[2].removesuffix('_type').replace('_', ' ')} {name}"
-
-
 def _with_choice(layers: list[_Layer], family: Family, flags: Mapping[str, Flag]) -> list[_Layer]:
     """``layers`` with what the chosen algorithm of the family presets above the defaults.
 
@@ -187,7 +182,7 @@ def _with_choice(layers: list[_Layer], family: Family, flags: Mapping[str, Flag]
                     f"{layer.name(flag)} is no option of {name} ({family.chooser}); it belongs to {owners}"
                 )
     kept = [_Layer(layer.origin, {k: v for k, v in layer.values.items() if k not in foreign}) for layer in layers[1:]]
-    origin = _preset_origin(family, name)
+    origin = family.origin(name)
     preset = {
         flag: flags[flag].coerce(value, f"{flag} preset by {origin}")
         for flag, value in {**family.defaults(name), **family.presets.get(name, {})}.items()
@@ -220,7 +215,7 @@ def _translate(values: dict[str, Any], origins: dict[str, str]) -> None:
 def _derive(values: dict[str, Any], origins: dict[str, str]) -> None:
     """Fill what follows from other values or from the machine, where nobody set it."""
 
-    nobody = {DEFAULT, *(_preset_origin(family, values[family.chooser]) for family in families())}
+    nobody = {DEFAULT, *(family.origin(values[family.chooser]) for family in families())}
 
     def fill(name: str, value: Any, origin: str = DERIVED) -> None:
         if origins[name] in nobody and value is not None:
