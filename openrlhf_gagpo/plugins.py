@@ -1,4 +1,4 @@
-"""Estimators and policy losses from outside: files or modules named with ``--algo.plugin``."""
+"""Loading of estimators and policy losses from files or modules named with ``--algo.plugin``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def load_algo_plugin(source: str) -> None:
     Loading the same one again does nothing; one that fails leaves nothing registered.
 
     Raises:
-        PluginError: it is not there, fails on import, or registers nothing.
+        PluginError: it does not exist, fails on import, or registers nothing.
     """
     from openrlhf_gagpo.credit import registry as estimators
     from openrlhf_gagpo.losses import registry as losses
@@ -55,9 +55,9 @@ def load_algo_plugin(source: str) -> None:
 def _import_file(name: str, path: Path) -> None:
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise ImportError(f"{path} is no Python file")
+        raise ImportError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    # Known by name before it runs: dataclasses and pickle look their module up.
+    # Registered before it runs, because dataclasses and pickle look up their module by name.
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)

@@ -2,7 +2,7 @@
 
 It runs in a clean interpreter of its own, so neither it nor its workers hold the trainer's modules, threads or locks,
 and the trainer's ``__main__`` is never run again. The fork server of ``multiprocessing`` is not used because there is
-only one for the whole process, it imports ``__main__``, and it stays alive as long as a single worker hangs. Linux only.
+only one for the whole process, it imports ``__main__``, and it stays alive as long as one worker hangs. Linux only.
 """
 
 from __future__ import annotations
