@@ -49,7 +49,7 @@ Columns = dict[str, Any]
 
 
 def make_columns(rows: int, *, seed: int, group_size: int, max_steps: int, states: int, key_length: int) -> Columns:
-    """Make ``rows`` steps of random walks over named states, in chronological order; every fifth episode is rewarded."""
+    """Make ``rows`` steps of random walks over named states, in order of time; every fifth episode is rewarded."""
     rng = random.Random(seed)
     names = [f"state {number} ".ljust(key_length, ".") for number in range(states)]
     columns: Columns = {

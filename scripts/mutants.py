@@ -88,9 +88,9 @@ def run(root: Path, patches: Sequence[Path], say: Callable[[str], None]) -> bool
 
 
 def _noticed(root: Path, mutant: Mutant) -> bool:
-    """Whether a named test fails on the mutated copy."""
+    """Return whether a named test fails on the mutated copy."""
     with _copy(root) as tree:
-        # Inside another checkout git would take the paths for that one's and apply nothing.
+        # Inside another checkout git would read the paths as relative to that checkout and apply nothing.
         alone = os.environ | {"GIT_CEILING_DIRECTORIES": str(tree.parent)}
         command = ["git", "apply", str(mutant.patch.resolve())]
         applied = subprocess.run(command, cwd=tree, env=alone, capture_output=True, text=True)
@@ -117,13 +117,13 @@ def _pytest(tree: Path, tests: Sequence[str]) -> tuple[int, str]:
 
 @contextmanager
 def _copy(root: Path) -> Iterator[Path]:
-    """A temporary copy of everything in ``root`` that git does not ignore, edited and new files included."""
+    """Make a temporary copy of everything in ``root`` that git does not ignore, including edited and new files."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=root, capture_output=True, check=True)
     with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
         tree = Path(folder).resolve()
         for name in filter(None, os.fsdecode(listed.stdout).split("\0")):
-            # A file that is listed but gone was deleted without telling git.
+            # A listed file that does not exist was deleted without telling git.
             if (root / name).is_file():
                 (tree / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(root / name, tree / name)

@@ -49,7 +49,7 @@ class CategoryRow:
 def build_report(run_dir: str | os.PathLike[str]) -> Path:
     """Write ``report.html`` of a run in any state and return its path.
 
-    Whatever the run did not log is left out. Raises ``RunFolderError`` for a folder that is not a run.
+    Data that the run did not log is left out. Raises ``RunFolderError`` for a folder that is not a run.
     """
     run = RunFolder.open(run_dir)
     rows, eval_rows = run.metrics(), run.evals()

@@ -109,7 +109,7 @@ def _legend(axes: Axes) -> None:
 
 
 def _lines(rows: Rows, names: dict[str, str], *, shares: bool = False, log: bool = False) -> str | None:
-    """Several metrics (name -> label) on one pair of axes."""
+    """Draw several metrics (name -> label) on one pair of axes."""
     figure, axes = new_axes()
     drawn = [draw_points(axes, points(rows, n), label, PALETTE[i]) for i, (n, label) in enumerate(names.items())]
     if not any(drawn):

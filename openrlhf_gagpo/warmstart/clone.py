@@ -40,9 +40,9 @@ class Score:
 
 
 def build_model(settings: WarmstartSettings, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
-    """Randomly initialised fp32 Qwen3 with a tied head, sized by ``settings``; about 109,000 parameters by default.
+    """Build a randomly initialised fp32 Qwen3 with a tied head; about 109,000 parameters with default ``settings``.
 
-    Qwen3 and not Qwen2, because transformers 5 loads every tokenizer beside a Qwen2 model as a byte-pair one.
+    It is not a Qwen2, because transformers 5 loads every tokenizer next to a Qwen2 model as a byte-pair one.
     """
     set_seed(settings.seed)
     special = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}

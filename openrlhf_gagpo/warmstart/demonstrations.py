@@ -51,7 +51,7 @@ def check_demonstrable(env: TextEnv, split: str) -> None:
         raise WarmstartError(f"The environment {env.name} has no tasks in its split {split!r}.")
     env.reset(tasks[0], 0)
     if env.expert() is None:
-        raise WarmstartError(f"The environment {env.name} has no expert, so there is nobody to imitate.")
+        raise WarmstartError(f"The environment {env.name} has no expert to imitate; a warm start needs one.")
 
 
 def play(env: TextEnv, *, split: str, episodes: int, noise: float, seed: int) -> Iterator[DemoEpisode]:
