@@ -1,19 +1,19 @@
-"""Time of the advantage estimators against plain Python loops on the same random batch, and its growth with size.
+"""Time the advantage estimators against plain Python loops on the same random batch, and their growth with its size.
 
-The plain loop of an estimator is the way step-level credit is usually published: dictionaries of lists keyed by
+The plain loop of an estimator is written as step-level credit is usually published: dictionaries of lists keyed by
 trajectory, group or (group, state), filled row by row, then one pass over the rows that reads the statistics back. It
 is written once below and timed over three forms of the same columns:
 
 * ``columns``: the NumPy columns that the estimator gets, so entries are NumPy scalars. This is the plain loop.
-* ``lists``: Python lists, its fastest form; how the columns became lists is not counted.
+* ``lists``: Python lists, its fastest form; the conversion of columns to lists is not timed.
 * ``torch``: rewards and token counts as float64 tensors, so every number is a 0-d tensor, with the mean and deviation
-  of a set taken by ``torch.stack``; how trainers built on tensors do it. Left out without torch.
+  of a set taken by ``torch.stack``, as in trainers built on tensors. Left out without torch.
 
 The loops check nothing and include the building of their dictionaries. The estimator is timed alone and together with
-the construction of its batch from Python lists, which validates the rows and numbers the keys; that sum is set against
-the loop over lists. Results must agree to 1e-9 before a time counts. Times are medians of CPU time, since other
-processes may share the machine; all ratios are within one run. The process is first brought into the state in which
-freed memory is used again, as it is in training.
+the construction of its batch from Python lists, which validates the rows and numbers the keys; that sum is compared
+with the loop over lists. Results must agree to 1e-9 before a time counts. Times are medians of CPU time, since other
+processes may share the machine; all ratios are within one run. Before timing, the process is brought into the state in
+which freed memory is used again, as in training.
 
 Run: ``python benchmarks/advantages.py --out advantages.json``.
 """
@@ -49,7 +49,7 @@ Columns = dict[str, Any]
 
 
 def make_columns(rows: int, *, seed: int, group_size: int, max_steps: int, states: int, key_length: int) -> Columns:
-    """``rows`` steps of random walks over named states, in chronological order; every fifth episode is rewarded."""
+    """Make ``rows`` steps of random walks over named states, in order of time; every fifth episode is rewarded."""
     rng = random.Random(seed)
     names = [f"state {number} ".ljust(key_length, ".") for number in range(states)]
     columns: Columns = {
@@ -97,7 +97,7 @@ def mean_of(values: Sequence[float]) -> float:
 
 
 def mean_and_std(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and unbiased standard deviation; std 0 where there is no spread beyond rounding."""
+    """Return mean and unbiased standard deviation; std is 0 if there is no spread beyond rounding."""
     if len(values) == 1:
         return values[0], 0.0
     if isinstance(values[0], float):
@@ -111,12 +111,12 @@ def mean_and_std(values: Sequence[float]) -> tuple[float, float]:
 
 
 def torch_module() -> Any:
-    """Torch, imported only where its loops are asked for; a dictionary lookup after the first call."""
+    """Import torch, only if its loops are requested; a dictionary lookup after the first call."""
     return sys.modules.get("torch") or importlib.import_module("torch")
 
 
 def normalised(values: Sequence[float], keys: Sequence[Hashable], *, divide: bool, raw_if_alone: bool) -> list[float]:
-    """Each value less the mean of the values with its key, over their standard deviation if ``divide``."""
+    """Return each value minus the mean of the values with its key, over their standard deviation if ``divide``."""
     members: dict[Hashable, list[float]] = defaultdict(list)
     for key, value in zip(keys, values, strict=True):
         members[key].append(value)
@@ -134,7 +134,7 @@ def normalised(values: Sequence[float], keys: Sequence[Hashable], *, divide: boo
 
 
 def trajectories(columns: Columns) -> dict[str, list[int]]:
-    """Row numbers per trajectory by rising step."""
+    """Return the row numbers of each trajectory, in order of steps."""
     rows: dict[str, list[int]] = defaultdict(list)
     for row, name in enumerate(columns["traj"]):
         rows[name].append(row)
@@ -231,7 +231,7 @@ LOOPS: dict[str, Callable[[Columns], list[float]]] = {
 
 
 def cpu_time(function: Callable[[], Any], repeats: int) -> float:
-    """Median CPU time of several calls, seconds."""
+    """Return the median CPU time of several calls, in seconds."""
     times = []
     for _ in range(repeats):
         start = time.process_time()
@@ -241,10 +241,10 @@ def cpu_time(function: Callable[[], Any], repeats: int) -> float:
 
 
 def keep_freed_memory() -> None:
-    """Free one large block, after which the C library uses freed memory again instead of fetching every page anew.
+    """Free one large block, after which the C library reuses freed memory instead of requesting every page again.
 
-    A training process is in this state from its first large array on; a process that only holds this benchmark's small
-    ones would time page faults.
+    A training process is in this state after its first large array; a process with only this benchmark's small arrays
+    would time page faults.
     """
     np.ones(4_000_000)
 
@@ -255,7 +255,7 @@ def options_of(name: str) -> credit.EstimatorOptions:
 
 
 def forms_of(columns: Columns, with_torch: bool) -> dict[str, Columns]:
-    """The same rows in every form the loops are timed over."""
+    """Return the same rows in every form over which the loops are timed."""
     arrays = {
         name: np.array(column, dtype=np.object_ if isinstance(column[0], str) else None)
         for name, column in columns.items()
@@ -271,9 +271,9 @@ def forms_of(columns: Columns, with_torch: bool) -> dict[str, Columns]:
 
 
 def compare(columns: Columns, repeats: int, loop_repeats: int, with_torch: bool) -> list[dict[str, float | str]]:
-    """One line per estimator and one for all of them: seconds of each loop, of the estimator, of construction.
+    """Return one line per estimator and one for all of them: seconds of each loop, of the estimator, of construction.
 
-    Raises ``SystemExit`` where an estimator and its loop disagree.
+    Raises ``SystemExit`` if an estimator and its loop disagree.
     """
     construction = cpu_time(lambda: credit.StepBatch.from_columns(**columns), max(3, repeats // 5))
     batch = credit.StepBatch.from_columns(**columns)
@@ -309,7 +309,7 @@ def compare(columns: Columns, repeats: int, loop_repeats: int, with_torch: bool)
 
 
 def growth(sizes: Sequence[int], repeats: int, make: Callable[[int], Columns]) -> list[dict[str, float]]:
-    """Seconds per size: construction and each estimator."""
+    """Return the seconds of construction and of each estimator per size."""
     lines = []
     for rows in sizes:
         columns = make(rows)

@@ -1,7 +1,7 @@
-"""GAGPO on generated ALFWorld houses, from making the houses to the curve: training and held-out success.
+"""Run GAGPO on generated ALFWorld houses, from making the houses to the curve of training and held-out success.
 
 A tiny model is cloned from noisy demonstrations and trained for 20 iterations on houses of all six task types; held-out
-houses share the rooms but no goal with those of training. Keeps metrics, evaluations and configuration of every seed.
+houses share the rooms but no goal with training houses. Keeps metrics, evaluations and configuration of every seed.
 
     python benchmarks/alfworld_run.py --out results/alfworld_small
 """
@@ -24,7 +24,7 @@ from openrlhf_gagpo.runfolder import RunFolder
 RECIPE = REPOSITORY / "examples/recipes/alfworld_cpu.yaml"
 # The recipe's settings were chosen on houses of seed 0.
 HOUSE_SEED = 1
-# As the recipe's head says; every part of it is a command a reader may run.
+# The same settings as in the comments of the recipe, whose commands a reader may run.
 WARM_START = (
     "--rollout.history_length", "2", "--rollout.list_actions", "--episodes", "4800", "--layers", "3",
     "--batch_size", "16", "--steps", "4500",
@@ -82,7 +82,7 @@ def main() -> None:
 
 
 def outcome(folder: Path) -> dict[str, Any]:
-    """Held-out success before and after, in all and per category, with 95 % intervals; training success likewise."""
+    """Return held-out success before and after, overall and per category, with 95 % intervals, and training success."""
     run = RunFolder.open(folder)
     evals, rows = run.evals(), run.metrics()
 
@@ -93,7 +93,7 @@ def outcome(folder: Path) -> dict[str, Any]:
     return {
         "held_out_before": held_out(evals[0]),
         "held_out_after": held_out(evals[-1]),
-        # Different houses in every iteration: single ones are noisy.
+        # Averaged, because every iteration plays different houses and a single one is noisy.
         "train_first_five": sum(row["rollout/success"] for row in rows[:5]) / 5,
         "train_last_five": sum(row["rollout/success"] for row in rows[-5:]) / 5,
     }

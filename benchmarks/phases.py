@@ -1,6 +1,6 @@
-"""Where the time of a run goes: start-up and every phase of an iteration, both backends, one after the other.
+"""Measure the time of a run: start-up and every phase of an iteration, for both backends, one after the other.
 
-A 24-iteration vault run per backend without evaluations (they are timed on their own), from process start to exit.
+Each backend runs the vault for 24 iterations without evaluations (they are timed separately), from start to exit.
 
     python benchmarks/phases.py --model runs/.../start --out benchmarks/results/phases.json
 """
@@ -26,7 +26,7 @@ PHASES = ("rollout", "credit", "forward", "update", "sync", "iteration")
 
 
 def measure(backend: str, model: str, iterations: int, folder: Path) -> dict[str, Any]:
-    """Wall seconds of one run and the median of every phase over its iterations (the first one left out)."""
+    """Return the wall seconds of one run and the median of every phase over its iterations, without the first one."""
     started, called = time.perf_counter(), time.time()
     subprocess.run(
         [
@@ -47,13 +47,13 @@ def measure(backend: str, model: str, iterations: int, folder: Path) -> dict[str
         "total_s": total,
         "iterations_s": spent,
         "start_s": start,
-        # Models and engines of the distributed backend load side by side: these parts overlap.
+        # Models and engines of the distributed backend load concurrently, so these parts overlap.
         "start_parts_s": {
             name.removeprefix("start_").removesuffix("_s"): float(seconds)
             for name, seconds in facts.items()
             if name.startswith("start_")
         },
-        # The exported model, the report, and the processes' way out.
+        # The export of the model, the report, and the end of the processes.
         "end_s": total - spent - start,
         "median_s": {phase: statistics.median(row[f"time/{phase}"] for row in rows[1:]) for phase in PHASES},
     }

@@ -1,4 +1,4 @@
-"""What the scripts that record whole runs share: starting commands, and keeping what a reader needs to check them."""
+"""Helpers of the scripts that record whole runs: starting commands, and keeping the data that readers need to check."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _KEPT = ("run.json", "config.yaml", "metrics.jsonl", "eval.jsonl")
 
 
 def gagpo(*arguments: str) -> float:
-    """Run a command of the command line; returns its seconds."""
+    """Run a ``gagpo`` command and return its duration in seconds."""
     started = time.perf_counter()
     program = "from openrlhf_gagpo.cli.main import main; raise SystemExit(main())"
     subprocess.run([sys.executable, "-W", "ignore", "-c", program, *arguments], check=True)
@@ -28,7 +28,7 @@ def gagpo(*arguments: str) -> float:
 def keep(runs: Iterable[Path], out: Path, scratch: str) -> list[Path]:
     """Copy the runs' configurations and metrics to ``out``, without the paths of the machine they ran on.
 
-    Call it after the last run: results belong to the repository, and a run notes whether that differs from its commit.
+    Call it after the last run, because results belong to the repository and a run records whether that was modified.
     """
     kept = []
     for run in runs:
@@ -43,5 +43,5 @@ def keep(runs: Iterable[Path], out: Path, scratch: str) -> list[Path]:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on, and a reader of the results cannot see."""
+    """Return the facts about the machine on which the figures depend."""
     return {"cores": os.cpu_count(), "python": platform.python_version(), "platform": platform.platform()}

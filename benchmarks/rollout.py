@@ -1,13 +1,13 @@
-"""Concurrent against lock-step rollout: the same engine, tasks, environments and policy, one after the other.
+"""Compare concurrent with lock-step rollout: the same engine, tasks, environments and policy, one after the other.
 
-Lock-step is how several published trainers play agents: every turn, one batch of generations for all episodes, then
-all environment steps, then the next turn. Two variants: ``lockstep`` drops finished episodes from the batch,
-``lockstep_all`` goes on generating for them until the last one ends. Concurrent is this project's rollout: each episode
-waits for its own generation and its own environment step.
+Several published trainers play agents in lock-step: every turn has one batch of generations for all episodes, then all
+environment steps. There are two variants: ``lockstep`` drops finished episodes from the batch, ``lockstep_all`` goes on
+generating for them until the last one ends. Concurrent is this project's rollout, in which each episode waits only for
+its own generation and its own environment step.
 
     python benchmarks/rollout.py --model runs/.../start --out benchmarks/results/rollout.json
 
-``--env_latency`` adds a random wait to every environment step (seconds, exponential mean), as slower environments have.
+``--env_latency`` adds an exponentially distributed wait (mean in seconds) to every step, like a slower environment.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ class SlowSession:
 
 
 class BenchmarkActor(AgentRolloutActorBase):
-    """The rollout actor with the two ways of playing side by side."""
+    """The rollout actor with both ways of playing."""
 
     async def __init__(self, *args: Any, **kwargs: Any) -> None:
         await AgentRolloutActorBase.__init__(self, *args, **kwargs)
 
     async def timed(self, mode: str, requests: list[EpisodeRequest], params: SamplingParams, latency: float) -> Any:
-        """Seconds and number of environment steps."""
+        """Return the seconds and the number of environment steps."""
         player = self.player
         opened = iter(range(10**9))
         pool_open = player._pool.open

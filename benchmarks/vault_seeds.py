@@ -1,7 +1,7 @@
-"""The demo over several seeds and both backends: does success on held-out tasks rise, and by how much?
+"""Run the demo over several seeds and both backends, and measure by how much success on held-out tasks rises.
 
-Per seed: a warm start, then the vault recipe. Keeps what a reader needs to check the numbers (metrics, evaluations,
-configuration, machine) and draws the curves.
+Each seed has a warm start, then the vault recipe. Keeps the data that a reader needs to check the numbers (metrics,
+evaluations, configuration, machine) and draws the curves.
 
     python benchmarks/vault_seeds.py --out results/vault_demo
 """

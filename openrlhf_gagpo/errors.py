@@ -1,6 +1,6 @@
-"""Every error this package raises on purpose, in one tree. Environments have a tree of their own in ``agent_envs``.
+"""Every error that this package raises on purpose, in one tree. Environments have their own tree in ``agent_envs``.
 
-The message of each is one sentence for the user: what is wrong and what to do. The command line prints it without a
+Each message is one sentence for the user that says what is wrong and what to do. The command line prints it without a
 traceback and exits with ``exit_status``; any other exception is a defect and keeps its traceback.
 """
 
@@ -28,7 +28,7 @@ class GagpoError(Exception):
     """Root of the tree."""
 
     exit_status = 2
-    """2: the input cannot be used; 1: the run failed."""
+    """2 if the input cannot be used, 1 if the run failed."""
 
 
 class ConfigError(GagpoError):
@@ -68,7 +68,7 @@ class StepBatchError(CreditError):
 
 
 class EstimatorError(CreditError):
-    """An estimator name that is taken or unknown, options of another estimator, or a result that is no credit."""
+    """An estimator name that is taken or unknown, options of another estimator, or a result that is not credit."""
 
 
 class RunError(GagpoError):

@@ -12,7 +12,7 @@ DEFAULTS = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "VLLM_NO_USAGE_STATS": "1",
-    # Rollouts fork after tokenizers have started threads; without this the tokenizers warn on every fork.
+    # Rollouts fork after the tokenizers have started threads, which makes them warn on every fork without this.
     "TOKENIZERS_PARALLELISM": "false",
 }
 
@@ -22,11 +22,11 @@ NOISE = (
     ("Tip: In future versions of Ray", FutureWarning),
     ("The given NumPy array is not writable", UserWarning),
 )
-"""Warnings of dependencies about themselves, by the start of their text; nothing a user of this tool can act on."""
+"""Warnings of dependencies, by the start of their text, on which a user of this tool cannot act."""
 
 
 def apply() -> None:
-    """Set each default that the user's environment does not set already, and silence ``NOISE``."""
+    """Set each default that the user's environment does not set, and silence ``NOISE``."""
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
     for text, category in NOISE:

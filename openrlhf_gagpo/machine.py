@@ -1,4 +1,4 @@
-"""What this machine has, found out without importing torch."""
+"""Facts about this machine, found without importing torch."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ __all__ = ["cores", "gpus", "has_cuda", "has_flash_attention", "torch_has_cuda"]
 
 
 def gpus() -> int | None:
-    """NVIDIA devices that CUDA_VISIBLE_DEVICES leaves visible; None where their number cannot be told."""
-    # The driver's device files; WSL has /dev/dxg in their place, whatever the number of devices.
+    """Return the number of NVIDIA devices that CUDA_VISIBLE_DEVICES leaves visible, or None if it is unknown."""
+    # The driver's device files; WSL has /dev/dxg instead, for any number of devices.
     present = len(list(Path("/dev").glob("nvidia[0-9]*")))
     unknown = present == 0 and Path("/dev/dxg").exists()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -23,12 +23,12 @@ def gpus() -> int | None:
 
 
 def has_cuda() -> bool:
-    """Whether an NVIDIA device is there and visible, and torch is a build that can use it."""
+    """Return whether an NVIDIA device is visible and torch is a build that can use it."""
     return gpus() != 0 and torch_has_cuda()
 
 
 def torch_has_cuda() -> bool:
-    """Whether the installed torch was built for CUDA; true where there is none, so that only one thing is reported."""
+    """Return whether the installed torch was built for CUDA; true without torch, which is reported elsewhere."""
     spec = find_spec("torch")
     if spec is None or not spec.submodule_search_locations:
         return True
@@ -37,10 +37,10 @@ def torch_has_cuda() -> bool:
 
 
 def has_flash_attention() -> bool:
-    """Whether flash-attn can be used: installed, and a CUDA device to run it."""
+    """Return whether flash-attn is installed and a CUDA device can run it."""
     return has_cuda() and find_spec("flash_attn") is not None
 
 
 def cores() -> int:
-    """CPU cores that this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

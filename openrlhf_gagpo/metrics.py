@@ -1,7 +1,8 @@
 """The names of all logged numbers and what they mean; ``docs/metrics.md`` is generated from this module.
 
-A name is ``group/name``. One whose last part is in angle brackets stands for several: ``eval/success/<category>`` for
-one per task category of the environment, ``credit/state_group_size_share/<bin>`` for one per range of group sizes.
+A name is ``group/name``. A name whose last part is in angle brackets stands for several metrics, such as
+``eval/success/<category>`` for one per task category of the environment and ``credit/state_group_size_share/<bin>`` for
+one per range of group sizes.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ class Metric:
     """``group/name``."""
     description: str
     unit: str
-    """"share" is a fraction in [0, 1]; "count" a whole number; "1" a plain number."""
+    """"share" is a fraction in [0, 1], "count" a whole number, "1" a plain number."""
 
     @property
     def group(self) -> str:
@@ -29,7 +30,7 @@ class Metric:
 
 
 ROW_KEYS: dict[str, str] = {
-    "iteration": "Training iteration the row belongs to, from 1; 0 is the evaluation before training.",
+    "iteration": "Training iteration that the row belongs to, from 1; 0 is the evaluation before training.",
     "split": "Split of tasks that was evaluated (`eval.jsonl` only).",
 }
 """Keys of a row that identify it and are not metrics."""
@@ -39,7 +40,7 @@ GROUPS: dict[str, str] = {
     "credit": "Advantages of the environment steps, and the groups they were computed in.",
     "policy": "The policy update, over all optimizer steps of the iteration.",
     "eval": "Evaluation on held-out tasks; rows of `eval.jsonl`.",
-    "time": "Where the time of the iteration went.",
+    "time": "Seconds that each phase of the iteration took.",
     "env": "Work of the environment processes in this iteration.",
 }
 
@@ -48,13 +49,13 @@ _TABLE: tuple[tuple[str, str, str], ...] = (
     ("rollout/return", "Mean undiscounted sum of environment rewards of an episode.", "reward"),
     (
         "rollout/score",
-        "Mean task score of an episode; equals success where there is no partial credit.",
+        "Mean task score of an episode; equals success if there is no partial credit.",
         "score in [0, 1]",
     ),
     ("rollout/episode_length", "Mean number of environment steps of an episode.", "steps"),
     ("rollout/episodes", "Episodes played, faulted ones included.", "count"),
     ("rollout/steps", "Environment steps in all episodes.", "count"),
-    ("rollout/faulted_episodes", "Episodes ended by a failure of the environment; they leave their group.", "count"),
+    ("rollout/faulted_episodes", "Episodes ended by a failure of the environment and left out of training.", "count"),
     (
         "rollout/skipped_groups",
         "Groups left with fewer than two usable episodes and therefore not trained on.",
@@ -68,7 +69,7 @@ _TABLE: tuple[tuple[str, str, str], ...] = (
     ("rollout/prompts_cut", "Prompts from which history was dropped to make them fit.", "count"),
     (
         "rollout/prompts_too_long",
-        "Episodes ended because a prompt, maybe the first, did not fit even without history; they count as failures.",
+        "Episodes ended because a prompt (even the first) did not fit without history; they count as failures.",
         "count",
     ),
     ("rollout/length_capped_share", "Share of responses stopped by the token limit.", "share"),
@@ -80,13 +81,13 @@ _TABLE: tuple[tuple[str, str, str], ...] = (
         "share",
     ),
     ("credit/advantage_iqr", "Distance between the 25th and the 75th percentile of the advantages.", "1"),
-    ("credit/advantage_abs_gt1_share", "Share of steps with an advantage beyond 1 in size.", "share"),
+    ("credit/advantage_abs_gt1_share", "Share of steps whose advantage is above 1 or below -1.", "share"),
     ("credit/advantage_min", "Smallest advantage.", "1"),
     ("credit/advantage_max", "Largest advantage.", "1"),
     ("credit/advantage_std", "Standard deviation of the advantages.", "1"),
     ("credit/degenerate_group_share", "Share of groups whose advantages are all 0 and so teach nothing.", "share"),
     ("credit/reward_free_group_share", "Share of groups in which no episode earned any reward.", "share"),
-    ("credit/rows_dropped", "Steps kept out of the update by the estimator.", "count"),
+    ("credit/rows_dropped", "Steps that the estimator left out of the update.", "count"),
     ("policy/loss", "Mean over optimizer steps of the loss that was minimised, KL and entropy terms included.", "1"),
     ("policy/policy_loss", "The same without the KL and entropy terms.", "1"),
     ("policy/clip_share", "Share of probability ratios in the clipped part of the objective.", "share"),
@@ -124,20 +125,20 @@ _TABLE: tuple[tuple[str, str, str], ...] = (
     ("eval/success_high/<category>", "Upper end of its 95 % interval.", "share"),
     ("eval/tasks/<category>", "Episodes of one category that count in its success rate.", "count"),
     ("time/rollout", "Playing the episodes, from first reset to last step.", "s"),
-    ("time/columns", "Computing what credit needs of a model.", "s"),
+    ("time/columns", "Computing the columns that credit needs from a model.", "s"),
     ("time/credit", "Computing advantages.", "s"),
     ("time/forward", "Old and reference log-probabilities.", "s"),
     ("time/update", "Optimizer steps.", "s"),
-    ("time/sync", "Handing the new weights to the sampler.", "s"),
+    ("time/sync", "Sending the new weights to the sampler.", "s"),
     ("time/checkpoint", "Writing the checkpoint after the previous iteration.", "s"),
     ("time/eval", "Evaluation.", "s"),
     ("time/iteration", "The whole iteration; the phases above are part of it.", "s"),
-    ("time/generation_s", "Waiting for the model, summed over episodes that run side by side.", "s"),
-    ("time/environment_s", "Waiting for environments, summed over episodes that run side by side.", "s"),
+    ("time/generation_s", "Waiting for the model, summed over concurrent episodes.", "s"),
+    ("time/environment_s", "Waiting for environments, summed over concurrent episodes.", "s"),
     ("env/resets", "Episodes started in environment processes.", "count"),
     ("env/steps", "Actions carried out by environment processes.", "count"),
     ("env/faults", "Failures reported by environments.", "count"),
-    ("env/timeouts", "Calls given up because the environment did not answer in time.", "count"),
+    ("env/timeouts", "Calls abandoned because the environment did not answer in time.", "count"),
     ("env/restarts", "Environment processes replaced.", "count"),
 )
 
@@ -148,7 +149,7 @@ _FAMILIES = {name.rpartition("/")[0]: metric for name, metric in METRICS.items()
 
 
 def describe(name: str) -> Metric | None:
-    """The glossary entry of a logged name (``eval/success/<category>`` for ``eval/success/heat``), or None."""
+    """Return the glossary entry of a logged name (``eval/success/<category>`` for ``eval/success/heat``), or None."""
     if name in METRICS:
         return METRICS[name]
     head, _, member = name.rpartition("/")
@@ -156,21 +157,21 @@ def describe(name: str) -> Metric | None:
 
 
 def is_documented(name: str) -> bool:
-    """Whether a key of a metrics row is in the glossary or identifies the row."""
+    """Return whether a key of a metrics row is in the glossary or identifies the row."""
     return name in ROW_KEYS or describe(name) is not None
 
 
 def undocumented(rows: Iterable[Mapping[str, object]]) -> set[str]:
-    """Keys of ``rows`` that the glossary lacks; empty for every run this package writes."""
+    """Return the keys of ``rows`` that the glossary lacks; there are none in a run that this package writes."""
     return {name for row in rows for name in row if not is_documented(name)}
 
 
 def glossary_markdown() -> str:
-    """The text of ``docs/metrics.md``. Write it with ``python -m openrlhf_gagpo.metrics docs/metrics.md``."""
+    """Return the text of ``docs/metrics.md``. Write it with ``python -m openrlhf_gagpo.metrics docs/metrics.md``."""
     lines = [
         "# Metrics",
         "",
-        "Generated from `openrlhf_gagpo/metrics.py`; write it anew with"
+        "Generated from `openrlhf_gagpo/metrics.py`; update it with"
         " `python -m openrlhf_gagpo.metrics docs/metrics.md`.",
         "",
         "A run appends one JSON object per iteration to `metrics.jsonl` and one per evaluation to `eval.jsonl`."

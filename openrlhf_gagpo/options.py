@@ -1,7 +1,7 @@
 """Declared options: fields of a frozen dataclass with their help, choices and range.
 
-Estimators and policy losses declare their options this way. Making an options object checks every field; the command
-line turns each field into a flag with the same help, choices and range.
+Estimators and policy losses declare their options this way. Constructing an options object checks every field; the
+command line turns each field into a flag with the same help, choices and range.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ def declare(
     choices: Sequence[object] | None = None,
     range: tuple[float, float] | None = None,
 ) -> Any:
-    """A dataclass field that is an option.
+    """Declare a dataclass field that is an option.
 
     Args:
         help: one clause for ``--help`` and the docs.
-        choices: all values it may have.
-        range: smallest and largest value it may have, both included.
+        choices: all allowed values.
+        range: smallest and largest allowed value.
     """
     metadata: dict[str, object] = {"help": help}
     if choices is not None:
@@ -38,10 +38,10 @@ def declare(
 
 @dataclass(frozen=True)
 class Options:
-    """Base of all option classes; checks every field that is set (not None), a pair entry by entry.
+    """Base of all option classes; checks every field that is set (not None), and both entries of a pair.
 
     Raises:
-        ValueError: a value that is none of its field's choices, outside its range, or a float that is not finite.
+        ValueError: a value is not among its field's choices, outside its range, or a float that is not finite.
     """
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Estimators and policy losses from outside: files or modules named with ``--algo.plugin``."""
+"""Loading of estimators and policy losses from files or modules named with ``--algo.plugin``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def load_algo_plugin(source: str) -> None:
     Loading the same one again does nothing; one that fails leaves nothing registered.
 
     Raises:
-        PluginError: it is not there, fails on import, or registers nothing.
+        PluginError: it does not exist, fails on import, or registers nothing.
     """
     from openrlhf_gagpo.credit import registry as estimators
     from openrlhf_gagpo.losses import registry as losses

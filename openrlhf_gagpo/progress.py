@@ -1,4 +1,4 @@
-"""What a run shows in the terminal: progress while it works, one line per iteration, a table at the end."""
+"""A run's output in the terminal: progress while it works, one line per iteration, a table at the end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["ProgressDisplay", "summary_table"]
 
 
 class ProgressDisplay:
-    """``training.loop.Observer`` on a console; a context manager. Plain lines where the output is not a terminal."""
+    """A ``training.loop.Observer`` for a console, and a context manager. Without a terminal it prints plain lines."""
 
     def __init__(self, iterations: int, console: Console | None = None) -> None:
         self.console = console or Console()
@@ -44,7 +44,7 @@ class ProgressDisplay:
         self._progress.stop()
 
     def note(self, text: str) -> None:
-        """A line of its own above the progress."""
+        """Print a line above the progress display."""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def phase(self, iteration: int, name: str, episodes: int) -> None:
@@ -80,7 +80,7 @@ class ProgressDisplay:
 
 
 def summary_table(evaluations: Sequence[Mapping[str, Any]], metrics: Sequence[Mapping[str, Any]]) -> Table:
-    """First and last evaluation side by side, or first and last iteration where nothing was evaluated."""
+    """Build a table of the first and last evaluation, or of the first and last iteration without evaluations."""
     if evaluations:
         title, rows, keys = "evaluation", evaluations, ("eval/success", "eval/return", "eval/episode_length")
     else:

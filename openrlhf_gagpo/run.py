@@ -25,13 +25,13 @@ __all__ = ["run", "terminate_as_interrupt"]
 
 
 def run(config: Config) -> int:
-    """Train or evaluate as configured; returns the exit status (0, or 130 when interrupted).
+    """Train or evaluate as configured and return the exit status (0, or 130 when interrupted).
 
     Raises:
-        ConfigError: the environment has no such split or tasks, the tokenizer cannot be read, the folder is taken.
+        ConfigError: the environment has no such split or tasks, the tokenizer cannot be read, or the folder is taken.
     """
     if Path(config.actor.model_name_or_path).is_dir():
-        # Before anything imports the hub's client, which reads this once.
+        # Set before anything imports the hub's client, which reads it once.
         hygiene.stay_offline()
     train_tasks, eval_tasks, record = _tasks(config)
     folder = _open_folder(config)
@@ -56,7 +56,7 @@ def run(config: Config) -> int:
 def _work(
     config: Config, folder: RunFolder, display: ProgressDisplay, train_tasks: Sequence[str], eval_tasks: Sequence[str]
 ) -> None:
-    # Imports torch and the rest of the stack; everything that can be refused cheaply has been.
+    # Imports torch and the rest of the stack, after all cheap checks.
     from openrlhf_gagpo import backends
     from openrlhf_gagpo.config.settings import backend_settings, loop_settings
     from openrlhf_gagpo.training.loop import Trainer
@@ -67,7 +67,7 @@ def _work(
         folder.add_facts({**facts, "ready_at": datetime.now(UTC).isoformat(timespec="milliseconds")})
         display.note(f"run {folder.path}, {config.backend} backend on {facts['devices']}")
         trainer = Trainer(loop_settings(config, train_tasks, eval_tasks), backend, folder, display)
-        # Once more: Ray has put its own handler in place, which would end the process on the spot.
+        # Installed again, because Ray has set its own handler, which would end the process immediately.
         with terminate_as_interrupt():
             if config.eval_only:
                 trainer.evaluate(0)
@@ -79,7 +79,7 @@ def _work(
 
 
 def _tasks(config: Config) -> tuple[Sequence[str], list[str], Mapping[str, object]]:
-    """Tasks to train on, tasks to evaluate on, and what the environment says of itself."""
+    """Return the tasks to train on, those to evaluate on, and the facts that the environment records."""
     from openrlhf_gagpo.evaluation.requests import spread
 
     try:
@@ -130,7 +130,7 @@ _MAY_CHANGE = ("ckpt.", "eval.", "logger.", "ray.", "env.workers", "report", "ro
 
 
 def _check_same_run(config: Config, folder: RunFolder) -> None:
-    """Refuse to go on with settings that would make it another run. Raises ``ConfigError``."""
+    """Raise ``ConfigError`` if the settings differ from those that the run was started with."""
     before = folder.config().get("values", {})
     now = config.to_dict()["values"]
     for name in sorted(before.keys() & now.keys()):
@@ -143,10 +143,10 @@ def _check_same_run(config: Config, folder: RunFolder) -> None:
 
 
 def _resume(backend: Backend, folder: RunFolder, display: ProgressDisplay) -> int:
-    """The iteration to continue after: the newest checkpoint's, or 0 in a folder without any iteration.
+    """Return the iteration to continue after: the newest checkpoint's, or 0 in a folder without any iteration.
 
     Raises:
-        RunError: iterations but no checkpoint; starting anew would delete them.
+        RunError: there are iterations but no checkpoint; starting over would delete them.
     """
     state = backend.load_checkpoint()
     if state is None and folder.metrics():
@@ -156,7 +156,7 @@ def _resume(backend: Backend, folder: RunFolder, display: ProgressDisplay) -> in
         )
     iteration = state["iteration"] if state else 0
     folder.resume(iteration)
-    display.note(f"continuing after iteration {iteration}" if state else "no checkpoint yet: starting anew")
+    display.note(f"continuing after iteration {iteration}" if state else "no checkpoint yet; starting at iteration 1")
     return iteration
 
 
@@ -164,13 +164,13 @@ def _resume(backend: Backend, folder: RunFolder, display: ProgressDisplay) -> in
 def terminate_as_interrupt() -> Iterator[None]:
     """Treat SIGTERM, which a job scheduler sends, like Ctrl-C, so that everything is closed in order.
 
-    Whoever handles Ctrl-C at that moment gets it: asyncio cancels its tasks, where an exception raised here would leave
+    The current handler of Ctrl-C is called, so that asyncio cancels its tasks; an exception raised here would leave
     them pending.
     """
 
     def interrupt(_: int, frame: FrameType | None) -> None:
         handler = signal.getsignal(signal.SIGINT)
-        if not callable(handler):  # Ctrl-C is ignored, as in a job that a shell started in the background.
+        if not callable(handler):  # Ctrl-C is ignored, for example in a background job of a shell.
             handler = signal.default_int_handler
         handler(signal.SIGINT, frame)
 

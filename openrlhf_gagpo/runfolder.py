@@ -1,8 +1,8 @@
-"""The folder of one training run: what is in it, and how it survives being killed at any moment.
+"""The folder of one training run: its files, and how they stay readable when the run is killed at any moment.
 
 ===========================  =====================================================================================
-``run.json``                 state, start time, command line, seed, package versions, git commit, prompt hash, what
-                             the environment and the backend say of themselves
+``run.json``                 state, start time, command line, seed, package versions, git commit, prompt hash, facts
+                             that the environment and the backend record
 ``config.yaml``              the resolved configuration with the origin of every value
 ``prompt.txt``               the resolved prompt template
 ``metrics.jsonl``            one JSON object per iteration
@@ -40,7 +40,7 @@ __all__ = ["RunFolder", "State"]
 State = Literal["running", "finished", "interrupted", "failed"]
 
 _FORMAT = 2
-"""Version of what a run folder holds. Folders without a number are version 1, whose episodes lack ``info``."""
+"""Version of the folder's contents. Folders without a number are version 1, whose episodes lack ``info``."""
 
 _PACKAGES = (
     "openrlhf",
@@ -55,7 +55,7 @@ _ROLLOUT = re.compile(r"iter_(\d+)\.jsonl\.gz")
 
 
 class RunFolder:
-    """One run on disk. Made by ``create`` or ``open``."""
+    """One run on disk; construct it with ``create`` or ``open``."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -81,12 +81,12 @@ class RunFolder:
         command: Sequence[str] | None = None,
         packages: Sequence[str] = (),
     ) -> RunFolder:
-        """Start a run in ``path`` (made if absent).
+        """Start a run in ``path`` (created if absent).
 
         ``config`` is written to ``config.yaml`` as given: plain YAML types, either the values alone or
         ``{"values": ..., "origins": {dotted name: origin}}``. ``command`` defaults to this process's command line.
-        ``packages`` are those whose versions matter beside the stack's.
-        Raises ``RunFolderError`` when the folder already holds a run or parts of one.
+        ``packages`` are further packages whose versions are recorded, besides those of the stack.
+        Raises ``RunFolderError`` if the folder already holds a run or parts of one.
         """
         run = cls(Path(path))
         own = {
@@ -110,7 +110,7 @@ class RunFolder:
         _write_atomic(run.prompt_path, prompt)
         for file in (run.metrics_path, run.eval_path):
             file.touch()
-        # Last, because its presence is what makes the folder a run.
+        # Written last, because its presence makes the folder a run.
         run._write_info(
             {
                 "state": "running",
@@ -128,7 +128,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> RunFolder:
-        """A run that exists. Raises ``RunFolderError`` for anything else. Changes nothing on disk."""
+        """Open an existing run without changing anything on disk. Raises ``RunFolderError`` for anything else."""
         run = cls(Path(path))
         if not run.path.exists():
             raise RunFolderError(f"There is no run folder at {run.path}.")
@@ -144,7 +144,7 @@ class RunFolder:
         except ValueError:
             info = None
         if not isinstance(info, dict) or "state" not in info:
-            raise RunFolderError(f"{self.info_path} is damaged: it is not the JSON object a run writes.")
+            raise RunFolderError(f"{self.info_path} is damaged: it is not the JSON object that a run writes.")
         if not isinstance(version := info.get("format", 1), int) or version > _FORMAT:
             raise RunFolderError(
                 f"{self.path} was written by a newer release (format {version}, this one reads up to {_FORMAT}); "
@@ -167,15 +167,15 @@ class RunFolder:
         return self.prompt_path.read_text(encoding="utf-8") if self.prompt_path.is_file() else ""
 
     def add_facts(self, facts: Mapping[str, str]) -> None:
-        """Add what the backend found at its start (devices, seconds) to ``run.json``."""
+        """Add the backend's facts about its start (devices, seconds) to ``run.json``."""
         self._write_info(self.info() | {"backend": dict(facts)})
 
     def add_environment(self, record: Mapping[str, object]) -> None:
-        """Add what the environment says of its data and rules to ``run.json``."""
+        """Add the environment's facts about its data and rules to ``run.json``."""
         self._write_info(self.info() | {"environment": dict(record)})
 
     def set_state(self, state: State, error: str = "") -> None:
-        """Record how the run stands; ``error`` says why it failed."""
+        """Record the state of the run; ``error`` says why it failed."""
         info = self.info() | {"state": state}
         info.pop("ended", None)
         info.pop("error", None)
@@ -187,7 +187,7 @@ class RunFolder:
 
     @contextmanager
     def tracked(self) -> Iterator[RunFolder]:
-        """Keep the state in step with a block: running inside, then finished, interrupted (Ctrl-C) or failed."""
+        """Record the state around a block: running inside, then finished, interrupted (Ctrl-C) or failed."""
         self.set_state("running")
         try:
             yield self
@@ -208,41 +208,41 @@ class RunFolder:
         _append(self.eval_path, {"iteration": iteration, "split": split} | dict(values))
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Rows of ``metrics.jsonl`` in order; a torn last line is left out, ``null`` stands for "not finite"."""
+        """Return the rows of ``metrics.jsonl`` in order, without an incomplete last line; ``null`` means not finite."""
         return _read(self.metrics_path)
 
     def evals(self) -> list[dict[str, Any]]:
-        """Rows of ``eval.jsonl``, likewise."""
+        """Return the rows of ``eval.jsonl`` in the same way."""
         return _read(self.eval_path)
 
     def rollout_path(self, iteration: int) -> Path:
-        """Where the episodes of an iteration are written."""
+        """Return the file for the episodes of an iteration."""
         return self.rollouts_dir / f"iter_{iteration:05d}.jsonl.gz"
 
     def rollout_iterations(self) -> list[int]:
-        """Iterations with recorded episodes, ascending."""
+        """Return the iterations with recorded episodes, ascending."""
         if not self.rollouts_dir.is_dir():
             return []
         matches = (_ROLLOUT.fullmatch(item.name) for item in self.rollouts_dir.iterdir())
         return sorted(int(match[1]) for match in matches if match)
 
     def add_fault(self, name: str, error: str, traceback: str) -> None:
-        """Keep where an environment failed, unless the same place is known."""
+        """Write the traceback of an environment's failure, unless one of that name exists."""
         path = self.faults_dir / f"{name}.txt"
         if not path.exists():
             self.faults_dir.mkdir(exist_ok=True)
             _write_atomic(path, f"{error}\n\n{traceback}")
 
     def fault(self, name: str) -> str:
-        """The error and the traceback of a fault; "" where the folder has none of that name."""
+        """Return the error and the traceback of a fault; "" if the folder has none of that name."""
         path = self.faults_dir / f"{name}.txt"
         return path.read_text(encoding="utf-8") if path.is_file() else ""
 
     def resume(self, iteration: int) -> None:
-        """Go back to the end of ``iteration``, the one the loaded checkpoint was written after.
+        """Go back to the end of ``iteration``, after which the loaded checkpoint was written.
 
         Rows and recorded episodes of later iterations are removed, since those iterations are played again, and a
-        line that was being written when the run died is dropped. Doing it twice removes nothing more.
+        line that was being written when the run died is dropped. A second call removes nothing more.
         """
         for file in (self.metrics_path, self.eval_path):
             kept = [row for row in _read(file) if row["iteration"] <= iteration]
@@ -268,7 +268,7 @@ def _line(row: Mapping[str, Any]) -> str:
 
 
 def _plain(value: Any) -> float | int | None:
-    """numpy and torch scalars as Python numbers."""
+    """Convert numpy and torch scalars to Python numbers."""
     item = value.item()
     return item if not isinstance(item, float) or math.isfinite(item) else None
 
@@ -282,7 +282,7 @@ def _append(file: Path, row: Mapping[str, Any]) -> None:
 
 
 def _end_last_line(file: Path) -> None:
-    """Make the file end with a whole line: finish a line that lacks only its end, drop one that lacks more."""
+    """Make the file end with a whole line: complete a line that lacks only its end, drop any other partial line."""
     data = file.read_bytes() if file.exists() else b""
     if not data or data.endswith(b"\n"):
         return
@@ -307,7 +307,7 @@ def _read(file: Path) -> list[dict[str, Any]]:
             if not isinstance(row, dict) or not isinstance(row.get("iteration"), int):
                 raise ValueError
         except ValueError:
-            # Only what follows the last line end can be torn by a kill: rows are written in one piece.
+            # A kill can cut only what follows the last line end, because rows are written in one piece.
             if number == len(lines):
                 break
             raise RunFolderError(f"{file} is damaged in line {number}: it is not a row that a run writes.") from None
@@ -337,14 +337,14 @@ def _package_versions(more: Sequence[str]) -> dict[str, str]:
 
 
 def _git_commit() -> str | None:
-    """Commit of the checkout this package is imported from, "+changes" when edited; None outside a checkout."""
+    """Return the commit of this package's checkout, with "+changes" if it was edited; None outside a checkout."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
     try:
-        # An installed copy may lie inside some other project's checkout, whose commit would be the wrong one.
+        # An installed copy may be inside another project's checkout, whose commit would be wrong.
         git("ls-files", "--error-unmatch", Path(__file__).name)
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--", "..") else "")
     except (OSError, subprocess.SubprocessError):

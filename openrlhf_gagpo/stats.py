@@ -1,6 +1,6 @@
 """All intervals and tests that this package reports, in one place.
 
-Tests and intervals over seeds are scipy's; it is imported when one is asked for.
+Tests and intervals over seeds use scipy, which is imported when one is computed.
 """
 
 from __future__ import annotations
@@ -28,33 +28,33 @@ _Z95 = 1.959963984540054
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its 95 % interval; the ends are NaN where too few values say nothing of the spread."""
+    """A mean with its 95 % interval; the ends are NaN if there are too few values to estimate the spread."""
 
     mean: float
     low: float
     high: float
     count: int
-    """Values it is the mean of."""
+    """Number of values averaged."""
 
 
 @dataclass(frozen=True)
 class PairedTest:
-    """Mean of paired differences and the two-sided p value of a paired t test; NaN where there are too few pairs."""
+    """Mean of paired differences and the two-sided p value of a paired t test; NaN if there are too few pairs."""
 
     difference: Estimate
     p_value: float
 
 
 def mean(values: Iterable[float]) -> float:
-    """Arithmetic mean; NaN of nothing."""
+    """Return the arithmetic mean, or NaN without values."""
     numbers = list(values)
     return sum(numbers) / len(numbers) if numbers else math.nan
 
 
 def wilson_interval(successes: int, n: int) -> tuple[float, float]:
-    """95 % score interval of a proportion, in [0, 1] (Wilson 1927, without continuity correction).
+    """Return the 95 % score interval of a proportion, in [0, 1] (Wilson 1927, without continuity correction).
 
-    ``n`` 0 says nothing: (0, 1). Raises ``ValueError`` unless 0 <= successes <= n.
+    With ``n`` 0 it is (0, 1). Raises ``ValueError`` unless 0 <= successes <= n.
     """
     if not 0 <= successes <= n:
         raise ValueError(f"successes must lie between 0 and n, got {successes} of {n}.")
@@ -63,14 +63,14 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
     share, z2 = successes / n, _Z95**2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = _Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    # At the ends the exact bounds are 0 and 1; rounding would miss them by a hair.
+    # At the ends the exact bounds are 0 and 1, which rounding would miss slightly.
     low = 0.0 if successes == 0 else max(0.0, centre - half)
     high = 1.0 if successes == n else min(1.0, centre + half)
     return low, high
 
 
 def mean_interval(values: Sequence[float]) -> Estimate:
-    """Mean of independent values, such as one per seed, with its 95 % t interval."""
+    """Return the mean of independent values, such as one per seed, with its 95 % t interval."""
     count = len(values)
     centre = mean(values)
     if count < 2:
@@ -82,7 +82,7 @@ def mean_interval(values: Sequence[float]) -> Estimate:
 
 
 def bootstrap_interval(values: Sequence[float], seed: int = 0, resamples: int = 10_000) -> Estimate:
-    """Mean of independent values with its 95 % percentile interval over resampled means."""
+    """Return the mean of independent values with its 95 % percentile interval over resampled means."""
     count = len(values)
     centre = mean(values)
     if count < 2:
@@ -93,17 +93,17 @@ def bootstrap_interval(values: Sequence[float], seed: int = 0, resamples: int = 
 
 
 def paired_test(first: Sequence[float], second: Sequence[float]) -> PairedTest:
-    """Paired t test of ``first - second``, such as two algorithms on the same seeds.
+    """Run a paired t test of ``first - second``, such as two algorithms on the same seeds.
 
     Raises:
-        ValueError: the two do not pair up.
+        ValueError: the two have different lengths.
     """
     differences = [a - b for a, b in zip(first, second, strict=True)]
     estimate = mean_interval(differences)
     if len(differences) < 2:
         return PairedTest(estimate, math.nan)
     if len(set(differences)) == 1:
-        # No spread: t is infinite, or nothing differs at all.
+        # Without spread, t is infinite or all differences are 0.
         return PairedTest(estimate, 1.0 if differences[0] == 0 else 0.0)
     from scipy.stats import ttest_rel
 
@@ -111,7 +111,7 @@ def paired_test(first: Sequence[float], second: Sequence[float]) -> PairedTest:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction of several tests' p values, in their order (Holm 1979)."""
+    """Return the p values of several tests after Holm's step-down correction, in their order (Holm 1979)."""
     order = sorted(range(len(p_values)), key=lambda index: p_values[index])
     corrected = [0.0] * len(p_values)
     largest = 0.0

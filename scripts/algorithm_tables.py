@@ -1,4 +1,4 @@
-"""Writes the tables of docs/algorithms.md anew from the estimators: ``python scripts/algorithm_tables.py``."""
+"""Update the tables of docs/algorithms.md from the registered estimators: ``python scripts/algorithm_tables.py``."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _BUILT_IN = "openrlhf_gagpo.credit.estimators."
 
 
 def with_tables(page: str) -> str:
-    """``page`` with everything between its pairs of ``<!-- NAME: generated -->`` and ``<!-- end NAME -->`` replaced."""
+    """Replace everything in ``page`` between pairs of ``<!-- NAME: generated -->`` and ``<!-- end NAME -->``."""
     for name, table in (("options", _options()), ("presets", _presets()), ("needs", _needs())):
         before, begin, rest = page.partition(f"<!-- {name}: generated -->\n")
         _, end, after = rest.partition(f"<!-- end {name} -->")
         if not (begin and end):
-            raise ValueError(f"the page has no place for the table {name!r}")
+            raise ValueError(f"the page has no markers for the table {name!r}")
         page = f"{before}{begin}\n{table}\n{end}{after}"
     return page
 

@@ -1,4 +1,4 @@
-"""Stops the install early where the pinned environment cannot work."""
+"""Stop the install early if the pinned environment cannot work."""
 
 import platform
 import sys

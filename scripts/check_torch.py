@@ -1,4 +1,4 @@
-"""Stops the install where pip chose a CUDA build of torch on a machine without a GPU. Argument: the environment."""
+"""Stop the install if pip chose a CUDA build of torch on a machine without a GPU. Argument: the environment."""
 
 import glob
 import os
@@ -13,6 +13,6 @@ if not found:
 cuda = runpy.run_path(found[0]).get("cuda")
 if cuda and shutil.which("nvidia-smi") is None:
     sys.exit(
-        f"pip installed a CUDA {cuda} build of torch, and this machine has no GPU: remove {venv} and name an index "
+        f"pip installed a CUDA {cuda} build of torch, but this machine has no GPU: remove {venv} and name an index "
         "that has the CPU build, as in `make TORCH_INDEX=https://download.pytorch.org/whl/cpu demo`."
     )

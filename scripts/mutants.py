@@ -1,8 +1,8 @@
-"""Checks that the tests notice what they are there for: ``python scripts/mutants.py [NAME ...]``.
+"""Check that the tests notice broken code: ``python scripts/mutants.py [NAME ...]``.
 
-Every ``tests/mutants/NAME.patch`` breaks one thing. Its header, before the diff, says what, and names the tests that
-have to notice, in a line ``Tests: tests/a/test_b.py::test_c ...``. Each patch is applied to a copy of the working tree
-and those tests run there: they must fail. Before that they run in a copy without a patch, where they must pass. Exits
+Every ``tests/mutants/NAME.patch`` breaks one thing. Its header, before the diff, says what it breaks, and names the
+tests that have to notice in a line ``Tests: tests/a/test_b.py::test_c ...``. Each patch is applied to a copy of the
+working tree, where those tests must fail. Before that they run in a copy without a patch, where they must pass. Exits
 with 1 if any patch does not apply, any test cannot be run, or any mutant survives.
 """
 
@@ -59,7 +59,7 @@ def read(patch: Path) -> Mutant:
 
 
 def run(root: Path, patches: Sequence[Path], say: Callable[[str], None]) -> bool:
-    """Run every mutant of the tree ``root`` and ``say`` a line about each; whether all of them were noticed."""
+    """Run every mutant of the tree ``root``, ``say`` a line about each, and return whether all were noticed."""
     sound = True
     mutants = []
     for patch in patches:
@@ -88,14 +88,14 @@ def run(root: Path, patches: Sequence[Path], say: Callable[[str], None]) -> bool
 
 
 def _noticed(root: Path, mutant: Mutant) -> bool:
-    """Whether a named test fails on the mutated copy."""
+    """Return whether a named test fails on the mutated copy."""
     with _copy(root) as tree:
-        # Inside another checkout git would take the paths for that one's and apply nothing.
+        # Inside another checkout git would read the paths as relative to that checkout and apply nothing.
         alone = os.environ | {"GIT_CEILING_DIRECTORIES": str(tree.parent)}
         command = ["git", "apply", str(mutant.patch.resolve())]
         applied = subprocess.run(command, cwd=tree, env=alone, capture_output=True, text=True)
         if applied.returncode:
-            raise MutantError(f"the patch does not apply, make it anew: {' '.join(applied.stderr.split())}")
+            raise MutantError(f"the patch does not apply, write it again: {' '.join(applied.stderr.split())}")
         status, output = _pytest(tree, mutant.tests)
     if status not in (_PASSED, _FAILED):
         raise MutantError(f"its tests could not be run (pytest exited with {status}):\n{output}")
@@ -103,7 +103,7 @@ def _noticed(root: Path, mutant: Mutant) -> bool:
 
 
 def _pytest(tree: Path, tests: Sequence[str]) -> tuple[int, str]:
-    """Exit status and output of the tests, run in ``tree`` with its packages imported instead of installed ones."""
+    """Run the tests in ``tree``, with its packages instead of installed ones, and return exit status and output."""
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "--tb=short", "-p", "no:cacheprovider", *tests],
         cwd=tree,
@@ -117,13 +117,13 @@ def _pytest(tree: Path, tests: Sequence[str]) -> tuple[int, str]:
 
 @contextmanager
 def _copy(root: Path) -> Iterator[Path]:
-    """A temporary copy of everything in ``root`` that git does not ignore, edited and new files included."""
+    """Make a temporary copy of everything in ``root`` that git does not ignore, including edited and new files."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=root, capture_output=True, check=True)
     with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
         tree = Path(folder).resolve()
         for name in filter(None, os.fsdecode(listed.stdout).split("\0")):
-            # A file that is listed but gone was deleted without telling git.
+            # A listed file that does not exist was deleted without telling git.
             if (root / name).is_file():
                 (tree / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(root / name, tree / name)
@@ -131,8 +131,8 @@ def _copy(root: Path) -> Iterator[Path]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the mutants named on the command line, or all of them; the exit status."""
-    parser = argparse.ArgumentParser(description="Check that the tests notice what they are there for.")
+    """Run the mutants named on the command line, or all of them, and return the exit status."""
+    parser = argparse.ArgumentParser(description="Check that the tests notice broken code.")
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help="a patch in tests/mutants, without .patch (default: all)"
     )

@@ -1,7 +1,7 @@
-"""Find a hidden number: an environment that lives outside the package.
+"""Find a hidden number: an environment outside the package.
 
-One file is all it takes: subclass ``TextEnv``, decorate it with ``@register``, and hand the file to whatever loads
-plugins (``agent_envs.load_plugin("number_hunt.py")``, or the plugin option of a command).
+One file is enough: subclass ``TextEnv``, decorate the class with ``@register``, and load the file as a plugin
+(``agent_envs.load_plugin("number_hunt.py")``, or the plugin option of a command).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SPLIT_SIZES = {"train": 200, "valid": 50}
 class NumberHunt(TextEnv):
     """Guess a number between 1 and ``limit``; each guess is answered with "higher" or "lower".
 
-    Unlike the vault the goal is hidden, so what was seen before matters: the observation carries the range left.
+    Unlike in the vault, the goal is hidden, so earlier answers matter; the observation contains the remaining range.
     """
 
     splits = tuple(SPLIT_SIZES)
@@ -50,7 +50,7 @@ Put your guess between <action> and </action>.
     def reset(self, task: str, seed: int) -> Reset:
         if not any(task in self.tasks(split) for split in SPLIT_SIZES):
             raise UnknownTask(f"number-hunt has no task {task!r}; its ids look like 'train-0'.")
-        # A string seed: Python's own hash of a string differs from process to process.
+        # The seed is a string, because Python's own hash of a string differs between processes.
         self._secret = random.Random(f"{task} {seed}").randint(1, self._limit)
         self._low, self._high = 1, self._limit
         self._steps = 0
@@ -83,7 +83,7 @@ Put your guess between <action> and </action>.
         )
 
     def expert(self) -> Expert | None:
-        """Halves the range that is left."""
+        """Return an expert that halves the remaining range."""
         return lambda: f"guess {(self._low + self._high) // 2}"
 
     def _observe(self) -> str:

@@ -1,6 +1,6 @@
-"""An estimator from outside: GRPO's episode advantage, spread over an action's tokens by how surprising each was.
+"""An estimator as a plugin: GRPO's episode advantage, divided among an action's tokens by how surprising each was.
 
-It uses three things that the built-in estimators do not: a column that the model computes first (``log_prob``), one
+It uses three features that the built-in estimators do not: a column that the model computes first (``log_prob``), one
 advantage per token, and an option of its own.
 
     gagpo train --algo.plugin examples/plugins/surprising_tokens.py --algo.advantage.estimator surprising_tokens ...
@@ -17,7 +17,7 @@ from openrlhf_gagpo.options import declare
 
 @dataclass(frozen=True)
 class SurprisingTokensOptions(EstimatorOptions):
-    """``sharpness`` 0 gives every token the same advantage."""
+    """With ``sharpness`` 0 every token gets the same advantage."""
 
     sharpness: float = declare(0.5, "how much more a surprising token of an action counts", range=(0.0, 10.0))
 
@@ -29,7 +29,7 @@ class SurprisingTokensOptions(EstimatorOptions):
     needs={"log_prob"},
 )
 def surprising_tokens(batch: StepBatch, options: SurprisingTokensOptions) -> CreditResult:
-    """Episode score less the group's mean; a token's share grows with its negative log-probability."""
+    """Compute episode score minus the group's mean; a token's share grows with its negative log-probability."""
     score = batch.trajectories.expand(batch.trajectories.sum(batch.reward))
     advantage = score - batch.groups.expand(batch.groups.mean(score))
     surprise = -batch.required("log_prob")

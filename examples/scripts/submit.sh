@@ -11,7 +11,7 @@ shift 2
 [[ -f $recipe ]] || recipe="$(dirname "$0")/../recipes/$recipe"
 [[ -f $recipe ]] || { echo "there is no recipe ${recipe##*/}; give a file or a name in examples/recipes" >&2; exit 2; }
 
-# The job runs in a folder of its own: files named here have to be named from the root.
+# The job runs in a folder of its own, so files named here need absolute paths.
 arguments=()
 for argument in "$@"; do
     [[ ${previous:-} == --*.plugin && -f $argument ]] && argument=$(realpath "$argument")

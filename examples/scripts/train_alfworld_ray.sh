@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Submits an ALFWorld recipe to a running Ray cluster. RECIPE chooses another one than Qwen2.5-1.5B on two GPUs:
+# Submits an ALFWorld recipe to a running Ray cluster, by default Qwen2.5-1.5B on two GPUs. RECIPE chooses another:
 # the files alfworld_*.yaml in examples/recipes differ in model, number of GPUs and algorithm.
 #
 #   alfworld-download                       # or: gagpo env generate alfworld

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Submits a WebShop recipe to a running Ray cluster. RECIPE chooses another one than Qwen2.5-1.5B on two GPUs:
+# Submits a WebShop recipe to a running Ray cluster, by default Qwen2.5-1.5B on two GPUs. RECIPE chooses another:
 # the files webshop_*.yaml in examples/recipes differ in model, number of GPUs and algorithm.
 #
 #   gagpo env generate webshop --out data/webshop --products 1000    # or the official files

@@ -1,4 +1,4 @@
-"""Backends: where the policy lives and how it is updated. A new one is a module and an entry here."""
+"""Backends, which hold the policy and update it. A new one is a module and an entry here."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 __all__ = ["BACKENDS", "SHARE", "BackendEntry", "create"]
 
 SHARE = 0.2
-"""Part of a GPU that OpenRLHF books for each of the processes that share it."""
+"""Fraction of a GPU that OpenRLHF reserves for each of the processes that share it."""
 
 
 @dataclass(frozen=True)
 class BackendEntry:
-    """A backend that is not imported before it is asked for."""
+    """A backend that is not imported until it is used."""
 
     target: str
     """``module:Class``; the class is made from the settings and OpenRLHF's arguments."""
     columns: frozenset[str]
-    """Model columns that its ``compute`` can give to credit."""
+    """Model columns that its ``compute`` can provide for credit."""
     one_process: bool
     """Whether the calling process does all the work, so that Ray and vLLM are not needed."""
 
@@ -40,10 +40,10 @@ BACKENDS: Mapping[str, BackendEntry] = {
 
 
 def create(name: str, settings: BackendSettings, arguments: SimpleNamespace) -> Backend:
-    """The backend called ``name``; imports only that one.
+    """Create the backend called ``name`` and import only that one.
 
     Args:
-        arguments: all flags in the shape of OpenRLHF's own parsed arguments, for what is handed on to it.
+        arguments: all flags in the form of OpenRLHF's own parsed arguments, for the parts that are passed on to it.
     """
     module, _, attribute = BACKENDS[name].target.partition(":")
     backend: Backend = getattr(import_module(module), attribute)(settings, arguments)

@@ -1,4 +1,4 @@
-"""The local backend: the same episodes, credit and loss in one process, with transformers and torch alone."""
+"""The local backend: the same episodes, credit and loss in one process, with only transformers and torch."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class LocalBackend:
     """``training.backend.Backend`` on one CPU or one CUDA device."""
 
     def __init__(self, settings: BackendSettings, arguments: SimpleNamespace) -> None:
-        del arguments  # all that OpenRLHF's flags say to this backend is in the settings
+        del arguments  # the settings contain everything that this backend needs of OpenRLHF's flags
         self.settings = settings
         self.objective = settings.objective.build()
         self._runner = asyncio.Runner()
@@ -101,7 +101,7 @@ class LocalBackend:
         return model.to(self.device).eval()
 
     def _autocast(self) -> torch.autocast:
-        """Weights stay in float32, as the optimizer needs them; ``--ds.param_dtype`` is what passes compute in."""
+        """Return the context of passes in ``--ds.param_dtype``; weights stay in float32, as the optimizer needs."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.param_dtype == "bf16")
 
     def rollout(
@@ -153,12 +153,12 @@ class LocalBackend:
         return metrics | {"time/forward": forwarded - started, "time/update": time.perf_counter() - forwarded}
 
     def _old_log_probs(self, rows: Sequence[TrainingRow]) -> Sequence[TokenValues]:
-        """Log-probabilities before the first update: those that credit asked for, where it did."""
+        """Return log-probabilities before the first update; reuse those that were computed for credit, if any."""
         known = [row.old_log_probs for row in rows if row.old_log_probs is not None]
         return known if len(known) == len(rows) else self._log_probs(self.model, rows)
 
     def _forward(self, model: Any, tokens: TokenBatch) -> Tensor:
-        """Logits (B, T-1, V) that predict tokens 1 to T-1."""
+        """Compute the logits (B, T-1, V) that predict tokens 1 to T-1."""
         mask = tokens.attention_mask.to(self.device)
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
         with self._autocast():
@@ -169,7 +169,7 @@ class LocalBackend:
 
     @torch.no_grad()
     def _log_probs(self, model: Any, rows: Sequence[TokenRow]) -> list[Tensor]:
-        """Log-probabilities of every row's response tokens, in row order."""
+        """Compute the log-probabilities of every row's response tokens, in row order."""
         model.eval()
         unique, inverse = unique_rows(rows)
         results: list[Tensor] = [torch.empty(0)] * len(unique)
@@ -210,13 +210,13 @@ class LocalBackend:
         return step_loss(log_probs, entropy[repeat], actions, scale, self.objective)
 
     def sync(self) -> None:
-        """Nothing to do: the sampler runs the policy itself."""
+        """Do nothing, because the sampler runs the policy itself."""
 
     def env_stats(self) -> dict[str, float]:
         return self.player.stats()
 
     def track(self, iteration: int, metrics: Mapping[str, float], *, evaluation: bool) -> None:
-        """Nothing to do: trackers are OpenRLHF's, which this backend does not import."""
+        """Do nothing, because the trackers belong to OpenRLHF, which this backend does not import."""
 
     def save_checkpoint(self, tag: str, state: dict[str, Any]) -> None:
         root = self.settings.checkpoints.path
@@ -230,10 +230,10 @@ class LocalBackend:
         (partial / "loop.json").write_text(json.dumps(state), encoding="utf-8")
         shutil.rmtree(root / tag, ignore_errors=True)
         os.replace(partial, root / tag)
-        # Named last: a checkpoint that is not complete is never the newest.
+        # Renamed last, so that an incomplete checkpoint is never the newest.
         (root / ".latest").write_text(tag, encoding="utf-8")
         os.replace(root / ".latest", root / "latest")
-        # Nothing else that lies there is ours to remove.
+        # Other files in the folder are not ours to remove.
         saved = sorted(root.glob("global_step[0-9]*"), key=lambda path: path.stat().st_mtime)
         for old in saved[: -self.settings.checkpoints.max_num]:
             shutil.rmtree(old)
@@ -255,7 +255,7 @@ class LocalBackend:
         self.tokenizer.save_pretrained(self.settings.checkpoints.output_dir)
 
     def parameters(self) -> dict[str, Tensor]:
-        """Copies of all parameters by name (for tests)."""
+        """Return copies of all parameters by name (for tests)."""
         return {name: p.detach().float().cpu().clone() for name, p in self.model.named_parameters()}
 
     def close(self) -> None:
@@ -266,7 +266,7 @@ class LocalBackend:
 
 
 def _save_model(model: Any, folder: Path) -> None:
-    """A Hugging Face folder as ``save_pretrained`` writes it, which would import DeepSpeed where it is installed."""
+    """Write a Hugging Face folder like ``save_pretrained``, which would import DeepSpeed if it is installed."""
     folder.mkdir(parents=True, exist_ok=True)
     model.config.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
@@ -278,14 +278,14 @@ async def _make_player(settings: RolloutSettings, tokenizer: Any) -> EpisodePlay
 
 
 def _eos_ids(model: Any, tokenizer: Any) -> list[int]:
-    """All end-of-sequence ids, as vLLM takes them: the generation config's and the tokenizer's."""
+    """Return all end-of-sequence ids that vLLM uses: those of the generation config and of the tokenizer."""
     configured = model.generation_config.eos_token_id
     configured = configured if isinstance(configured, list) else [configured]
     return [token for token in {*configured, tokenizer.eos_token_id} if token is not None]
 
 
 def _optimizer(model: Any, settings: OptimizerSettings, iterations: int) -> tuple[torch.optim.AdamW, Any]:
-    """AdamW and a schedule over iterations, with OpenRLHF's parameter groups."""
+    """Build AdamW and a schedule over iterations, with OpenRLHF's parameter groups."""
 
     def parameters(decayed: bool) -> Iterator[Tensor]:
         for name, parameter in model.named_parameters():

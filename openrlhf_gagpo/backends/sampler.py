@@ -1,4 +1,4 @@
-"""In-process generation: batches the turns of concurrently played episodes through transformers with a KV cache."""
+"""In-process generation, which batches the turns of concurrent episodes through transformers with a KV cache."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class _Turn:
 class BatchSampler:
     """``rollout.types.Policy`` on a model in this process.
 
-    A batch starts once every running episode waits for a turn, so batches are as large as they can be and the same in
-    every run. (One process computes either way: starting earlier would only make batches smaller.) Every generation
-    draws from its own random stream, the request's seed.
+    A batch starts when every running episode waits for a turn, so batches are as large as possible and the same in
+    every run. (There is only one process, so starting earlier would only make batches smaller.) Every generation draws
+    from its own random stream, seeded by the request.
     """
 
     def __init__(self, model: Any, eos_ids: Sequence[int], pad_id: int, max_batch: int = 256) -> None:
@@ -48,7 +48,7 @@ class BatchSampler:
         self._concurrency = concurrency
 
     def episode_done(self) -> None:
-        """An episode has ended and will ask for no more turns."""
+        """Note that an episode has ended and will request no more turns."""
         self._unfinished -= 1
         self._run_when_ready()
 
@@ -71,7 +71,7 @@ class BatchSampler:
 
 @torch.inference_mode()
 def generate_batch(model: Any, turns: Sequence[_Turn], eos_ids: Sequence[int], pad_id: int) -> list[Completion]:
-    """Sample one completion per turn; equal prompts are read once, finished rows leave the batch."""
+    """Sample one completion per turn; equal prompts are processed once, finished rows leave the batch."""
     device = next(model.parameters()).device
     index: dict[tuple[int, ...], int] = {}
     copies = [index.setdefault(tuple(turn.prompt_ids), len(index)) for turn in turns]
@@ -128,13 +128,13 @@ def generate_batch(model: Any, turns: Sequence[_Turn], eos_ids: Sequence[int], p
 
 
 def _sample(logits: Tensor, params: Sequence[SamplingParams], draws: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """Inverse-CDF sampling, (R, V) -> chosen ids (R,) and their log-probs (R,) under the sampling distribution."""
+    """Sample by inverse CDF, (R, V) -> chosen ids (R,) and their log-probs (R,) under the sampling distribution."""
     temperature = torch.tensor([p.temperature for p in params], device=logits.device).clamp(min=1e-6)
     log_probs = torch.log_softmax(logits.float() / temperature[:, None], dim=-1)
     if any(p.top_p < 1 for p in params):
         top_p = torch.tensor([p.top_p for p in params], device=logits.device)
         ordered, order = log_probs.sort(dim=-1, descending=True)
-        # A token stays while the mass before it is below top_p: the most likely one always does.
+        # A token stays while the mass before it is below top_p, so the most likely one always stays.
         before = ordered.exp().cumsum(-1) - ordered.exp()
         dropped = torch.zeros_like(ordered, dtype=torch.bool).scatter(-1, order, before >= top_p[:, None])
         log_probs = torch.log_softmax(log_probs.masked_fill(dropped, float("-inf")), dim=-1)

@@ -20,7 +20,7 @@ __all__ = ["main", "parse"]
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; `{self.prog} --help` says more")
+        raise ConfigError(f"{message}; `{self.prog} --help` describes the arguments")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -46,9 +46,9 @@ def main(argv: Sequence[str]) -> int:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Checked arguments. Raises ``ConfigError`` for those that make no sense; ``SystemExit`` follows ``--help``.
+    """Return checked arguments. Raises ``ConfigError`` for unusable ones and ``SystemExit`` after ``--help``.
 
-    The flags of ``generate`` are those that the environments declare, so plugins are loaded here.
+    Plugins are loaded here, because environments declare the flags of ``generate``.
     """
     arguments = list(argv)
     makes_data = arguments[:1] == ["generate"]
@@ -59,7 +59,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     if "options" in given:
         given.options = OPTIONS.coerce([item for use in given.options for item in use], "--env.options")
     if given.command == "play" and given.task is not None and (given.split, given.index) != (None, None):
-        raise ConfigError("--task names one task, so --split and --index have no use with it; remove them")
+        raise ConfigError("--task names one task, so --split and --index have no effect with it; remove them")
     if given.command == "check" and given.tasks < 1:
         raise ConfigError(f"--tasks is {given.tasks}; the contract is checked on at least 1 task of each split")
     return given
@@ -80,7 +80,7 @@ def _plugin_parser() -> _Parser:
 
 
 def _parser(makes_data: bool) -> argparse.ArgumentParser:
-    """The parser of all commands; ``generate`` has its environments only where ``makes_data``, for that is slow."""
+    """Build the parser of all commands; ``generate`` gets its environments only if ``makes_data``, as that is slow."""
     plugins = _plugin_parser()
     one = _Parser(add_help=False, parents=[plugins])
     one.add_argument("name", metavar="NAME", help="environment, as `gagpo env list` names it")
@@ -106,7 +106,7 @@ def _parser(makes_data: bool) -> argparse.ArgumentParser:
 
     check = command(
         "check",
-        "see whether an environment works: play and time an episode in a worker, check the contract",
+        "check whether an environment works: play and time an episode in a worker, test the contract",
         one,
     )
     check.add_argument("--split", nargs="+", metavar="S", help="splits that must have tasks (default: all)")
@@ -115,7 +115,7 @@ def _parser(makes_data: bool) -> argparse.ArgumentParser:
     )
 
     generate = command(
-        "generate", "make data for an environment to play, where it can do without the original", plugins
+        "generate", "make data for an environment that can be played without its original data", plugins
     )
     if makes_data:
         _add_generators(generate, plugins)
@@ -130,7 +130,7 @@ def _add_generators(generate: _Parser, plugins: _Parser) -> None:
         kind = kinds.add_parser(
             name,
             help=generator.summary,
-            description=f"Make {generator.summary}. Equal arguments make equal data.",
+            description=f"Make {generator.summary}. Equal arguments give equal data.",
             parents=[plugins],
             allow_abbrev=False,
         )
@@ -139,7 +139,7 @@ def _add_generators(generate: _Parser, plugins: _Parser) -> None:
 
 
 def _listing() -> list[str]:
-    """One line per environment; an environment that cannot be imported or lacks packages says so instead."""
+    """Return one line per environment; a line says if the environment cannot be imported or lacks packages."""
     rows = []
     for name in registry.names():
         try:

@@ -1,4 +1,4 @@
-"""What the ``gagpo env`` commands share: reaching an environment, or saying in one sentence why that fails."""
+"""Access to environments for the ``gagpo env`` commands, with failures turned into one sentence."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def load_plugins(plugins: Sequence[str]) -> None:
 
 @contextmanager
 def made(name: str, options: Mapping[str, Any]) -> Iterator[TextEnv]:
-    """An instance, closed at the end. Raises ``ConfigError`` where it cannot be made."""
+    """Make an instance and close it at the end. Raises ``ConfigError`` if it cannot be made."""
     with refusals():
         env = registry.make(name, **options)
     try:
@@ -37,7 +37,7 @@ def made(name: str, options: Mapping[str, Any]) -> Iterator[TextEnv]:
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """Turn what registry, environments and generators raise for unusable input into ``ConfigError``."""
+    """Turn the errors of registry, environments and generators about unusable input into ``ConfigError``."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""See whether an environment works: its data, its tasks, one episode in a real worker process, and the contract."""
+"""Check whether an environment works: its data, its tasks, one episode in a real worker process, and the contract."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["check"]
 
 @dataclass
 class _Played:
-    """One episode: who played it, its steps' results, and how long its calls took in seconds."""
+    """One episode: its player, the results of its steps, and the duration of its calls in seconds."""
 
     task: str
     player: str
@@ -48,14 +48,14 @@ def check(
     splits: Sequence[str] | None = None,
     sample: int = 2,
 ) -> None:
-    """Check environment ``name`` and say on stdout what was found.
+    """Check environment ``name`` and print the findings to stdout.
 
     Args:
-        splits: those that must have tasks; None for all.
-        sample: tasks of each split to check the contract on.
+        splits: splits that must have tasks; None for all.
+        sample: number of tasks of each split to check the contract on.
 
     Raises:
-        ConfigError: no such environment, option or split.
+        ConfigError: there is no such environment, option or split.
         RunError: it does not work; the message says what to do about it.
     """
     with refusals():
@@ -82,14 +82,14 @@ def _data(name: str, cls: type[TextEnv], options: Mapping[str, Any]) -> Iterator
 
 
 class _Words:
-    """Stands in for a tokenizer: the check is of the wording."""
+    """Stands in for a tokenizer, because only the wording is checked."""
 
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:
         return list(range(len(text.split())))
 
 
 def _check_prompt(name: str, cls: type[TextEnv]) -> None:
-    """Word the prompt for each answer format, as a run does at its start."""
+    """Word the prompt for each answer format, as a run does when it starts."""
     template = getattr(cls, "prompt", None)
     if not isinstance(template, PromptTemplate):
         raise RunError(f"environment {name!r} has no prompt; give its class an attribute prompt with a PromptTemplate")
@@ -105,12 +105,12 @@ def _check_prompt(name: str, cls: type[TextEnv]) -> None:
                 max_prompt_tokens=1_000_000,
             )
         except PromptTemplateError as error:
-            raise RunError(f"environment {name!r}: {str(error).rstrip('.')}; mend its prompt") from error
+            raise RunError(f"environment {name!r}: {str(error).rstrip('.')}; fix its prompt") from error
 
 
 @contextmanager
 def _failures() -> Iterator[None]:
-    """Turn a failure of the environment into ``RunError``, after its traceback where it looks like a bug."""
+    """Turn a failure of the environment into ``RunError``; print its traceback first if it looks like a bug."""
     try:
         yield
     except EnvFault as fault:
@@ -143,7 +143,7 @@ async def _check(
 
 
 async def _splits(pool: EnvPool, name: str, named: Sequence[str] | None) -> tuple[str, ...]:
-    """The splits to check, all where none is ``named``. Raises ``ConfigError`` for one the environment lacks."""
+    """Return the splits to check, all if none is ``named``. Raises ``ConfigError`` for one that does not exist."""
     session = await pool.open()
     known = await session.splits()
     await session.close()
@@ -164,7 +164,7 @@ async def _check_contract(pool: EnvPool, splits: Sequence[str], sample: int) -> 
 
 
 async def _episode(pool: EnvPool, task: str) -> _Played:
-    """The expert's episode, or a random one where there is no expert."""
+    """Play an episode with the expert, or with random actions if there is no expert."""
     session = await pool.open()
     limit = await session.max_steps()
     if not isinstance(limit, int) or limit < 1:
@@ -192,7 +192,7 @@ async def _episode(pool: EnvPool, task: str) -> _Played:
 
 
 async def _expert_action(session: Session) -> str | None:
-    """None where there is no expert; a failing one raises."""
+    """Return the expert's action, or None if there is no expert; a failing expert raises."""
     try:
         return await session.expert_action()
     except EnvFault:
@@ -215,7 +215,7 @@ def _report(played: _Played) -> None:
     if played.player == "expert" and not last.success:
         raise RunError(
             f"the expert did not solve task {played.task} within {len(steps)} steps; raise max_steps in --env.options, "
-            "or mend the expert"
+            "or fix the expert"
         )
 
 

@@ -1,4 +1,4 @@
-"""Make environment data, with the generator and the flags that each environment declares."""
+"""Generation of environment data, with the generator and the flags that each environment declares."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from openrlhf_gagpo.errors import ConfigError
 __all__ = ["add_flags", "generate", "generators", "given_values"]
 
 _PREFIX = "generator option "
-"""Keeps the names of options apart from all else in the parsed arguments."""
+"""Keeps the names of options apart from everything else in the parsed arguments."""
 
 
 def generators() -> dict[str, Generator]:
-    """Generators by the name of their environment, for those that have one and can be imported."""
+    """Return the generators by environment name, for environments that have one and can be imported."""
     found = {}
     for name in registry.names():
         try:
@@ -37,7 +37,7 @@ def add_flags(parser: argparse.ArgumentParser, generator: Generator) -> None:
     """Add a flag for each option of ``generator``."""
     for option in generator.options:
         required = option.default is None
-        # argparse fills in what follows a percent sign.
+        # Escaped, because argparse formats what follows a percent sign.
         text = option.help.replace("%", "%%")
         parser.add_argument(
             f"--{option.name}",
@@ -53,7 +53,7 @@ def add_flags(parser: argparse.ArgumentParser, generator: Generator) -> None:
 
 
 def given_values(arguments: argparse.Namespace) -> dict[str, Value | tuple[Value, ...]]:
-    """Values of the flags that ``add_flags`` added, by option."""
+    """Return the values of the flags that ``add_flags`` added, by option."""
     values = {name.removeprefix(_PREFIX): value for name, value in vars(arguments).items() if name.startswith(_PREFIX)}
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
@@ -62,12 +62,12 @@ def generate(name: str, out: Path, values: Mapping[str, Value | tuple[Value, ...
     """Run the generator of environment ``name`` with the ``values`` of its options.
 
     Raises:
-        ConfigError: missing packages, a value it refuses, a folder that cannot be written.
+        ConfigError: packages are missing, a value is refused, or the folder cannot be written.
     """
     with refusals():
         cls = registry.get(name)
     if cls.generator is None:
-        raise ConfigError(f"environment {name!r} has no generator; leave it to play the data it has")
+        raise ConfigError(f"environment {name!r} has no generator; play it with the data it has")
     if hint := cls.needs.hint():
         raise ConfigError(f"environment {name!r} {hint}")
     console = Console(highlight=False)
@@ -84,13 +84,13 @@ def generate(name: str, out: Path, values: Mapping[str, Value | tuple[Value, ...
 def _converter(option: GeneratorOption) -> Callable[[str], Value]:
     def convert(text: str) -> Value:
         value = option.kind(text)
-        # Choices are argparse's to check, which lists them.
+        # Choices are left to argparse, which lists them in its error.
         problem = "" if option.choices else option.problem(value)
         if problem:
             raise argparse.ArgumentTypeError(f"{text} is not allowed, it {problem}")
         return value
 
-    # What argparse calls the kind of a value that cannot be read.
+    # argparse uses this name in the error about a value that cannot be read.
     convert.__name__ = option.kind.__name__
     return convert
 

@@ -90,7 +90,7 @@ def _play(env: TextEnv, observation: str, offered: Sequence[str], console: Conso
 
 
 def _ask(console: Console, offered: Sequence[str], placeholders: Sequence[str], expert: Expert | None) -> str | None:
-    """The player's action; None when they stop."""
+    """Return the player's action, or None when they stop."""
     while True:
         line = _read(console, "> ")
         if line is None or line in ("quit", "exit"):
@@ -109,7 +109,7 @@ def _ask(console: Console, offered: Sequence[str], placeholders: Sequence[str], 
 
 
 def _filled(console: Console, action: str, placeholders: Sequence[str]) -> str:
-    """``action`` with the player's words in place of each placeholder; "" where they give none."""
+    """Return ``action`` with the player's words in place of each placeholder; "" if they give none."""
     for placeholder in placeholders:
         if placeholder in action:
             words = _read(console, f"{placeholder} ")
@@ -120,20 +120,20 @@ def _filled(console: Console, action: str, placeholders: Sequence[str]) -> str:
 
 
 def _read(console: Console, prompt: str) -> str | None:
-    """A line of input; None at its end."""
+    """Read a line of input; return None at its end."""
     try:
         line = console.input(Text(prompt)).strip()
     except EOFError:
         console.print()
         return None
     if not sys.stdin.isatty():
-        # A terminal echoes what is typed; with piped input the record would lack it.
+        # A terminal echoes what is typed, but piped input would be missing from the output.
         _show(console, line)
     return line
 
 
 def _show(console: Console, text: str, style: str = "") -> None:
-    # Text, not markup: what an environment says may contain square brackets.
+    # Printed as text, not markup, because an environment's words may contain square brackets.
     console.print(Text(text, style=style), soft_wrap=not console.is_terminal)
 
 

@@ -20,7 +20,7 @@ COMMANDS = {
     "show": ("openrlhf_gagpo.cli.show", "print one recorded episode of a run"),
     "env": ("openrlhf_gagpo.cli.env", "list, play and check environments, and generate their data"),
 }
-"""Command -> module with ``main(argv)``, and what it does. Modules are imported only when their command runs."""
+"""Command -> module with ``main(argv)`` and a description. Modules are imported only when their command runs."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,7 +36,7 @@ def guarded(command: Callable[[list[str]], int | None], argv: list[str]) -> int:
     Each of these prints one sentence; any other exception is a defect and keeps its traceback.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # Models and environments may say what the terminal cannot show, lone surrogates included.
+        # Text of models and environments may contain characters that the terminal cannot show, even lone surrogates.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return command(argv) or 0
@@ -57,7 +57,7 @@ def guarded(command: Callable[[list[str]], int | None], argv: list[str]) -> int:
 def _disk_full(error: Exception) -> bool:
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    # safetensors has an error class of its own, which keeps the system's number in its text.
+    # safetensors has its own error class, which contains the system's error number only in its text.
     return f"(os error {errno.ENOSPC})" in str(error)
 
 
@@ -86,7 +86,7 @@ def _usage() -> str:
             "",
             *lines,
             "",
-            "gagpo COMMAND --help says more; gagpo --version names the release.",
+            "gagpo COMMAND --help describes a command; gagpo --version prints the release.",
             "",
         ]
     )

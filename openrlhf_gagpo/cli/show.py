@@ -21,7 +21,7 @@ __all__ = ["main", "render_episode"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code: 0, or 2 with one sentence on stderr for bad input."""
+    """Run the command and return the exit status: 0, or 2 with one sentence on stderr for bad input."""
     options = _parser().parse_args(argv)
     try:
         run = RunFolder.open(options.run)
@@ -63,10 +63,10 @@ def _choose(played: list[PlayedEpisode], options: argparse.Namespace, iteration:
 
 
 def render_episode(played: PlayedEpisode, iteration: int, of: int, fault: str = "") -> RenderableType:
-    """Word an episode for a terminal: its outcome, then each step with observation, action, flags, reward and credit.
+    """Format an episode for a terminal: its outcome, then each step with observation, action, flags, reward and credit.
 
     Args:
-        fault: the traceback of an environment failure that ended it.
+        fault: the traceback of the environment failure that ended it, if any.
     """
     episode = played.episode
     category = f" ({episode.category})" if episode.category else ""
@@ -103,7 +103,7 @@ def _render_step(step: Step, credit: dict[str, float]) -> list[RenderableType]:
     )
     parts: list[RenderableType] = [
         Rule(f"step {step.index}", align="left", style="dim", characters="-"),
-        # Text, not markup: what a model writes may contain square brackets.
+        # Printed as text, not markup, because a model's words may contain square brackets.
         Text(step.observation),
         Padding(Text.assemble(("> ", "bold"), (step.action or "(no action)", "bold cyan")), (1, 0, 0, 0)),
     ]

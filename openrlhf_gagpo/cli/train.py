@@ -14,7 +14,7 @@ __all__ = ["main"]
 
 
 def main(argv: Sequence[str]) -> int:
-    """Exit status of the run. Raises ``ConfigError`` for a configuration that cannot run."""
+    """Run the command and return the exit status. Raises ``ConfigError`` for a configuration that cannot run."""
     config = resolve(argv)
     plan = check(config)
     if config.dry_run:

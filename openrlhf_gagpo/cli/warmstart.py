@@ -1,4 +1,4 @@
-"""``gagpo warmstart``: a tiny model that already plays an environment a little, without pretrained weights."""
+"""``gagpo warmstart``: make a tiny model with some skill in an environment, without pretrained weights."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ __all__ = ["main", "parse"]
 
 _DESCRIPTION = (
     "Build a tiny Qwen3 and a word-level tokenizer for one environment, imitate noisy-expert episodes, and save a "
-    "Hugging Face folder that `gagpo train --actor.model_name_or_path` takes. The model answers with the plain action, "
-    "so train it with thinking and action tags off and with the same rollout.* values as here."
+    "Hugging Face folder for `gagpo train --actor.model_name_or_path`. The model answers with the plain action, so "
+    "train it with thinking and action tags off and with the same rollout.* values as here."
 )
 _FIELDS = {
     "env.name": "env_name",
@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     flag(env, "env.name", "environment to demonstrate", required=True)
     env.add_argument("--out", type=Path, required=True, help="folder to save to; must be new or empty")
     flag(env, "env.options", OPTIONS.help, action="append", nargs="+", metavar="KEY=VALUE")
-    flag(env, "env.plugin", "Python file or module that registers an environment; repeatable", action="append")
+    flag(env, "env.plugin", "Python file or module that registers an environment; may be repeated", action="append")
     flag(env, "env.split", "split whose tasks are demonstrated")
     flag(env, "rollout.history_length", "past steps shown in a prompt", type=int)
     flag(env, "rollout.list_actions", "list the admissible actions in a prompt", action="store_true")
@@ -78,12 +78,12 @@ def _parser() -> argparse.ArgumentParser:
     flag(training, "lr", "peak learning rate", type=float)
     flag(training, "seed", "seed of demonstrations, weights and shuffling", type=int)
     flag(training, "device", "where to train", choices=("auto", "cpu", "cuda"))
-    flag(training, "threads", "PyTorch threads; more than a few slow so small a model down", type=int)
+    flag(training, "threads", "PyTorch threads; more than a few slow down such a small model", type=int)
     return parser
 
 
 def parse(argv: Sequence[str]) -> WarmstartSettings:
-    """Settings from command-line flags. Raises ``WarmstartError`` for a flag or value that does not fit."""
+    """Return the settings from command-line flags. Raises ``WarmstartError`` for an unusable flag or value."""
     values = vars(_parser().parse_args(argv))
     try:
         given = [item for use in values.get("env_options", ()) for item in use]
@@ -95,7 +95,7 @@ def parse(argv: Sequence[str]) -> WarmstartSettings:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status, 2 for settings or environments that do not work."""
+    """Run the command and return the exit status, 2 for settings or environments that do not work."""
     try:
         settings = parse(sys.argv[1:] if argv is None else argv)
         settings.check()
@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _use_one_gpu() -> None:
-    """Show PyTorch one GPU at most: the Trainer would take all, and multiply the batch size by their number."""
+    """Let PyTorch see at most one GPU; the Trainer would use all and multiply the batch size by their number."""
     os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
 
 
@@ -133,7 +133,7 @@ def _run(settings: WarmstartSettings) -> int:
     try:
         check_demonstrable(env, settings.split)
         settings.claim_out()
-        # Heavy imports come only after everything above has been found usable.
+        # Heavy imports come only after all checks above.
         from openrlhf_gagpo.warmstart.pipeline import warm_start
 
         warm_start(settings, env, _say)

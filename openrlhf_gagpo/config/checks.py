@@ -1,4 +1,4 @@
-"""All that can be said about a configuration before anything expensive starts, one sentence at a time."""
+"""All checks of a configuration that run before anything expensive starts; each problem is one sentence."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def check(config: Config) -> Plan:
-    """Return the placement plan of ``config``, or raise ``ConfigError`` with the first thing that is wrong with it."""
+    """Return the placement plan of ``config``, or raise ``ConfigError`` for the first problem."""
     plan = place(config)
     for rule in (_backend, _batches, _algorithm, _run_dir, _model):
         for sentence in rule(config):
@@ -36,7 +36,7 @@ def check(config: Config) -> Plan:
 
 
 def env_options(config: Config) -> dict[str, Any]:
-    """Keyword options of the environment: ``env.options``, and ``max_steps`` where ``env.max_steps`` is set."""
+    """Return the options of the environment: ``env.options``, and ``max_steps`` if ``env.max_steps`` is set."""
     limit = {} if config.env.max_steps is None else {"max_steps": config.env.max_steps}
     return {**config.env.options, **limit}
 
@@ -46,7 +46,7 @@ def _backend(config: Config) -> Iterator[str]:
     for name in config.unused():
         if config.origin(name) == COMMAND_LINE:
             who = flags[name].disposition.value
-            yield f"--{name} is for {who} only; remove it, or leave --backend {config.backend} out"
+            yield f"--{name} is for {who} only; remove it, or leave out --backend {config.backend}"
 
 
 def _batches(config: Config) -> Iterator[str]:
@@ -124,7 +124,7 @@ def _model(config: Config) -> Iterator[str]:
 
 def _local(config: Config, plan: Plan) -> Iterator[str]:
     if plan.device == "cuda" and not machine.has_cuda():
-        yield "--train.device cuda needs an NVIDIA GPU, and this machine shows none; use --train.device cpu"
+        yield "--train.device cuda needs an NVIDIA GPU, but this machine shows none; use --train.device cpu"
     if config.ds.param_dtype == "fp16":
         yield f"{_say(config, 'ds.param_dtype')} fp16 needs loss scaling, which --backend local lacks; use bf16 or fp32"
 
@@ -137,8 +137,8 @@ def _distributed(config: Config, plan: Plan) -> Iterator[str]:
         yield "the distributed backend generates with vLLM; set --vllm.num_engines to 1 or more, or use --backend local"
     if train.colocate_all and engine_gpus != workers:
         yield (
-            f"train.colocate_all wants vllm.num_engines x vllm.tensor_parallel_size ({engine_gpus}) equal to "
-            f"actor.num_nodes x actor.num_gpus_per_node ({workers})"
+            f"train.colocate_all needs vllm.num_engines x vllm.tensor_parallel_size ({engine_gpus}) to be equal to "
+            f"actor.num_nodes x actor.num_gpus_per_node ({workers}); change one of them"
         )
     shared = train.colocate_all or train.colocate_actor_ref
     same = (ref.num_nodes, ref.num_gpus_per_node) == (actor.num_nodes, actor.num_gpus_per_node)
@@ -155,7 +155,7 @@ def _distributed(config: Config, plan: Plan) -> Iterator[str]:
     if train.dynamic_batch_enable and not ds.packing_samples:
         yield "train.dynamic_batch_enable packs rows; remove --ds.no_packing_samples"
     if config.ray.address and config.ray.num_gpus is not None:
-        yield "ray.num_gpus is for a Ray that is started here; remove it or ray.address"
+        yield "ray.num_gpus applies only to a Ray that this command starts; remove it or ray.address"
     if config.ray.num_gpus is not None and config.ray.num_gpus < plan.gpus:
         yield f"ray.num_gpus is {config.ray.num_gpus}, but the placement needs {plan.gpus}; raise it or leave it out"
     yield from _on_cpu(config, workers) if plan.device == "cpu" else _on_gpus(config, plan)
@@ -165,7 +165,7 @@ def _on_gpus(config: Config, plan: Plan) -> Iterator[str]:
     present = machine.gpus()
     if not config.ray.address and present is not None and plan.gpus > present:
         yield (
-            f"the placement needs {plan.gpus} GPUs and this machine shows {present}; lower actor.num_gpus_per_node or "
+            f"the placement needs {plan.gpus} GPUs, but this machine shows {present}; lower actor.num_gpus_per_node or "
             "vllm.num_engines, share GPUs with --train.colocate_all, or join a cluster with --ray.address"
         )
 
@@ -175,9 +175,9 @@ def _on_cpu(config: Config, workers: int) -> Iterator[str]:
         yield "ds.zero_stage 3 with several workers gives wrong weights on a machine without GPUs; use stage 2"
     for name in ("vllm.enable_sleep", "ds.enable_sleep", "ds.adam_offload", "ds.use_liger_kernel"):
         if config.get(name):
-            yield f"{_say(config, name)} needs a GPU, and there is none here; remove it"
+            yield f"{_say(config, name)} needs a GPU, but this machine has none; remove it"
     if "flash" in config.ds.attn_implementation:
-        yield f"ds.attn_implementation {config.ds.attn_implementation} needs a GPU, and there is none here; use sdpa"
+        yield f"ds.attn_implementation {config.ds.attn_implementation} needs a GPU, but this machine has none; use sdpa"
 
 
 def _environment(config: Config) -> None:
@@ -210,7 +210,7 @@ def _environment(config: Config) -> None:
 
 
 def _say(config: Config, name: str) -> str:
-    """``name`` with the place to change it."""
+    """Return ``name`` with the place where it was set."""
     origin = config.origin(name)
     if origin == COMMAND_LINE:
         return f"--{name}"

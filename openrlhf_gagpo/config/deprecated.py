@@ -1,6 +1,6 @@
-"""Flags that still work for one minor release, and what they mean in today's flags.
+"""Flags that still work for one minor release, and what they mean in current flags.
 
-A flag that goes is declared here with the sentence that names its successor, and translated once the values of all
+A deprecated flag is declared here with the sentence that names its successor, and translated once the values of all
 layers are known. It is neither shown nor written to a run folder.
 """
 
@@ -31,7 +31,7 @@ DEPRECATED_FLAGS: tuple[Flag, ...] = (
 
 
 def _by_rule(values: Mapping[str, Any]) -> dict[str, Any]:
-    """One price and a rule, as two prices."""
+    """Translate one penalty and a rule into two penalties."""
     price = values[_INVALID]
     return {
         "format": {},
@@ -44,5 +44,5 @@ _MEANING: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {_RULE: 
 
 
 def translate(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Deprecated flag that is set -> the values that it means."""
+    """Return, for each deprecated flag that is set, the values that it stands for."""
     return {flag.name: _MEANING[flag.name](values) for flag in DEPRECATED_FLAGS if values[flag.name] is not None}

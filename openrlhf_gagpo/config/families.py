@@ -1,4 +1,4 @@
-"""The registered estimators and policy losses, seen as flags: which one is chosen, its options, what it presets."""
+"""The registered estimators and policy losses as flags: which one is chosen, its options, and its presets."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ LOSS = "actor.policy_loss_type"
 
 @dataclass(frozen=True, eq=False)
 class Family:
-    """Algorithms of one kind, of which a run uses one."""
+    """All algorithms of one kind; a run uses one of them."""
 
     kind: str
     """What they are, in words."""
     chooser: str
     """Flag that names the one that is used."""
     prefix: str
-    """Beginning of its options' flags."""
+    """Prefix of the flags of its options."""
     options_cls: Mapping[str, type[Options]]
     """Name -> its options."""
     presets: Mapping[str, Mapping[str, object]]
-    """Name -> flags of the run that choosing it sets."""
+    """Name -> run-level flags that choosing it presets."""
     options: Mapping[str, Flag]
     """Flag name -> flag, for the union of all options."""
     owners: Mapping[str, tuple[str, ...]]
@@ -44,11 +44,11 @@ class Family:
         return f"{self.kind} {name}"
 
     def defaults(self, name: str) -> dict[str, Any]:
-        """Flag values of the options of ``name`` that nobody sets."""
+        """Return the default flag values of the options of ``name``."""
         return {self.prefix + item.name: _default_of(item) for item in fields(self.options_cls[name])}
 
     def build(self, name: str, values: Mapping[str, Any]) -> Options:
-        """Options of ``name`` from flag values. Raises ``ConfigError`` for values it refuses."""
+        """Build the options of ``name`` from flag values. Raises ``ConfigError`` for values that it refuses."""
         cls = self.options_cls[name]
         given = {item.name: values[self.prefix + item.name] for item in fields(cls)}
         try:
@@ -58,10 +58,10 @@ class Family:
 
 
 def families() -> tuple[Family, Family]:
-    """The estimators and the policy losses that are registered now.
+    """Return the estimators and the policy losses that are registered now.
 
     Raises:
-        PluginError: two algorithms disagree on an option's type, or an option has a type no flag can carry.
+        PluginError: two algorithms disagree on an option's type, or a flag cannot hold an option's type.
     """
     return _families(estimators.names(), losses.names())
 
@@ -115,9 +115,9 @@ def _option_flag(prefix: str, item: Field[Any], hint: Any) -> Flag:
     if get_origin(hint) is tuple and len(set(get_args(hint))) == 1:
         nargs, hint = len(get_args(hint)), get_args(hint)[0]
     if hint not in (bool, int, float, str):
-        raise PluginError(f"option {item.name} has the type {hint}, which no flag can carry; use a plain one")
+        raise PluginError(f"option {item.name} has the type {hint}, which a flag cannot hold; use a plain one")
     limits = item.metadata.get("range")
-    # Unset until an algorithm that has the option is chosen.
+    # Not set until an algorithm that has the option is chosen.
     return Flag(
         prefix + item.name,
         hint,

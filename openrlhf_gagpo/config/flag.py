@@ -1,4 +1,4 @@
-"""One configuration value: its name, type, default, and how a raw value becomes a checked one."""
+"""One configuration value: its name, type and default, and the conversion of a raw value into a checked one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Bound:
-    """Which numbers a flag takes."""
+    """The range of numbers that a flag takes."""
 
     words: str
     """Completes "it must be ..."."""
@@ -48,13 +48,13 @@ SHARE_BELOW_ONE = Bound("from 0 to below 1", lambda value: 0 <= value < 1)
 
 
 def between(low: float, high: float) -> Bound:
-    """From ``low`` to ``high``, both included."""
+    """Return the bound from ``low`` to ``high``, both included."""
     words = f"between {low:g} and {high:g}" if math.isfinite(high) else f"{low:g} or more"
     return Bound(words, lambda value: low <= value <= high)
 
 
 class Disposition(Enum):
-    """Who acts on a flag."""
+    """Which backends act on a flag."""
 
     BOTH = "both backends"
     DISTRIBUTED = "the distributed backend"
@@ -62,7 +62,7 @@ class Disposition(Enum):
     REFUSED = "nobody"
 
     def honoured_by(self, one_process: bool) -> bool:
-        """Whether a backend acts on such a flag that is one process, or that is not."""
+        """Return whether a backend acts on such a flag; ``one_process`` says which kind of backend it is."""
         return self is Disposition.BOTH or self is (Disposition.LOCAL if one_process else Disposition.DISTRIBUTED)
 
 
@@ -71,7 +71,7 @@ _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: 
 
 @dataclass(frozen=True)
 class Flag:
-    """A flag ``--<name>``; ``kind`` ``dict`` stands for a mapping given as JSON or as key=value pairs."""
+    """A flag ``--<name>``; ``kind`` ``dict`` means a mapping given as JSON or as key=value pairs."""
 
     name: str
     kind: type
@@ -80,18 +80,18 @@ class Flag:
     help: str
     choices: tuple[Any, ...] | None = None
     nargs: int | str | None = None
-    """As in argparse: an exact count, "+" or "*"; None for one value."""
+    """Number of values as in argparse: an exact count, "+" or "*"; None for one value."""
     repeatable: bool = False
-    """Each use on the command line adds to a list."""
+    """Whether each use on the command line adds to a list."""
     command_line_only: bool = False
     secret: bool = False
-    """Never shown and never written to a run folder."""
+    """Whether the value is never shown and never written to a run folder."""
     clock_default: bool = False
-    """OpenRLHF fills the default, a strftime pattern here, with the time of the call."""
+    """Whether the default is a strftime pattern that OpenRLHF fills with the current time."""
     bound: Bound | None = None
-    """Which numbers it takes, each of them where it takes several."""
+    """The range of allowed numbers; a flag with several values checks each of them."""
     deprecated: str = ""
-    """What to set instead, for a flag that still works and will go (see ``config.deprecated``)."""
+    """What to set instead of a deprecated flag, which still works for now (see ``config.deprecated``)."""
 
     @property
     def is_list(self) -> bool:
@@ -99,14 +99,14 @@ class Flag:
         return self.nargs is not None or self.repeatable
 
     def coerce(self, raw: Any, where: str) -> Any:
-        """Checked value of ``raw``, a command-line string or a recipe value.
+        """Return the checked value of ``raw``, a command-line string or a recipe value.
 
         Args:
-            raw: string(s) from the command line, or what YAML made of a recipe's entry.
-            where: how to name the place in an error, such as ``--train.seed``.
+            raw: string(s) from the command line, or a recipe's entry as YAML reads it.
+            where: name of the place for an error message, such as ``--train.seed``.
 
         Raises:
-            ConfigError: wrong type, count or choice.
+            ConfigError: the type, count or choice is wrong.
         """
         if raw is None:
             if self.default is None:
@@ -134,7 +134,7 @@ class Flag:
         return value
 
     def show(self, value: Any) -> str:
-        """``value`` as it is written on the command line."""
+        """Return ``value`` as it is written on the command line."""
         if isinstance(value, bool):
             return str(value).lower()
         if isinstance(value, dict):
@@ -145,24 +145,24 @@ class Flag:
 
 
 def negation(name: str) -> str:
-    """Name of the flag that switches the boolean ``name`` off: ``a.b`` and ``a.no_b``, ``a.no_b`` and ``a.b``."""
+    """Return the flag that switches off the boolean ``name``: ``a.no_b`` for ``a.b`` and ``a.b`` for ``a.no_b``."""
     section, dot, last = name.rpartition(".")
     return section + dot + (last[3:] if last.startswith("no_") else f"no_{last}")
 
 
 def _convert(raw: Any, kind: type) -> Any:
-    """``raw`` as ``kind``, or None where it is not one."""
+    """Return ``raw`` as ``kind``, or None if it is not one."""
     if kind is bool:
         return raw if isinstance(raw, bool) else None
     if isinstance(raw, bool):
         return None
     if kind is str:
-        # YAML reads an unquoted 1 as a number; a name may well be one.
+        # YAML reads an unquoted 1 as a number, but a name may consist of digits.
         return str(raw) if isinstance(raw, (str, int, float)) else None
     if not isinstance(raw, (str, int, float)) or (kind is int and isinstance(raw, float)):
         return None
     try:
-        # Strings count: YAML 1.1 takes 1e-6 for text.
+        # Strings are accepted, because YAML 1.1 reads 1e-6 as text.
         value = kind(raw)
     except (ValueError, OverflowError):
         return None
@@ -170,7 +170,7 @@ def _convert(raw: Any, kind: type) -> Any:
 
 
 def _mapping(raw: Any, where: str) -> dict[str, Any]:
-    """A mapping from a mapping, or from strings that are JSON objects or ``key=value``."""
+    """Return a mapping from a mapping, or from strings that are JSON objects or ``key=value``."""
     if isinstance(raw, dict):
         return {str(key): value for key, value in raw.items()}
     merged: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""This tool's own flags, what it presets differently from OpenRLHF, and the flags of registered algorithms."""
+"""This tool's own flags, its presets that differ from OpenRLHF, and the flags of registered algorithms."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ OWN_FLAGS: tuple[Flag, ...] = (
     Flag("env.options", dict, {}, _B, "options of the environment: a JSON object, or key=value as often as needed"),
     Flag("env.plugin", str, [], _B, "file or module that registers environments; may be repeated", repeatable=True),
     Flag("env.max_steps", int, None, _B, "steps of an episode; unset: the environment's own limit", bound=AT_LEAST_ONE),
-    Flag("env.workers", int, None, _B, "environment processes; unset: one per core, not more than episodes",
+    Flag("env.workers", int, None, _B, "environment processes; unset: one per core, at most one per episode",
          bound=AT_LEAST_ONE),
     Flag("env.reset_timeout", float, 120.0, _B, "seconds that a reset may take", bound=POSITIVE),
     Flag("env.step_timeout", float, 60.0, _B, "seconds that a step may take", bound=POSITIVE),
@@ -51,7 +51,7 @@ OWN_FLAGS: tuple[Flag, ...] = (
     Flag("train.device", str, "auto", _L, "device of the local backend", choices=("auto", "cpu", "cuda")),
     Flag("train.threads", int, None, _L, "torch threads of the local backend; unset: torch's choice",
          bound=AT_LEAST_ONE),
-    Flag("eval.tasks", int, None, _B, "evaluate on so many tasks, evenly spaced over the split; unset: all",
+    Flag("eval.tasks", int, None, _B, "number of tasks to evaluate on, evenly spaced over the split; unset: all",
          bound=AT_LEAST_ONE),
     Flag("eval.before_train", bool, True, _B, "evaluate before the first iteration"),
     Flag("eval.after_train", bool, True, _B, "evaluate after the last iteration"),
@@ -61,10 +61,10 @@ OWN_FLAGS: tuple[Flag, ...] = (
 )  # fmt: skip
 
 _PRESETS: dict[str, dict[str, Any]] = {
-    # Group estimators need several episodes of a task; OpenRLHF's 1 would make every advantage zero.
+    # Group estimators need several episodes per task; OpenRLHF's 1 would make every advantage zero.
     "rollout.n_samples_per_prompt": {"default": 8},
     "rollout.max_new_tokens": {"default": 512},
-    # Every evaluation task once, unless asked for more.
+    # Every evaluation task is played once by default.
     "eval.n_samples_per_prompt": {"default": 1},
     # One advantage per action leaves no per-token reward to subtract a KL from, so the KL is a loss term.
     "algo.kl.use_loss": {"default": True},
@@ -79,11 +79,11 @@ _PRESETS: dict[str, dict[str, Any]] = {
     "logger.wandb.project": {"default": "openrlhf_gagpo"},
     "logger.wandb.run_name": {"default": None, "clock_default": False},
 }  # fmt: skip
-"""What differs from OpenRLHF's parser: new defaults, wider choices."""
+"""Differences from OpenRLHF's parser: new defaults and wider choices."""
 
 
 def all_flags() -> dict[str, Flag]:
-    """Every flag by name: OpenRLHF's with our presets, our own, and the options of registered algorithms."""
+    """Return every flag by name: OpenRLHF's with our presets, our own, and the options of registered algorithms."""
     return dict(_all_flags(families()))
 
 

@@ -1,4 +1,4 @@
-"""Whether a model can be loaded, found out without importing torch: one sentence for each thing that is wrong."""
+"""Checks of whether a model can be loaded, without importing torch; each problem is one sentence."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def check_model_folder(folder: Path) -> Iterator[str]:
     for name in _JSON_FILES:
         yield from _check_json(folder / name)
     if not any((folder / file).is_file() for file in _TOKENIZER_FILES):
-        yield f"{folder} has no tokenizer (tokenizer.json or another of its files); save one next to the model"
+        yield f"{folder} has no tokenizer (tokenizer.json or another tokenizer file); save one next to the model"
     weights = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")])
     if not weights:
         yield f"{folder} has no weights (*.safetensors or *.bin); save the model there first"
@@ -34,8 +34,8 @@ def check_model_folder(folder: Path) -> Iterator[str]:
 
 
 def check_hub_model(name: str) -> Iterator[str]:
-    """Yield why a model cannot be fetched from the hub, without waiting for its client's many tries."""
-    # Late: only a name that is no folder needs the hub's client.
+    """Yield why a model cannot be fetched from the hub, without waiting for its client's many retries."""
+    # Imported here, because only a name that is not a folder needs the hub's client.
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -43,7 +43,7 @@ def check_hub_model(name: str) -> Iterator[str]:
         HfApi().model_info(name, timeout=_HUB_TIMEOUT_S)
     except HfHubHTTPError:
         yield f"there is no model folder {name}, and the hub has no such model for you; check the name or your token"
-    except Exception as error:  # whatever the client's transport raises
+    except Exception as error:  # the client's transport may raise anything
         yield (
             f"there is no model folder {name}, and the hub cannot be reached ({type(error).__name__}); give a local "
             "folder, or fetch the model where there is a network"
@@ -51,7 +51,7 @@ def check_hub_model(name: str) -> Iterator[str]:
 
 
 def offline() -> bool:
-    """Whether the environment switches the hub off."""
+    """Return whether environment variables switch off the hub."""
     return any(
         os.environ.get(name, "0").lower() in ("1", "true", "yes", "on")
         for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
@@ -59,7 +59,7 @@ def offline() -> bool:
 
 
 def cached(name: str) -> bool:
-    """Whether a hub model was fetched before."""
+    """Return whether a hub model was fetched before."""
     home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
     cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
     return (cache / f"models--{name.replace('/', '--')}").is_dir()
@@ -74,13 +74,13 @@ def _check_json(file: Path) -> Iterator[str]:
         yield f"{file} cannot be read ({error}); copy or save the model again"
         return
     if not isinstance(content, dict):
-        yield f"{file} holds no JSON object; copy or save the model again"
+        yield f"{file} does not hold a JSON object; copy or save the model again"
 
 
 def _is_whole(file: Path) -> bool:
-    """Whether a weights file is as long as its own table of contents says."""
+    """Return whether a weights file is as long as its own table of contents says."""
     if file.suffix == ".bin":
-        # Before PyTorch 1.6 such files were plain pickles, which only loading can check.
+        # Before PyTorch 1.6 such files were plain pickles, which can only be checked by loading them.
         with file.open("rb") as stream:
             start = stream.read(2)
         return bool(start) and (start != b"PK" or zipfile.is_zipfile(file))
@@ -100,8 +100,8 @@ def _check_shards(index: Path) -> Iterator[str]:
     try:
         shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
-        yield f"{index} is not the index that a model's shards have; copy or save the model again"
+        yield f"{index} is not an index of model shards; copy or save the model again"
         return
     for shard in sorted(shards):
         if not (index.parent / shard).is_file():
-            yield f"{index.parent} lacks {shard}, which {index.name} names; copy or save the model again"
+            yield f"{index.parent} lacks {shard}, which {index.name} lists; copy or save the model again"

@@ -1,4 +1,4 @@
-"""The command line: dotted flags, ``--a.b`` and ``--a.no_b`` for booleans, and errors of one sentence."""
+"""The command line: dotted flags, ``--a.b`` and ``--a.no_b`` for booleans, and one-sentence errors."""
 
 from __future__ import annotations
 
@@ -47,17 +47,18 @@ class _Formatter(argparse.HelpFormatter):
 
 
 class _Switch(argparse.Action):
-    """True for the flag itself, false for its negation."""
+    """Stores true for the flag itself, false for its negation."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         setattr(namespace, self.dest, option_string == self.option_strings[0])
 
 
 def parse(argv: Sequence[str]) -> dict[str, Any]:
-    """Checked values of the flags that ``argv`` sets.
+    """Return the checked values of the flags that ``argv`` sets.
 
     Raises:
-        ConfigError: an unknown flag, a wrong value. ``SystemExit`` follows ``--help``.
+        ConfigError: a flag is unknown or a value is wrong.
+        SystemExit: after ``--help``.
     """
     flags = all_flags()
     namespace, rest = _build(flags).parse_known_args(list(argv))
@@ -68,10 +69,10 @@ def parse(argv: Sequence[str]) -> dict[str, Any]:
 
 
 def preparse(argv: Sequence[str]) -> tuple[str | None, list[str]]:
-    """The recipe and the plugins that ``argv`` names, which decide what other flags there are.
+    """Return the recipe and the plugins that ``argv`` names, which determine the other flags.
 
     Raises:
-        ConfigError: more than one recipe, or a flag without its value.
+        ConfigError: there is more than one recipe, or a flag has no value.
     """
     parser = _Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config", action="append", default=[])
@@ -85,7 +86,7 @@ def preparse(argv: Sequence[str]) -> tuple[str | None, list[str]]:
 
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:
-    """Up to three names like ``name``: same last part first, then by spelling."""
+    """Return up to three names similar to ``name``: those with the same last part first, then by spelling."""
     known = list(known)
     last = name.replace("-", "_").rpartition(".")[2]
     same = [other for other in known if other.rpartition(".")[2] == last]
@@ -97,8 +98,8 @@ def _build(flags: Mapping[str, Flag]) -> argparse.ArgumentParser:
     parser = _Parser(
         prog="gagpo train",
         usage="gagpo train [--config RECIPE] [--FLAG VALUE ...]",
-        description="Train an agent. The command line overrides the recipe, the recipe the estimator's defaults.",
-        epilog="A switch --a.b is turned off by --a.no_b. Flags of OpenRLHF that are missing here are refused with a "
+        description="Train an agent. The command line overrides the recipe, which overrides the estimator's defaults.",
+        epilog="--a.no_b turns off the switch --a.b. Flags of OpenRLHF that are missing here are refused with a "
         "sentence that says what to use instead.",
         formatter_class=_Formatter,
         argument_default=argparse.SUPPRESS,
@@ -127,7 +128,7 @@ def _build(flags: Mapping[str, Flag]) -> argparse.ArgumentParser:
 
 
 def _join(flag: Flag, raw: Any) -> Any:
-    """Uses of a mapping flag, each with its own values, as one list."""
+    """Return all uses of a mapping flag, each with its own values, as one list."""
     return [item for use in raw for item in use] if flag.kind is dict else raw
 
 
@@ -148,7 +149,7 @@ def _help(flag: Flag, registered: tuple[Family, Family]) -> str:
 
 
 def _defaults(flag: Flag, registered: tuple[Family, Family]) -> str:
-    """The value that nobody sets, where it depends on the algorithm with the names of those that have it."""
+    """Describe the default; if it depends on the algorithm, name the algorithms of each value."""
     by_value: dict[str, list[str]] = {}
     for family in registered:
         for name in family.options_cls:

@@ -1,4 +1,4 @@
-"""Which process of a run sits on which GPU, as OpenRLHF places them, and how much work an iteration is."""
+"""Placement of a run's processes on GPUs, as OpenRLHF does it, and the amount of work per iteration."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Bundles", "Plan", "Process", "place"]
 
 @dataclass(frozen=True)
 class Process:
-    """``count`` equal processes, each on ``gpus_each`` GPUs."""
+    """``count`` processes of one kind, each on ``gpus_each`` GPUs."""
 
     name: str
     count: int
@@ -22,7 +22,7 @@ class Process:
 
 @dataclass(frozen=True)
 class Bundles:
-    """A placement group: ``count`` bundles of one GPU and one CPU core, and who lives in them."""
+    """A placement group: ``count`` bundles of one GPU and one CPU core, and the processes in them."""
 
     count: int
     processes: tuple[Process, ...]
@@ -40,30 +40,30 @@ class Plan:
     """Empty for the local backend, which is one process."""
     environments: int
     episodes: int
-    """Training episodes of an iteration."""
+    """Training episodes per iteration."""
     rows_per_update: int
     epochs: int
     iterations: int
 
     @property
     def gpus(self) -> int:
-        """GPUs in all: logical ones, which only Ray counts, where the device is the CPU."""
+        """Total number of GPUs; on a CPU they are logical ones, which only Ray counts."""
         return sum(group.count for group in self.groups)
 
     @property
     def updates(self) -> str:
-        """Optimizer steps of an iteration as a formula; the number of rows is known after the rollout."""
+        """Optimizer steps per iteration as a formula, because the number of rows is known only after the rollout."""
         return f"{self.epochs} x ceil(environment steps / {self.rows_per_update})"
 
 
 def place(config: Config) -> Plan:
-    """The plan of a run with ``config``; it need not have passed the checks."""
+    """Return the plan of a run with ``config``, which need not have passed the checks."""
     local = BACKENDS[config.backend].one_process
     if local:
         wanted = config.train.device
         device = wanted if wanted != "auto" else ("cuda" if machine.has_cuda() else "cpu")
     else:
-        # A cluster that is already running has its own devices, whatever this machine lacks.
+        # A cluster that is already running has its own devices, even if this machine has none.
         device = "cuda" if machine.has_cuda() or config.ray.address else "cpu"
     return Plan(
         backend=config.backend,

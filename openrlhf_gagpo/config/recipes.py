@@ -16,7 +16,7 @@ from openrlhf_gagpo.errors import ConfigError
 __all__ = ["DERIVED_ORIGINS", "Recipe", "check", "plugins", "read"]
 
 DERIVED_ORIGINS = ("derived", "machine")
-"""Origins whose values a saved configuration does not carry into a new run, because they follow from others."""
+"""Origins whose values a saved configuration does not pass to a new run, because they follow from others."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ class _Loader(yaml.SafeLoader):
 
 
 def read(path: str) -> list[Recipe]:
-    """The recipe at ``path`` and those it builds on, the furthest base first, their values unchecked.
+    """Return the recipe at ``path`` and those it builds on, the furthest base first, with unchecked values.
 
     A ``config.yaml`` saved by a run is a recipe too.
 
     Raises:
-        ConfigError: unreadable, bases in a circle.
+        ConfigError: a recipe is unreadable, or the bases form a circle.
     """
     chain: list[Recipe] = []
     seen: set[Path] = set()
@@ -65,10 +65,10 @@ def read(path: str) -> list[Recipe]:
 
 
 def check(chain: Sequence[Recipe], flags: Mapping[str, Flag]) -> list[Recipe]:
-    """The recipes of ``read`` with flat names and checked values.
+    """Return the recipes of ``read`` with flat names and checked values.
 
     Raises:
-        ConfigError: an unknown key, a wrong value.
+        ConfigError: a key is unknown or a value is wrong.
     """
     return [
         Recipe(recipe.origin, _check(_flatten(recipe.values, flags, recipe.origin), flags, recipe.origin))
@@ -77,7 +77,7 @@ def check(chain: Sequence[Recipe], flags: Mapping[str, Flag]) -> list[Recipe]:
 
 
 def plugins(chain: Sequence[Recipe], flag: Flag) -> list[str]:
-    """What the recipes name as plugins, before the flags that those bring are known."""
+    """Return the plugins that the recipes name, before the flags that those add are known."""
     named: list[str] = []
     for recipe in chain:
         flat = _flatten(recipe.values, {}, recipe.origin)

@@ -17,7 +17,7 @@ __all__ = ["show"]
 
 
 def show(config: Config, plan: Plan, console: Console) -> None:
-    """Print both to ``console``; values that are not the default stand out."""
+    """Print both to ``console``, with values that are not the default highlighted."""
     console.print(Group(_settings(config), _placement(plan), _work(config, plan)))
 
 

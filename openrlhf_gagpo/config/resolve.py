@@ -1,4 +1,4 @@
-"""From an argument list to a configuration in which every value knows where it came from."""
+"""Resolution of an argument list into a configuration that records where every value came from."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ class Config:
         self._root = _nest(self._values)
 
     def __getattr__(self, name: str) -> Any:
-        # Underscored names are absent while pickle rebuilds the object.
+        # While pickle rebuilds the object, the underscored attributes do not exist yet.
         if name.startswith("_") or not hasattr(self._root, name):
             raise AttributeError(f"the configuration has no section {name!r}")
         return getattr(self._root, name)
 
     def get(self, name: str) -> Any:
-        """Value of the flag ``name`` (dotted, no dashes). Raises ``KeyError`` for a name that is no flag."""
+        """Return the value of the flag ``name`` (dotted, no dashes). Raises ``KeyError`` if it is not a flag."""
         return self._values[name]
 
     def origin(self, name: str) -> str:
-        """Where the value came from.
+        """Return where the value came from.
 
         One of "default", "estimator <name>", "policy loss <name>", a recipe's path, "command line", "derived" (from
         other values) and "machine".
@@ -58,14 +58,14 @@ class Config:
         return self._origins[name]
 
     def namespace(self) -> SimpleNamespace:
-        """A new nested namespace of all values, OpenRLHF's refused flags at their defaults included.
+        """Return a new nested namespace of all values, with OpenRLHF's refused flags at their defaults.
 
-        This is the shape of OpenRLHF's own parsed arguments; changing it does not change the configuration.
+        It has the form of OpenRLHF's own parsed arguments; changing it does not change the configuration.
         """
         return _nest(self._values)
 
     def names(self) -> list[str]:
-        """Flags that have a meaning in this configuration: none refused, no options of other algorithms."""
+        """Return the flags that have a meaning in this configuration, without refused ones and options of others."""
         foreign = {flag for family in families() for flag in _foreign(family, self.get(family.chooser))}
         return [
             name
@@ -74,7 +74,7 @@ class Config:
         ]
 
     def unused(self) -> list[str]:
-        """Flags set by a recipe that the chosen backend does not act on."""
+        """Return the flags set by a recipe that the chosen backend does not act on."""
         flags, one_process = all_flags(), BACKENDS[self.get("backend")].one_process
         return [
             name
@@ -84,11 +84,11 @@ class Config:
         ]
 
     def options(self, family: Family) -> Any:
-        """The options of the family's chosen algorithm. Raises ``ConfigError`` for a value it refuses."""
+        """Return the options of the family's chosen algorithm. Raises ``ConfigError`` for a value it refuses."""
         return family.build(self.get(family.chooser), self._values)
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
-        """``{"values": ..., "origins": ...}`` by dotted name, in plain YAML types and without secrets."""
+        """Return ``{"values": ..., "origins": ...}`` by dotted name, in plain YAML types and without secrets."""
         flags = all_flags()
         names = [name for name in self.names() if not (flags[name].command_line_only or flags[name].secret)]
         return {
@@ -97,7 +97,7 @@ class Config:
         }
 
     def command(self) -> list[str]:
-        """This process's command line without the values of secret flags."""
+        """Return this process's command line without the values of secret flags."""
         flags, words, hide = all_flags(), [], False
         for word in sys.argv:
             name, equals, _ = word.removeprefix("--").partition("=")
@@ -113,12 +113,12 @@ class Config:
 
 
 def resolve(argv: Sequence[str]) -> Config:
-    """Configuration from defaults, presets of the algorithms, recipes and the command line, later ones winning.
+    """Resolve defaults, presets of the algorithms, recipes and the command line; later ones override earlier ones.
 
-    Plugins of algorithms are loaded on the way, since they bring flags.
+    Plugins of algorithms are loaded in the process, since they add flags.
 
     Raises:
-        ConfigError: an unknown or refused flag, a wrong value, an option of another algorithm, a broken plugin.
+        ConfigError: an unknown or refused flag, a wrong value, an option of another algorithm, or a broken plugin.
     """
     recipe, named = preparse(argv)
     chain = recipes.read(recipe) if recipe else []
@@ -147,7 +147,7 @@ class _Layer:
     values: Mapping[str, Any]
 
     def name(self, flag: str) -> str:
-        """How an error names ``flag`` of this layer."""
+        """Return the name of ``flag`` in this layer for an error message."""
         return f"--{flag}" if self.origin == COMMAND_LINE else f"{flag} in {self.origin}"
 
 
@@ -160,26 +160,26 @@ def _refuse(layer: _Layer, flags: Mapping[str, Flag]) -> None:
 
 
 def _foreign(family: Family, name: str) -> set[str]:
-    """Options of the family that its algorithm ``name`` does not have."""
+    """Return the options of the family that its algorithm ``name`` does not have."""
     return {flag for flag, owners in family.owners.items() if name not in owners}
 
 
 def _with_choice(layers: list[_Layer], family: Family, flags: Mapping[str, Flag]) -> list[_Layer]:
-    """``layers`` with what the chosen algorithm of the family presets above the defaults.
+    """Return ``layers`` with the presets of the family's chosen algorithm inserted above the defaults.
 
-    An option that the algorithm does not have is an error where it was set along with the choice or after it, and is
-    left out where the choice was made afterwards.
+    An option that the algorithm does not have is an error if it was set together with the choice or after it, and is
+    left out if the choice was made afterwards.
     """
     chosen = max(index for index, layer in enumerate(layers) if family.chooser in layer.values)
     name = layers[chosen].values[family.chooser]
     foreign = _foreign(family, name)
     for layer in layers[chosen or 1 :]:
         for flag, value in layer.values.items():
-            # At its default it says nothing, as in the saved configuration of a run.
+            # A value that equals the default is harmless, as in the saved configuration of a run.
             if flag in foreign and value != layers[0].values[flag]:
                 owners = ", ".join(family.owners[flag])
                 raise ConfigError(
-                    f"{layer.name(flag)} is no option of {name} ({family.chooser}); it belongs to {owners}"
+                    f"{layer.name(flag)} is not an option of {name} ({family.chooser}); it belongs to {owners}"
                 )
     kept = [_Layer(layer.origin, {k: v for k, v in layer.values.items() if k not in foreign}) for layer in layers[1:]]
     origin = family.origin(name)
@@ -194,7 +194,7 @@ def _merge(layers: Sequence[_Layer]) -> tuple[dict[str, Any], dict[str, str]]:
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for layer in layers:
-        # Options belong to one environment; they do not outlive a change of it.
+        # Options belong to one environment, so they are dropped when a later layer chooses another.
         if values.get("env.name") not in (None, layer.values.get("env.name", values.get("env.name"))):
             values["env.options"], origins["env.options"] = {}, DEFAULT
         for name, value in layer.values.items():
@@ -204,16 +204,16 @@ def _merge(layers: Sequence[_Layer]) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def _translate(values: dict[str, Any], origins: dict[str, str]) -> None:
-    """Give deprecated flags their meaning, with a warning for each."""
+    """Replace deprecated flags by the values they stand for, with a warning for each."""
     flags = all_flags()
     for name, meaning in translate(values).items():
-        sys.stderr.write(f"gagpo: warning: {name} ({origins[name]}) will go; use {flags[name].deprecated}\n")
+        sys.stderr.write(f"gagpo: warning: {name} ({origins[name]}) is deprecated; use {flags[name].deprecated}\n")
         for flag, value in meaning.items():
             values[flag], origins[flag] = value, origins[name]
 
 
 def _derive(values: dict[str, Any], origins: dict[str, str]) -> None:
-    """Fill what follows from other values or from the machine, where nobody set it."""
+    """Fill in values that follow from other values or from the machine, unless they were set."""
 
     nobody = {DEFAULT, *(family.origin(values[family.chooser]) for family in families())}
 
@@ -226,12 +226,12 @@ def _derive(values: dict[str, Any], origins: dict[str, str]) -> None:
     fill("ckpt.path", str(Path(values["run_dir"]) / "checkpoints"))
     fill("ckpt.output_dir", str(Path(values["run_dir"]) / "model"))
     fill("logger.wandb.run_name", Path(values["run_dir"]).name)
-    # A loss brings its own pair, unless the user gave one bound for both sides.
+    # A loss has its own pair of bounds, unless the user gave one bound for both sides.
     if origins["actor.eps_clip"] not in (DEFAULT, origins["actor.eps_clip_low_high"]):
         fill("actor.eps_clip_low_high", [values["actor.eps_clip"]] * 2)
     fill("rollout.concurrency", episodes)
     fill("env.workers", max(1, min(machine.cores(), values["rollout.concurrency"])), MACHINE)
-    # A submitted job joins the cluster it was submitted to, which may have what this machine lacks.
+    # A submitted job joins the cluster it was submitted to, which may have devices that this machine lacks.
     if not BACKENDS[values["backend"]].one_process:
         fill("ray.address", os.environ.get("RAY_ADDRESS") or None, MACHINE)
     if BACKENDS[values["backend"]].one_process and not _on_cuda(values):
@@ -242,7 +242,7 @@ def _derive(values: dict[str, Any], origins: dict[str, str]) -> None:
     if not machine.has_flash_attention() and not values["ray.address"]:
         fill("ds.attn_implementation", "sdpa", MACHINE)
     if not machine.has_cuda() and not values["ray.address"]:
-        # vLLM on a CPU reads this as a share of main memory, of which the models need most.
+        # On a CPU, vLLM reads this as a share of main memory, most of which the models need.
         fill("vllm.gpu_memory_utilization", 0.2, MACHINE)
     if values["train.colocate_all"] or values["train.colocate_actor_ref"]:
         fill("ref.num_nodes", values["actor.num_nodes"])
@@ -259,7 +259,7 @@ def _on_cuda(values: Mapping[str, Any]) -> bool:
 
 
 def _nest(values: Mapping[str, Any]) -> SimpleNamespace:
-    """Dotted names as nested namespaces; a mapping that is a value stays one."""
+    """Turn dotted names into nested namespaces; a mapping that is a value stays a mapping."""
     root = SimpleNamespace()
     for name, value in values.items():
         node = root
@@ -273,7 +273,7 @@ def _nest(values: Mapping[str, Any]) -> SimpleNamespace:
 
 
 def _copy(value: Any) -> Any:
-    """Own copy of a flag's value, sequences as lists."""
+    """Return a copy of a flag's value, with sequences as lists."""
     if isinstance(value, dict):
         return dict(value)
     return list(value) if isinstance(value, (list, tuple)) else value

@@ -1,4 +1,4 @@
-"""From the resolved configuration to the typed settings of rollout, training and backends."""
+"""Typed settings of rollout, training and backends, built from the resolved configuration."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ __all__ = ["backend_settings", "loop_settings", "objective_settings", "rollout_s
 
 
 def absolute(plugins: Sequence[str]) -> tuple[str, ...]:
-    """Plugin files by their full path, as a worker process in another folder needs them; modules as they are."""
+    """Return plugin files by their full path, as worker processes in another folder need; modules are unchanged."""
     return tuple(str(Path(name).expanduser().resolve()) if name.endswith(".py") else name for name in plugins)
 
 
 def rollout_settings(config: Config) -> RolloutSettings:
-    """How all episodes of this run are played."""
+    """Return the settings of how all episodes of this run are played."""
     env, rollout = config.env, config.rollout
     return RolloutSettings(
         env_name=env.name,
@@ -51,7 +51,7 @@ def rollout_settings(config: Config) -> RolloutSettings:
 
 
 def sampling(config: Config, *, evaluation: bool = False) -> SamplingParams:
-    """How turns are sampled, in training or evaluation."""
+    """Return the sampling parameters of training or evaluation."""
     return SamplingParams(
         max_new_tokens=config.rollout.max_new_tokens,
         temperature=config.eval.temperature if evaluation else config.rollout.temperature,
@@ -60,7 +60,7 @@ def sampling(config: Config, *, evaluation: bool = False) -> SamplingParams:
 
 
 def objective_settings(config: Config) -> ObjectiveSettings:
-    """What is optimised."""
+    """Return the settings of the objective."""
     options = config.options(families()[1])
     return ObjectiveSettings(
         policy_loss=config.actor.policy_loss_type,
@@ -73,7 +73,7 @@ def objective_settings(config: Config) -> ObjectiveSettings:
 
 
 def backend_settings(config: Config) -> BackendSettings:
-    """All that a backend is told."""
+    """Return the settings of the backend."""
     actor, train, rollout = config.actor, config.train, config.rollout
     by_tokens = train.dynamic_batch_enable
     return BackendSettings(
@@ -112,10 +112,10 @@ def backend_settings(config: Config) -> BackendSettings:
 
 
 def loop_settings(config: Config, train_tasks: Sequence[str], eval_tasks: Sequence[str]) -> LoopSettings:
-    """All that the iteration loop is told.
+    """Return the settings of the iteration loop.
 
     Args:
-        eval_tasks: those that every evaluation plays.
+        eval_tasks: tasks that every evaluation plays.
     """
     evaluation = EvaluationPlan(
         split=config.env.eval_split,

@@ -1,4 +1,4 @@
-"""Step-level credit: environment steps in, one advantage per step out. NumPy only, float64.
+"""Step-level credit, which turns environment steps into one advantage per step. NumPy only, float64.
 
 Importing this package registers every estimator found in ``credit/estimators``.
 """

@@ -26,19 +26,19 @@ from openrlhf_gagpo.errors import EstimatorError
 __all__ = ["MODEL_COLUMNS", "StepBatch"]
 
 MODEL_COLUMNS = ("value", "ig", "log_prob")
-"""Columns that a model has to compute; an estimator gets those that it declares it needs."""
+"""Columns that a model has to compute; an estimator gets those that it declares in ``needs``."""
 
 
 @dataclass(frozen=True, eq=False)
 class StepBatch:
     """N environment steps, sorted by group, then trajectory, then step; build it with ``from_columns``.
 
-    Groups and trajectories come in the order of their first rows. This is the only order that an estimator sees; its
-    result is put back into the order in which the rows were given.
+    Groups and trajectories are in the order of their first rows. An estimator sees only this order; its result is put
+    back into the order in which the rows were given.
     """
 
     order: Ints
-    """Which of the given rows stands at each position."""
+    """Index of the given row at each position."""
 
     group: Keys
     """Rollout group: trajectories of one task that are compared with each other."""
@@ -47,7 +47,7 @@ class StepBatch:
     step: Ints
     """0-based position in the trajectory."""
     state: Keys
-    """Key of the state the action was taken in; equal keys inside a group are the same state."""
+    """Key of the state in which the action was taken; equal keys inside a group are the same state."""
     next_state: Keys
     """Key of the state after the action, the final one included."""
     reward: Floats
@@ -55,9 +55,9 @@ class StepBatch:
     terminated: Bools
     truncated: Bools
     invalid: Bools
-    """The response was malformed: not in the form that was asked for."""
+    """Whether the response was malformed, that is, not in the form that the prompt asks for."""
     inadmissible: Bools
-    """The environment did not recognise the action."""
+    """Whether the environment did not recognise the action."""
     n_tokens: Ints
     """Trained response tokens of the step."""
 
@@ -73,12 +73,12 @@ class StepBatch:
     trajectories: Sequences
     """The rows of each trajectory."""
     states: Sets
-    """The visits of each state: the rows of one group that were taken in it. Final states are numbered too; one that
-    was never acted in has no visits."""
+    """The visits of each state: the rows of one group whose action was taken in it. Final states are numbered too; a
+    state in which no action was taken has no visits."""
     trajectory_groups: Sequences
     """The trajectories of each group."""
     final_state: Ints
-    """Per trajectory: number in ``states`` of the state it ended in."""
+    """Per trajectory: number in ``states`` of its final state."""
 
     def __len__(self) -> int:
         return len(self.step)
@@ -106,19 +106,20 @@ class StepBatch:
         """Check, sort and index the columns of N steps, given in any order.
 
         Args:
-            invalid: the response was malformed; default: no step's was.
-            inadmissible: the environment did not recognise the action; default: it recognised all.
-            n_tokens: default 1 each.
+            invalid: whether the response was malformed; by default none was.
+            inadmissible: whether the environment did not recognise the action; by default it recognised all.
+            n_tokens: 1 each by default.
             ig: NaN for steps without an information gain.
-            log_prob: one number per trained token, row after row in the order of the rows given.
-            allow_open: the last step of a trajectory may be neither terminated nor truncated; estimators then treat it
-                as terminated.
+            log_prob: one number per trained token, row after row in the order of the given rows.
+            allow_open: whether the last step of a trajectory may be neither terminated nor truncated; estimators then
+                treat it as terminated.
 
         Raises:
-            StepBatchError: the first row that is wrong is named: a gap or repeat in the steps of a trajectory, a
-                trajectory in two groups, an end before the last step, both ends at once, no end, a next state that is
-                not the following row's state, a number that is not finite, neither true nor false; or the column whose
-                length or type is wrong.
+            StepBatchError: a column has the wrong length or type, or a row is wrong, in which case the message names
+                the first such row. A row is wrong if it leaves a gap or repeats a step of its trajectory, its
+                trajectory is in two groups, it ends the trajectory before the last step or in both ways, the last
+                step does not end it, its next state is not the state of the following row, or a value is not a
+                finite number or not a truth value.
         """
         steps = step_column(step)
         n = len(steps)
@@ -163,7 +164,7 @@ class StepBatch:
         return batch
 
     def required(self, name: str) -> Floats:
-        """The model column ``name``. Raises ``EstimatorError`` if the batch was built without it."""
+        """Return the model column ``name``. Raises ``EstimatorError`` if the batch was built without it."""
         column: Floats | None = {"value": self.value, "ig": self.ig, "log_prob": self.log_prob}[name]
         if column is None:
             raise EstimatorError(f"the step batch has no column {name}; have a model compute it first")
@@ -171,7 +172,7 @@ class StepBatch:
 
     @cached_property
     def _as_given(self) -> bool:
-        """The rows were given in the batch's order."""
+        """Whether the rows were given in the batch's order."""
         return bool((np.diff(self.order) > 0).all())
 
     @cached_property
@@ -180,7 +181,7 @@ class StepBatch:
         return Sequences.of_lengths(self.n_tokens)
 
     def restore(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Put one number per row into the order in which the rows were given: ``values`` itself if they are in it."""
+        """Put one number per row into the order in which the rows were given; returns ``values`` if it is the same."""
         if self._as_given:
             return values
         out = np.empty_like(values)
@@ -210,7 +211,7 @@ class StepBatch:
 
 
 def _order(rows: RowNames, group: Ints, traj: Ints) -> Ints:
-    """Given rows sorted by group, trajectory and step, checked to be trajectories without gaps or repeats."""
+    """Return the order of the rows by group, trajectory and step, and check for gaps and repeats in trajectories."""
     first_row = np.unique(traj, return_index=True)[1]
     rows.refuse(
         np.flatnonzero(group != group[first_row][traj]),
@@ -227,13 +228,13 @@ def _order(rows: RowNames, group: Ints, traj: Ints) -> Ints:
 
 
 def _runs(labels: Ints) -> Sequences:
-    """The runs of equal labels."""
+    """Return the runs of equal labels."""
     start = np.flatnonzero(np.diff(labels, prepend=-1))
     return Sequences.of_lengths(np.diff(start, append=len(labels)))
 
 
 def _states(group: Ints, state: Ints, last: Ints, final: Ints) -> tuple[Sets, Ints]:
-    """Number the pairs of group and state key, of sorted rows and of the ``final`` keys after the ``last`` rows."""
+    """Number the pairs of group and state key, for sorted rows and for the ``final`` keys after the ``last`` rows."""
     keys = int(max(state.max(), final.max())) + 1
     pairs = np.concatenate([group * keys + state, group[last] * keys + final])
     distinct, number = np.unique(pairs, return_inverse=True)
@@ -241,7 +242,7 @@ def _states(group: Ints, state: Ints, last: Ints, final: Ints) -> tuple[Sets, In
 
 
 def _token_order(order: Ints, n_tokens: Ints) -> Ints:
-    """Which of the given tokens stands at each position once the given rows are put into ``order``."""
+    """Return the index of the given token at each position once the given rows are put into ``order``."""
     given_start = np.cumsum(n_tokens) - n_tokens
     tokens = Sequences.of_lengths(n_tokens[order])
     shift: Ints = tokens.expand(given_start[order] - tokens.start)

@@ -1,4 +1,4 @@
-"""Checks of the columns that a step batch is built from; every complaint names the column, and the row if it is one."""
+"""Checks of the columns that a step batch is built from; every error names the column, or the row if one is wrong."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ KeyColumn = Sequence[str] | Sequence[int] | NDArray[Any]
 
 @dataclass(frozen=True)
 class RowNames:
-    """What a row is called in a message."""
+    """The names of rows in messages."""
 
     group: Keys
     traj: Keys
@@ -50,7 +50,7 @@ class RowNames:
 
 
 def step_column(column: ArrayLike) -> Ints:
-    """Step numbers, which also say how many rows there are."""
+    """Return the step numbers, whose length is the number of rows."""
     steps = np.asarray(column)
     if steps.ndim != 1 or len(steps) == 0:
         raise StepBatchError("a step batch needs at least one row and one-dimensional columns")
@@ -60,10 +60,10 @@ def step_column(column: ArrayLike) -> Ints:
 
 
 def key_columns(n: int, **columns: KeyColumn) -> tuple[Keys, list[Ints]]:
-    """The distinct keys of columns that name the same kind of thing, by first appearance, and every row's place there.
+    """Return the distinct keys of columns of one kind, by first appearance, and each column's indices into them.
 
-    Keys are all text or all whole numbers: other types have values that are equal without being the same, as ``1`` and
-    ``True`` are.
+    Keys are all text or all whole numbers, because other types have values that are equal without being the same, such
+    as ``1`` and ``True``.
     """
     lists = [column.tolist() if isinstance(column, np.ndarray) else column for column in columns.values()]
     for name, keys in zip(columns, lists, strict=True):
@@ -73,13 +73,13 @@ def key_columns(n: int, **columns: KeyColumn) -> tuple[Keys, list[Ints]]:
     if types not in ({str}, {int}):
         found = ", ".join(sorted(kind.__name__ for kind in types))
         raise StepBatchError(f"keys in {' and '.join(columns)} must be all str or all int, not {found}; use text keys")
-    place: defaultdict[object, int] = defaultdict(count().__next__)  # a key not met before gets the next number
+    place: defaultdict[object, int] = defaultdict(count().__next__)  # a new key gets the next number
     numbers = [np.fromiter(map(place.__getitem__, keys), dtype=np.int64, count=n) for keys in lists]
     return np.fromiter(place, dtype=np.object_, count=len(place)), numbers
 
 
 def float_column(name: str, column: ArrayLike, rows: RowNames, *, nan: bool = False) -> Floats:
-    """One finite number per row; with ``nan`` a row may have none."""
+    """Return one finite number per row; with ``nan`` a row may have NaN."""
     values = _numbers(name, column)
     if values.shape != (len(rows),):
         raise StepBatchError(
@@ -91,7 +91,7 @@ def float_column(name: str, column: ArrayLike, rows: RowNames, *, nan: bool = Fa
 
 
 def token_column(name: str, column: ArrayLike, n_tokens: Ints, rows: RowNames) -> Floats:
-    """One finite number per trained token, row after row."""
+    """Return one finite number per trained token, row after row."""
     values = _numbers(name, column)
     total = int(n_tokens.sum())
     if values.shape != (total,):
@@ -102,7 +102,7 @@ def token_column(name: str, column: ArrayLike, n_tokens: Ints, rows: RowNames) -
 
 
 def count_column(name: str, column: ArrayLike, rows: RowNames) -> Ints:
-    """One whole number, 0 or more, per row."""
+    """Return one whole number, 0 or more, per row."""
     values = float_column(name, column, rows)
     rows.refuse(
         np.flatnonzero((values < 0) | (values != np.floor(values))), f"{name} must be a whole number, 0 or more"
@@ -111,7 +111,7 @@ def count_column(name: str, column: ArrayLike, rows: RowNames) -> Ints:
 
 
 def switch_column(name: str, column: ArrayLike, rows: RowNames) -> Bools:
-    """True or false per row, also written as 1 or 0; nothing else has a truth value here."""
+    """Return true or false per row; 1 and 0 are accepted too, other values are not."""
     values = _array(name, column, "true or false")
     if values.shape != (len(rows),):
         raise StepBatchError(
@@ -119,7 +119,7 @@ def switch_column(name: str, column: ArrayLike, rows: RowNames) -> Bools:
         )
     if values.dtype.kind in "biuf":
         good = (values == 0) | (values == 1)
-    else:  # a mixture, which NumPy may have turned into text
+    else:  # a mixture of types, which NumPy may have turned into text
         items = np.asarray(column, dtype=np.object_)
         good = np.array([isinstance(item, int | float | np.bool_ | np.number) and item in (0, 1) for item in items])
     rows.refuse(np.flatnonzero(~good), f"{name} is neither true nor false; give booleans")

@@ -1,4 +1,4 @@
-"""Numbers that tell whether a batch carries step-level signal: state sharing, spread, groups without any."""
+"""Numbers that show whether a batch carries step-level signal: shared states, spread, groups without spread."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ SIZE_BINS: tuple[tuple[str, int, float], ...] = (
 
 
 def diagnose(batch: StepBatch, advantage: Floats, keep: Bools) -> dict[str, float]:
-    """Diagnostics of advantages in the batch's order; spread is over kept rows, state sharing over all rows.
+    """Compute diagnostics of advantages in the batch's order; spread is over kept rows, state sharing over all rows.
 
     ``singleton_share``: rows whose state was visited once in their group. ``state_group_size_mean``: visits per
-    distinct state of a group; ``state_group_size_share/<bin>``: rows per bin of it. ``advantage_*``: location and
-    spread, dimensionless where the estimator normalises. ``degenerate_group_share``: groups whose advantages are
-    all 0; a group with one advantage for all its steps that is not 0 does move the policy. ``reward_free_group_share``:
-    groups without any reward. ``rows_dropped``: rows not kept.
+    distinct state of a group; ``state_group_size_share/<bin>``: rows per bin of that number. ``advantage_*``: location
+    and spread, dimensionless if the estimator normalises. ``degenerate_group_share``: groups whose advantages are all
+    0; a group whose steps share one advantage other than 0 does move the policy. ``reward_free_group_share``: groups
+    without any reward. ``rows_dropped``: rows not kept.
     """
     sizes = batch.states.count[batch.states.count > 0]
     kept = advantage[keep]

@@ -1,4 +1,4 @@
-"""Options of the estimators. What several of them have is described once here, so that a name means one thing."""
+"""Options of the estimators. Options that several have are described once here, so that a name means one thing."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ _SHARED: Mapping[str, Mapping[str, Any]] = {
 
 
 def option(name: str, default: bool | int | float | str) -> Any:
-    """Dataclass field for the shared option ``name``; an option of one estimator alone is a ``declare``.
+    """Declare a dataclass field for the shared option ``name``; use ``declare`` for an option of one estimator.
 
     Raises:
-        EstimatorError: no option of that name is shared.
+        EstimatorError: there is no shared option of that name.
     """
     if name not in _SHARED:
         raise EstimatorError(
@@ -54,7 +54,7 @@ def option(name: str, default: bool | int | float | str) -> Any:
 class EstimatorOptions(Options):
     """The options that every estimator has; a subclass adds its own and may change a default.
 
-    Every field is checked when the options are made, see ``openrlhf_gagpo.options``.
+    Every field is checked when the options are constructed, see ``openrlhf_gagpo.options``.
     """
 
     statistics: str = option("statistics", "trajectories")

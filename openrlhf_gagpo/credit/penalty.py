@@ -1,6 +1,6 @@
-"""What invalid and inadmissible steps cost, and where the cost counts. Arrays are in the batch's order.
+"""Penalties of invalid and inadmissible steps, and where they count. Arrays are in the batch's order.
 
-A step costs the larger of the prices that apply to it: ``invalid_penalty`` if its response was malformed,
+A step costs the larger of the penalties that apply to it: ``invalid_penalty`` if its response was malformed,
 ``inadmissible_penalty`` if the environment did not recognise its action.
 """
 
@@ -16,7 +16,7 @@ __all__ = ["own_penalty", "shaped_rewards", "step_penalty"]
 
 
 def step_penalty(batch: StepBatch, options: EstimatorOptions) -> Floats:
-    """What each step costs; nothing in mode ``none``."""
+    """Return the penalty of each step, which is 0 in mode ``none``."""
     penalty = np.zeros(len(batch))
     if options.invalid_penalty_mode != "none":
         penalty[batch.invalid] = options.invalid_penalty
@@ -25,14 +25,14 @@ def step_penalty(batch: StepBatch, options: EstimatorOptions) -> Floats:
 
 
 def shaped_rewards(batch: StepBatch, options: EstimatorOptions) -> Floats:
-    """Rewards that returns and scores accumulate: less the penalties in mode ``reward``, untouched otherwise."""
+    """Return the rewards that returns and scores accumulate: minus penalties in mode ``reward``, else unchanged."""
     if options.invalid_penalty_mode == "reward":
         return batch.reward - step_penalty(batch, options)
     return batch.reward
 
 
 def own_penalty(batch: StepBatch, options: EstimatorOptions) -> Floats:
-    """Penalties that mode ``local`` takes off a step's own score or return and no other; none in other modes."""
+    """Return the penalties that mode ``local`` subtracts from a step's own score or return only; else 0."""
     if options.invalid_penalty_mode == "local":
         return step_penalty(batch, options)
     return np.zeros(len(batch))

@@ -1,4 +1,4 @@
-"""Names of the advantage estimators. A new one is one file in ``credit/estimators``, or a plugin, that registers."""
+"""Names of the advantage estimators. A file in ``credit/estimators`` or a plugin registers a new one."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ Compute = TypeVar("Compute", bound=Callable[[StepBatch, Any], CreditResult])
 
 @dataclass(frozen=True)
 class Estimator:
-    """A registered estimator; call it with a batch and, if the defaults will not do, its options."""
+    """A registered estimator; call it with a batch and, unless the defaults fit, its options."""
 
     name: str
     compute: Callable[[StepBatch, Any], CreditResult]
     options_cls: type[EstimatorOptions]
     presets: Mapping[str, object] = field(default_factory=dict)
-    """Run-level flags this algorithm sets unless the user sets them (flag name without dashes -> value)."""
+    """Run-level flags that this algorithm sets unless the user sets them (flag name without dashes -> value)."""
     needs: frozenset[str] = frozenset()
-    """Columns of the batch that a model has to compute first, some of ``MODEL_COLUMNS``."""
+    """Columns of the batch that a model has to compute first, a subset of ``MODEL_COLUMNS``."""
     group_min: int = 2
-    """Fewest trajectories that a group must have for its credit to mean anything."""
+    """Smallest number of trajectories in a group for which credit is meaningful."""
 
     def __call__(self, batch: StepBatch, options: EstimatorOptions | None = None) -> CreditResult:
-        """Credit for every row of ``batch``.
+        """Compute credit for every row of ``batch``.
 
         Raises:
-            EstimatorError: the options are another estimator's, the batch lacks a column that is needed, or the
-                estimator returned what is no credit.
+            EstimatorError: the options belong to another estimator, the batch lacks a needed column, or the
+                estimator returned something other than credit.
         """
         options = self.options_cls() if options is None else options
         if not isinstance(options, self.options_cls):
@@ -48,7 +48,7 @@ class Estimator:
         try:
             for column in sorted(self.needs):
                 batch.required(column)
-            with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused in the result
+            with np.errstate(over="ignore", invalid="ignore"):  # the check of the result refuses infinite values
                 return self._checked(self.compute(batch, options))
         except EstimatorError as error:
             raise EstimatorError(f"advantage estimator {self.name}: {error}") from error
@@ -78,12 +78,12 @@ def register(
 
     Args:
         presets: run-level flags that choosing the estimator sets, unless the user sets them.
-        needs: columns that a model has to compute before credit, some of ``MODEL_COLUMNS``.
+        needs: columns that a model has to compute before credit, a subset of ``MODEL_COLUMNS``.
         group_min: trajectories that a group must have to be trained on; 1 if they are not compared with each other.
 
     Raises:
-        EstimatorError: the name is taken, a needed column does not exist, or an option is described otherwise by
-            another estimator.
+        EstimatorError: the name is taken, a needed column does not exist, or another estimator describes an option of
+            the same name differently.
     """
     if isinstance(needs, str) or not set(needs) <= set(MODEL_COLUMNS):
         raise EstimatorError(
@@ -105,6 +105,6 @@ def _check_options(name: str, options_cls: type[EstimatorOptions]) -> None:
         owner, other_item = known.get(item.name, (name, item))
         if (item.type, item.metadata) != (other_item.type, other_item.metadata):
             raise EstimatorError(
-                f"option {item.name} of estimator {name!r} is described otherwise than that of {owner}; "
+                f"option {item.name} of estimator {name!r} is described differently than that of {owner}; "
                 "give it another name, or the shared description"
             )

@@ -23,7 +23,7 @@ __all__ = ["CreditResult"]
 class CreditResult:
     """Credit of N steps, in the order in which the rows of the batch were given; estimators build it with ``of``.
 
-    Arrays hold finite numbers, one per step or, where it says so, one per trained token, row after row. None: the
+    Arrays hold finite numbers, one per step or, where stated, one per trained token, row after row. None means that the
     estimator does not have the quantity.
     """
 
@@ -31,21 +31,21 @@ class CreditResult:
     advantage: Floats
     """One per step; 0 where the step does not train."""
     keep: Bools
-    """False: the step must not be trained on."""
+    """Whether the step may be trained on."""
     return_: Floats | None = None
-    """Return from this step on (the episode score for estimators of whole episodes)."""
+    """Return from this step on (the episode score for estimators that compare whole episodes)."""
     value: Floats | None = None
-    """What the return is compared with: group state value, group mean or critic's estimate."""
+    """The baseline of the return: group state value, group mean or critic's estimate."""
     td_residual: Floats | None = None
     """``r_t + gamma V(s_{t+1}) - V(s_t)``."""
     token_advantage: Floats | None = None
-    """One per trained token, to be used instead of ``advantage``."""
+    """One per trained token, used instead of ``advantage``."""
     clip_scale: Floats | None = None
-    """Factor above 0 of both clip bounds of the step's action."""
+    """Factor above 0 that multiplies both clip bounds of the step's action."""
     value_target: Floats | None = None
-    """What a critic should say at the step."""
+    """What a critic should predict at the step."""
     token_value_target: Floats | None = None
-    """What a critic should say at each trained token."""
+    """What a critic should predict at each trained token."""
 
     @classmethod
     def of(
@@ -63,12 +63,12 @@ class CreditResult:
         value_target: Floats | None = None,
         token_value_target: Floats | None = None,
     ) -> CreditResult:
-        """Check arrays that are in the batch's order, and put them into the order of the rows given.
+        """Check arrays that are in the batch's order, and put them into the order of the given rows.
 
         Steps that ``keep`` or the options leave out of training get advantage 0.
 
         Raises:
-            EstimatorError: an array has the wrong length, is no array of numbers or holds one that is not finite.
+            EstimatorError: an array has the wrong length, does not hold numbers or holds one that is not finite.
         """
         rows, tokens = len(batch), int(batch.n_tokens.sum())
         train = kept_rows(batch, options)
@@ -102,7 +102,7 @@ class CreditResult:
 
     @cached_property
     def state_group_size(self) -> Ints:
-        """Steps of the same group in the same state, the step itself included."""
+        """Number of steps of the same group in the same state, including the step itself."""
         return self.batch.restore(self.batch.states.expand(self.batch.states.count))
 
     @cached_property
@@ -113,7 +113,7 @@ class CreditResult:
 
 
 def _numbers(name: str, values: Floats, expected: int) -> Floats:
-    """``values`` as float64, checked to be ``expected`` finite numbers."""
+    """Return ``values`` as float64 after checking that they are ``expected`` finite numbers."""
     numbers = _array(name, values, expected, "iuf").astype(np.float64, copy=False)
     if not np.isfinite(numbers).all():
         raise EstimatorError(f"{name} holds a number that is not finite; scale the rewards to a moderate range")

@@ -1,4 +1,4 @@
-"""What several estimators share: returns, episode scores and their comparison inside the group, groups without reward.
+"""Parts that several estimators share: returns, episode scores and their group statistics, groups without reward.
 
 Arrays are in the batch's order.
 """
@@ -19,26 +19,26 @@ __all__ = ["episode_scores", "group_statistics", "kept_rows", "reward_free_group
 
 
 def step_returns(batch: StepBatch, options: EstimatorOptions, gamma: float) -> Floats:
-    """Discounted return from each step to the end of its episode, penalties as ``invalid_penalty_mode`` says."""
+    """Return the discounted return from each step on, with penalties as ``invalid_penalty_mode`` says."""
     rewards = shaped_rewards(batch, options)
     return batch.trajectories.backward_sum(rewards, gamma) - own_penalty(batch, options)
 
 
 def totals(batch: StepBatch, rewards: Floats) -> Floats:
-    """Undiscounted sum of ``rewards`` over the episode, for each of its steps."""
+    """Return for each step the undiscounted sum of ``rewards`` over its episode."""
     return batch.trajectories.expand(batch.trajectories.sum(rewards))
 
 
 def episode_scores(batch: StepBatch, options: EstimatorOptions) -> Floats:
-    """Undiscounted reward of each step's episode, penalties as ``invalid_penalty_mode`` says."""
+    """Return for each step the undiscounted reward of its episode, with penalties as ``invalid_penalty_mode`` says."""
     return totals(batch, shaped_rewards(batch, options)) - own_penalty(batch, options)
 
 
 def group_statistics(batch: StepBatch, scores: Floats, options: EstimatorOptions) -> Statistics:
-    """Statistics of episode scores per group, over its rows or over one entry per trajectory.
+    """Compute statistics of episode scores per group, over its rows or over one entry per trajectory.
 
-    That entry is the score of step 0, with that step's own penalty. A group with one entry has nothing to be compared
-    with: its mean is 0, so its score passes as it is.
+    That entry is the score of step 0, with that step's own penalty. A group with a single entry gets mean 0, so its
+    score is left unchanged.
     """
     if options.statistics == "rows":
         statistics = statistics_of(scores, batch.groups)
@@ -48,13 +48,13 @@ def group_statistics(batch: StepBatch, scores: Floats, options: EstimatorOptions
 
 
 def reward_free_groups(batch: StepBatch) -> Bools:
-    """Per group: no step of it was rewarded, so all its returns are zero before penalties."""
+    """Return per group whether none of its steps was rewarded, so that all its returns are 0 before penalties."""
     reward_free: Bools = batch.groups.sum(batch.reward != 0.0) == 0
     return reward_free
 
 
 def kept_rows(batch: StepBatch, options: EstimatorOptions) -> Bools:
-    """The rows that train: all of them, or with ``drop_reward_free_groups`` those of groups with a reward."""
+    """Return which rows train: all of them, or with ``drop_reward_free_groups`` those of groups with a reward."""
     if options.drop_reward_free_groups:
         return batch.groups.expand(~reward_free_groups(batch))
     return np.ones(len(batch), dtype=np.bool_)

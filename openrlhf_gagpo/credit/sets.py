@@ -1,4 +1,4 @@
-"""Partitions of the rows of a batch: sums and means per set, and recursions along sequences."""
+"""Partitions of the rows of a batch, with sums and means per set and recursions along sequences."""
 
 from __future__ import annotations
 
@@ -29,39 +29,39 @@ class Sets:
 
     @classmethod
     def of_labels(cls, label: Ints, sets: int) -> Sets:
-        """Sets numbered 0 to ``sets - 1`` from the number of each entry."""
+        """Build sets numbered 0 to ``sets - 1`` from the set number of each entry."""
         return cls(label=label, count=np.bincount(label, minlength=sets))
 
     @classmethod
     def whole(cls, entries: int) -> Sets:
-        """All entries in one set."""
+        """Put all entries into one set."""
         return cls.of_labels(np.zeros(entries, dtype=np.int64), 1)
 
     def sum(self, values: Floats | Bools) -> Floats:
-        """Sum over the entries of each set; the number of true ones for booleans."""
+        """Sum over the entries of each set; for booleans, count the true ones."""
         weights = _of_length(values, len(self.label))
         return np.asarray(np.bincount(self.label, weights, minlength=len(self.count)), dtype=np.float64)
 
     def mean(self, values: Floats) -> Floats:
-        """Mean over the entries of each set; 0 for a set that has none."""
+        """Average over the entries of each set; 0 for an empty set."""
         mean: Floats = self.sum(values) / np.maximum(self.count, 1)
         return mean
 
     def expand(self, per_set: NDArray[Any]) -> NDArray[Any]:
-        """Give every entry what its set has."""
+        """Give every entry the value of its set."""
         return _of_length(per_set, len(self.count))[self.label]
 
 
 @dataclass(frozen=True, eq=False)
 class Sequences(Sets):
-    """Sets whose entries stand in a row: the steps of a trajectory, the tokens of a response."""
+    """Sets of consecutive entries, such as the steps of a trajectory or the tokens of a response."""
 
     start: Ints
-    """Position of each sequence's first entry, or where it would be."""
+    """Position of each sequence's first entry, or of the next entry if it is empty."""
 
     @classmethod
     def of_lengths(cls, count: Ints) -> Sequences:
-        """Sequences of these lengths, one after the other."""
+        """Build sequences of these lengths, one after the other."""
         return cls(label=np.repeat(np.arange(len(count)), count), count=count, start=np.cumsum(count) - count)
 
     @property
@@ -70,19 +70,19 @@ class Sequences(Sets):
         return np.diff(self.label, append=len(self.count)) > 0
 
     def sum(self, values: Floats | Bools) -> Floats:
-        """Sum over the entries of each sequence; the number of true ones for booleans."""
+        """Sum over the entries of each sequence; for booleans, count the true ones."""
         values = _of_length(values, len(self.label))
         total = np.zeros(len(self.count))
-        filled = self.count > 0  # ``reduceat`` knows no empty ranges
+        filled = self.count > 0  # ``reduceat`` cannot handle empty ranges
         total[filled] = np.add.reduceat(values, self.start[filled], dtype=np.float64)
         return total
 
     def expand(self, per_set: NDArray[Any]) -> NDArray[Any]:
-        """Give every entry what its sequence has."""
+        """Give every entry the value of its sequence."""
         return np.repeat(_of_length(per_set, len(self.count)), self.count)
 
     def following(self, values: Floats, end: Floats | float = 0.0) -> Floats:
-        """What the next entry has; ``end`` (one per sequence, or one for all) where there is no next one."""
+        """Return the next entry's value; ``end`` (one per sequence, or one for all) at the end of a sequence."""
         following = np.roll(_of_length(values, len(self.label)), -1)
         filled = self.count > 0
         last = (self.start + self.count - 1)[filled]
@@ -90,9 +90,9 @@ class Sequences(Sets):
         return following
 
     def backward_sum(self, values: Floats, decay: Floats | float) -> Floats:
-        """``y_t = x_t + decay_t * y_{t+1}`` along every sequence, with y = 0 after its end.
+        """Compute ``y_t = x_t + decay_t * y_{t+1}`` along every sequence, with y = 0 after its end.
 
-        ``decay`` is one number, or one per entry. Each pass of the loop takes one position in all sequences at once.
+        ``decay`` is one number, or one per entry. Each pass of the loop handles one position in all sequences at once.
         """
         total = np.array(_of_length(values, len(self.label)), dtype=np.float64)
         decay = np.broadcast_to(decay, total.shape)
@@ -102,7 +102,7 @@ class Sequences(Sets):
 
     @cached_property
     def _followed_entries(self) -> list[Ints]:
-        """The entries that have a next one, by position in their sequence."""
+        """Entries that have a next one, by position in their sequence."""
         entry, left = self.start, self.count - 1
         entries = []
         while (left > 0).any():
@@ -113,7 +113,7 @@ class Sequences(Sets):
 
 
 def _of_length(values: NDArray[Any], expected: int) -> NDArray[Any]:
-    """``values`` itself. Raises ``EstimatorError`` for another length, which indexing might not notice."""
+    """Return ``values`` unchanged. Raises ``EstimatorError`` for a wrong length, which indexing might not notice."""
     if np.shape(values) != (expected,):
         raise EstimatorError(f"an array of shape {np.shape(values)} was given where {expected} numbers are needed")
     return values

@@ -1,7 +1,7 @@
 """Mean and spread per set, with the project's one rule for sets that have no spread.
 
-Dividing rounding noise by a tiny standard deviation plus epsilon produces arbitrary advantages. So a spread at rounding
-level counts as none: deviations in such a set stay undivided, and those at rounding level are exactly 0.
+Dividing rounding noise by a tiny standard deviation plus epsilon produces arbitrary advantages. Therefore a spread at
+rounding level counts as none: deviations in such a set are not divided, and those at rounding level are exactly 0.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """Per set of entries: their number, mean and standard deviation."""
+    """Number of entries, mean and standard deviation of each set."""
 
     count: Ints
     mean: Floats
     std: Floats
     noise: Floats
-    """Deviations up to this are rounding noise, in a set without spread; 0 in a set with spread."""
+    """Deviations up to this size are rounding noise in a set without spread; 0 for a set with spread."""
 
 
 def statistics_of(values: Floats, sets: Sets, ddof: int = 1) -> Statistics:
-    """Statistics of ``values`` per set; ``ddof`` 1 is the unbiased deviation, 0 that of a population."""
+    """Compute statistics of ``values`` per set; ``ddof`` 1 is the unbiased deviation, 0 that of a population."""
     mean = sets.mean(values)
     squares = sets.sum((values - sets.expand(mean)) ** 2)
     std = np.sqrt(squares / np.maximum(sets.count - ddof, 1))
@@ -44,13 +44,13 @@ def statistics_of(values: Floats, sets: Sets, ddof: int = 1) -> Statistics:
 
 
 def centred(values: Floats, sets: Sets, statistics: Statistics) -> Floats:
-    """``x - mean``, exactly 0 where that is rounding noise; the statistics may be those of other entries."""
+    """Return ``x - mean``, exactly 0 where that is rounding noise; the statistics may come from other entries."""
     deviation = values - sets.expand(statistics.mean)
     return np.where(np.abs(deviation) > sets.expand(statistics.noise), deviation, 0.0)
 
 
 def standardised(values: Floats, sets: Sets, statistics: Statistics) -> Floats:
-    """``(x - mean) / (std + epsilon)``; only ``x - mean`` in a set without spread."""
+    """Return ``(x - mean) / (std + epsilon)``, or ``x - mean`` in a set without spread."""
     scale = np.where(statistics.noise > 0.0, 1.0, statistics.std + EPSILON)
     standard: Floats = centred(values, sets, statistics) / sets.expand(scale)
     return standard

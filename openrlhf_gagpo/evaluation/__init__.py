@@ -1,4 +1,4 @@
-"""Evaluation: which episodes are played, by whom, and what they say. Knows nothing of optimizers."""
+"""Evaluation: the choice of episodes, their playing, and their metrics. It does not depend on optimizers."""
 
 from __future__ import annotations
 

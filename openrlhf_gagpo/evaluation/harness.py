@@ -1,4 +1,4 @@
-"""Plays an evaluation: every task of a plan as often as asked, with a policy or with a backend's engines."""
+"""Playing of an evaluation: every task of a plan several times, with a policy or with a backend's engines."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Evaluation", "EvaluationPlan", "Play", "evaluate", "play_with"]
 
 
 class Play(Protocol):
-    """Plays episodes; results in request order. A training backend's ``rollout`` is one."""
+    """Plays episodes and returns them in request order, as a training backend's ``rollout`` does."""
 
     def __call__(
         self, requests: Sequence[EpisodeRequest], sampling: SamplingParams, on_done: Callable[[Episode], None]
@@ -27,7 +27,7 @@ class Play(Protocol):
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """What is evaluated."""
+    """The tasks of an evaluation, and how they are played."""
 
     split: str
     tasks: Sequence[str]
@@ -39,7 +39,7 @@ class EvaluationPlan:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What came out."""
+    """The result of an evaluation."""
 
     episodes: list[Episode]
     metrics: dict[str, float]
@@ -49,10 +49,10 @@ class Evaluation:
 def evaluate(
     play: Play, plan: EvaluationPlan, tag: object = 0, on_done: Callable[[Episode], None] | None = None
 ) -> Evaluation:
-    """Play every task of the plan and sum up.
+    """Play every task of the plan and summarise the episodes.
 
     Args:
-        tag: tells one evaluation of a run from another; it goes into group names and sampling seeds.
+        tag: distinguishes the evaluations of a run; it is part of group names and sampling seeds.
         on_done: called with every episode as it ends.
     """
     started = time.perf_counter()
@@ -63,7 +63,7 @@ def evaluate(
 
 @contextmanager
 def play_with(policy: Policy, player: EpisodePlayer) -> Iterator[Play]:
-    """``Play`` of a policy that has no training stack around it, such as a message policy or a script.
+    """Yield a ``Play`` for a policy without a training stack, such as a message policy or a script.
 
     The player's environment workers end with the context.
     """

@@ -1,4 +1,4 @@
-"""Which episodes an evaluation plays: pure functions of tasks and seeds."""
+"""The episodes that an evaluation plays, as pure functions of tasks and seeds."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ __all__ = ["evaluation_requests", "spread"]
 
 
 def spread(tasks: Sequence[str], count: int | None) -> list[str]:
-    """``count`` tasks evenly spaced over the split, in its order; all of them with None.
+    """Return ``count`` tasks evenly spaced over the split, in its order; all of them with None.
 
-    The first ones would not do: an environment may list its tasks kind by kind.
+    The first ``count`` would not be representative, because an environment may list its tasks kind by kind.
     """
     count = len(tasks) if count is None else min(count, len(tasks))
     return [tasks[position * len(tasks) // count] for position in range(count)]
 
 
 def evaluation_requests(tasks: Sequence[str], samples: int, tag: object, seed: int) -> list[EpisodeRequest]:
-    """Requests that play every task ``samples`` times, in order, from starts that do not depend on ``seed``.
+    """Return requests that play every task ``samples`` times, in order, from starts that do not depend on ``seed``.
 
     Args:
-        tag: tells one evaluation of a run from another, such as the iteration it follows.
+        tag: distinguishes the evaluations of a run, such as the iteration before it.
     """
     return [
         EpisodeRequest(

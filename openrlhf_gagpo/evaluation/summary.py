@@ -1,4 +1,4 @@
-"""Evaluation episodes to the numbers of ``eval.jsonl`` (see docs/metrics.md)."""
+"""The numbers of ``eval.jsonl`` from evaluation episodes (see docs/metrics.md)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["CategorySuccess", "evaluation_metrics", "success_by_category"]
 
 @dataclass(frozen=True)
 class CategorySuccess:
-    """Success on the tasks of one category ("" where the environment has only one)."""
+    """Success on the tasks of one category ("" if the environment has only one)."""
 
     category: str
     successes: int
@@ -31,7 +31,7 @@ class CategorySuccess:
 
 
 def success_by_category(episodes: Iterable[Episode]) -> list[CategorySuccess]:
-    """Success per category, by name; faulted episodes do not count."""
+    """Return the success per category, by name; faulted episodes do not count."""
     counts: dict[str, list[int]] = {}
     for episode in episodes:
         if not episode.faulted:
@@ -40,9 +40,9 @@ def success_by_category(episodes: Iterable[Episode]) -> list[CategorySuccess]:
 
 
 def evaluation_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
-    """Success with its 95 % interval, overall and per category; faulted episodes are counted and left out."""
+    """Compute success with its 95 % interval, overall and per category; faulted episodes are counted and left out."""
     sound = [episode for episode in episodes if not episode.faulted]
-    # Episodes of one task are not independent: the interval is that of one (mean) outcome per task.
+    # Episodes of one task are not independent, so the interval is that of one (mean) outcome per task.
     tasks = len({episode.task for episode in sound})
     share = mean(episode.success for episode in sound) if sound else 0.0
     low, high = wilson_interval(round(share * tasks), tasks)

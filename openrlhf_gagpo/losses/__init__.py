@@ -1,7 +1,7 @@
-"""Policy losses: one file each, one registered pure function with declared options.
+"""Policy losses: one file each, with one registered pure function and its declared options.
 
-Importing this package registers every loss found in it. Its modules import no torch, because the command line reads the
-names and options from here: a loss is written with the methods of the tensors it is given.
+Importing this package registers every loss in it. Its modules do not import torch, because the command line reads names
+and options from here, so a loss uses the methods of the tensors that it gets.
 """
 
 from __future__ import annotations

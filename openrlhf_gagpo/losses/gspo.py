@@ -1,7 +1,7 @@
 """One importance ratio per action, the geometric mean of its tokens' ratios.
 
-GAGPO (arXiv 2605.13217, section 3.2) clips this ratio of an environment step; GSPO (Zheng et al., arXiv 2507.18071)
-that of a whole response.
+GAGPO (arXiv 2605.13217, section 3.2) clips this ratio per environment step; GSPO (Zheng et al., arXiv 2507.18071) clips
+it per response.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ NAME = "gspo"
 
 @register(NAME, ClipOptions, token_advantages=False)
 def gspo(batch: LossBatch, options: ClipOptions) -> LossResult:
-    """Clipped surrogate per action, every action weighing the same."""
+    """Compute the clipped surrogate per action, with the same weight for every action."""
     ratio = batch.per_action(batch.log_probs - batch.old_log_probs).exp()
     objective, clipped = clipped_surrogate(ratio, batch.advantage, options, batch.clip_scale)
     real = batch.real()

@@ -26,8 +26,8 @@ class PpoOptions(ClipOptions):
 
 @register(NAME, PpoOptions, token_advantages=True)
 def ppo(batch: LossBatch, options: PpoOptions) -> LossResult:
-    """Clipped surrogate per token, averaged over the tokens or first over each action's tokens."""
-    # Beyond e^20 the ratio says nothing more and overflows.
+    """Compute the clipped surrogate per token, averaged over all tokens or first over each action's tokens."""
+    # A ratio beyond e^20 carries no more information and would overflow.
     ratio = ((batch.log_probs - batch.old_log_probs) * batch.mask).clamp(-20, 20).exp()
     objective, clipped = clipped_surrogate(ratio, batch.advantage, options, batch.clip_scale)
     if options.loss_agg_mode == "token-mean":

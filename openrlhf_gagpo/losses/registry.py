@@ -1,4 +1,4 @@
-"""What a policy loss is given and returns, and the names of all losses."""
+"""The input and output of a policy loss, and the names of all losses."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ class LossBatch:
 
     ``rows_per_step`` and ``tokens_per_step`` are totals of the whole optimizer step, over all its micro-batches and
     ranks. A loss divides by them and by nothing that depends on the micro-batch, so that the losses of a step's
-    micro-batches add up to the loss of the mini-batch, however it was cut.
+    micro-batches add up to the loss of the mini-batch for any division into micro-batches.
     """
 
     log_probs: Tensor
-    """(B, A) under the policy, with gradient; temperature of the rollout applied."""
+    """(B, A) under the policy, with gradient, at the temperature of the rollout."""
     old_log_probs: Tensor
     """(B, A) under the policy before the iteration's first update."""
     advantage: Tensor
-    """(B, 1) where the estimator gave one advantage per action, (B, A) where it gave one per token."""
+    """(B, 1) if the estimator gave one advantage per action, (B, A) if it gave one per token."""
     mask: Tensor
-    """(B, A) float: 1 on response tokens, 0 on padding. A row of padding has none."""
+    """(B, A) float: 1 on response tokens, 0 on padding. A padding row is all 0."""
     clip_scale: Tensor
     """(B, 1) factor of both clip bounds; 1 unless the estimator set it."""
     rows_per_step: float
@@ -41,26 +41,26 @@ class LossBatch:
     """Response tokens of this optimizer step."""
 
     def per_action(self, values: Tensor) -> Tensor:
-        """Mean over the response tokens of each row, (B, A) -> (B, 1); 0 for a row of padding."""
+        """Average over the response tokens of each row, (B, A) -> (B, 1); 0 for a padding row."""
         return (values * self.mask).sum(-1, keepdim=True) / self.mask.sum(-1, keepdim=True).clamp(min=1)
 
     def real(self) -> Tensor:
-        """(B, 1) float: 1 for a row with response tokens, 0 for one of padding."""
+        """(B, 1) float: 1 for a row with response tokens, 0 for a padding row."""
         return (self.mask.sum(-1, keepdim=True) > 0).to(self.mask.dtype)
 
 
 @dataclass(frozen=True)
 class LossResult:
-    """A loss to minimise, and what the metrics say of its importance ratios."""
+    """A loss to minimise, and its importance ratios for the metrics."""
 
     loss: Tensor
     """Scalar."""
     ratio: Tensor
-    """Importance ratios: (B, A), or (B, 1) where an action has one."""
+    """Importance ratios: (B, A), or (B, 1) for one ratio per action."""
     clipped: Tensor
-    """Shape of ``ratio``: whether the clip decides the objective there."""
+    """Whether the clip determines the objective, in the shape of ``ratio``."""
     counted: Tensor
-    """Shape of ``ratio``: 1 for entries that count in the metrics, 0 for padding."""
+    """1 for entries that count in the metrics, 0 for padding, in the shape of ``ratio``."""
 
 
 @dataclass(frozen=True)

@@ -29,10 +29,10 @@ class ClipOptions(LossOptions):
 def clipped_surrogate(
     ratio: Tensor, advantage: Tensor, options: ClipOptions, clip_scale: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """PPO's pessimistic objective and where its clip binds (Schulman et al., arXiv 1707.06347, equation 7).
+    """Compute PPO's pessimistic objective and where its clip binds (Schulman et al., arXiv 1707.06347, equation 7).
 
     Args:
-        ratio: importance ratios, any shape that the other two broadcast to.
+        ratio: importance ratios, in any shape that the other two broadcast to.
         clip_scale: factor of both bounds.
     """
     low, high = options.eps_clip_low_high
@@ -40,6 +40,6 @@ def clipped_surrogate(
     clipped = ratio.clamp(1 - low * clip_scale, 1 + high * clip_scale) * advantage
     objective = plain.minimum(clipped)
     if options.dual_clip is not None:
-        # Ye et al., arXiv 1912.09729: one bad action costs no more than this many times its advantage.
+        # A bad action costs at most this many times its advantage (Ye et al., arXiv 1912.09729).
         objective = objective.maximum(options.dual_clip * advantage).where(advantage < 0, objective)
     return objective, clipped < plain

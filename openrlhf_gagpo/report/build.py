@@ -1,4 +1,4 @@
-"""``report.html``: one file without external resources that says what a run was and how it went."""
+"""``report.html``: one file without external resources that describes a run and its results."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Headline:
 
 @dataclass(frozen=True)
 class CategoryRow:
-    """Success of one category at the first and the last evaluation; None where it was not evaluated."""
+    """Success of one category at the first and the last evaluation; None if it was not evaluated."""
 
     name: str
     before: CategoryRate | None
@@ -49,7 +49,7 @@ class CategoryRow:
 def build_report(run_dir: str | os.PathLike[str]) -> Path:
     """Write ``report.html`` of a run in any state and return its path.
 
-    Whatever the run did not log is left out. Raises ``RunFolderError`` for a folder that is not a run.
+    Data that the run did not log is left out. Raises ``RunFolderError`` for a folder that is not a run.
     """
     run = RunFolder.open(run_dir)
     rows, eval_rows = run.metrics(), run.evals()
@@ -147,7 +147,7 @@ def _categories(headline: Headline) -> list[CategoryRow]:
 
 
 def _samples(run: RunFolder) -> tuple[list[tuple[int, str, PlayedEpisode]], str]:
-    """Best and worst episode of the first and the last recorded iteration, and what could not be read."""
+    """Return the best and worst episode of the first and last recorded iteration, and a note on unreadable ones."""
     recorded = run.rollout_iterations()
     samples = []
     unread = []
@@ -164,7 +164,7 @@ def _percent(share: float) -> str:
 
 
 def _rate(rate: CategoryRate | None) -> str:
-    """A category's success with its interval in brackets."""
+    """Format a category's success with its interval in brackets."""
     if rate is None:
         return "unknown"
     if not (math.isfinite(rate.low) and math.isfinite(rate.high)):

@@ -26,8 +26,8 @@ def plot_curve(
     """Draw the mean of ``metrics`` (label -> name) over runs (seeds), each with a band from the lowest to the highest.
 
     ``out`` ends in ``.png`` or ``.svg``. ``eval/...`` metrics come from ``eval.jsonl``. At an iteration that only some
-    runs reached, mean and band are over those. Raises ``ValueError`` without runs, for no or too many metrics, or when
-    no run has one.
+    runs reached, mean and band cover those runs. Raises ``ValueError`` without runs, for no or too many metrics, or if
+    no run has one of the metrics.
     """
     out = Path(out)
     if out.suffix not in (".png", ".svg"):
@@ -57,7 +57,7 @@ def plot_curve(
 
 
 def _over_runs(runs: Sequence[RunFolder], metric: str) -> tuple[np.ndarray, np.ndarray]:
-    """Iterations, and a row of values per run that has the metric; NaN where a run has no value."""
+    """Return the iterations, and a row of values per run that has the metric; NaN where a run has no value."""
     found = [points(run.evals() if metric.startswith("eval/") else run.metrics(), metric) for run in runs]
     found = [series for series in found if not series.empty]
     if not found:

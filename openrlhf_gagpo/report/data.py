@@ -1,4 +1,4 @@
-"""What a report shows, read from a run folder; nothing of it is required to exist."""
+"""The data of a report, read from a run folder; any of it may be missing."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Points:
 
 @dataclass(frozen=True)
 class Setting:
-    """One configuration value with where it came from ("" when unknown)."""
+    """One configuration value and its origin ("" when unknown)."""
 
     name: str
     value: str
@@ -66,12 +66,12 @@ class Evaluation:
 
 
 def number(value: object) -> float:
-    """A logged value as float; NaN for ``null``, a missing value and anything that is no number."""
+    """Return a logged value as float; NaN for ``null``, a missing value and anything that is not a number."""
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
 
 
 def points(rows: Iterable[Mapping[str, Any]], name: str) -> Points:
-    """One metric of the rows that have it, by iteration; the last row wins where an iteration occurs twice."""
+    """Return one metric of the rows that have it, by iteration; the last row wins if an iteration occurs twice."""
     by_iteration = {row["iteration"]: number(row[name]) for row in rows if name in row}
     x = sorted(by_iteration)
     y = np.array([by_iteration[i] for i in x], dtype=float)
@@ -79,7 +79,7 @@ def points(rows: Iterable[Mapping[str, Any]], name: str) -> Points:
 
 
 def evaluations(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Evaluation]]:
-    """Evaluations by split, each in order of iterations; those without a success rate are left out."""
+    """Return evaluations by split, each in order of iterations; those without a success rate are left out."""
     latest = {(str(row.get("split", "")), row["iteration"]): row for row in rows}
     result: dict[str, list[Evaluation]] = {}
     for (split, _), row in sorted(latest.items()):
@@ -97,7 +97,7 @@ def _evaluation(row: Mapping[str, Any], split: str) -> Evaluation:
 
 
 def _rate(row: Mapping[str, Any], suffix: str) -> CategoryRate:
-    """A success rate with its interval, which older rows lack; ``suffix`` is "" or "/<category>"."""
+    """Return a success rate with its interval, which older rows lack; ``suffix`` is "" or "/<category>"."""
     success, count = number(row[f"eval/success{suffix}"]), _count(row.get(f"eval/tasks{suffix}"))
     low, high = number(row.get(f"eval/success_low{suffix}")), number(row.get(f"eval/success_high{suffix}"))
     if count is not None and math.isfinite(success) and not (math.isfinite(low) and math.isfinite(high)):
@@ -111,7 +111,7 @@ def _count(value: object) -> int | None:
 
 
 def config_table(run: RunFolder) -> list[Setting]:
-    """The configuration as dotted names, in file order."""
+    """Return the configuration as dotted names, in file order."""
     config = run.config()
     values = config.get("values", config)
     origins = config.get("origins", {})
@@ -121,7 +121,7 @@ def config_table(run: RunFolder) -> list[Setting]:
 
 
 def _origin(name: str, origins: Mapping[str, Any]) -> str:
-    """Origin of a value, or of the mapping it is an entry of (``env.options`` for ``env.options.size``)."""
+    """Return the origin of a value, or of the mapping that contains it (``env.options`` for ``env.options.size``)."""
     while name not in origins and "." in name:
         name = name.rpartition(".")[0]
     return str(origins.get(name, ""))

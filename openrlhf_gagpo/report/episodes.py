@@ -17,7 +17,7 @@ class PlayedEpisode:
     """One episode as recorded."""
 
     number: int
-    """0-based place in the file of its iteration."""
+    """0-based position in the file of its iteration."""
     episode: Episode
     credit: list[dict[str, float]]
     """Credit values of each step by name ("advantage", ...); empty for steps recorded without."""
@@ -29,12 +29,12 @@ class PlayedEpisode:
 
     @property
     def final_observation(self) -> str:
-        """What the environment answered to the last action, where it was recorded."""
+        """The environment's answer to the last action, if it was recorded."""
         return str(self.episode.extra.get("final_observation", ""))
 
     @property
     def outcome(self) -> str:
-        """How it ended, in words."""
+        """The way it ended, in words."""
         if self.episode.faulted:
             return f"environment failure: {self.episode.error}" if self.episode.error else "environment failure"
         if self.episode.success:
@@ -44,7 +44,7 @@ class PlayedEpisode:
 
 
 def load_episodes(run: RunFolder, iteration: int) -> list[PlayedEpisode]:
-    """The episodes of one iteration in file order. Raises ``RunFolderError`` when absent or unreadable."""
+    """Return the episodes of one iteration in file order. Raises ``RunFolderError`` if missing or unreadable."""
     path = run.rollout_path(iteration)
     if not path.is_file():
         recorded = run.rollout_iterations()
@@ -64,17 +64,17 @@ def load_episodes(run: RunFolder, iteration: int) -> list[PlayedEpisode]:
 
 
 def best(played: list[PlayedEpisode]) -> PlayedEpisode:
-    """The first of the best episodes by success, then return; faulted ones only when there is nothing else."""
+    """Return the first of the best episodes by success, then return; a faulted one only if there is no other."""
     return max(played, key=lambda p: (not p.episode.faulted, p.episode.success, p.episode.episode_return))
 
 
 def worst(played: list[PlayedEpisode]) -> PlayedEpisode:
-    """The first of the worst episodes by success, then return; faulted ones only when there is nothing else."""
+    """Return the first of the worst episodes by success, then return; a faulted one only if there is no other."""
     return min(played, key=lambda p: (p.episode.faulted, p.episode.success, p.episode.episode_return))
 
 
 def extremes(played: list[PlayedEpisode]) -> list[tuple[str, PlayedEpisode]]:
-    """Best and worst episode with their labels; one when all did equally well."""
+    """Return the best and the worst episode with their labels; only one if all did equally well."""
     if not played:
         return []
     top, bottom = best(played), worst(played)
@@ -84,7 +84,7 @@ def extremes(played: list[PlayedEpisode]) -> list[tuple[str, PlayedEpisode]]:
 
 
 def _ranges(numbers: list[int]) -> str:
-    """Ascending whole numbers in short: "1 to 4, 7"."""
+    """Abbreviate ascending whole numbers: "1 to 4, 7"."""
     runs: list[list[int]] = []
     for n in numbers:
         if runs and runs[-1][-1] == n - 1:

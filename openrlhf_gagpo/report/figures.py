@@ -1,4 +1,4 @@
-"""The figures of the report: each a function of the run's rows that returns an SVG, or None with nothing to draw."""
+"""The figures of the report. Each is a function of the run's rows that returns an SVG, or None without data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["INK", "PALETTE", "Panel", "band", "draw_points", "new_axes", "panels
 Rows = Sequence[dict[str, Any]]
 
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#b8b8b8")
-"""Colours that stay apart for colour-blind readers and in grey print (after Okabe and Ito)."""
+"""Colours that colour-blind readers can tell apart, also in grey print (after Okabe and Ito)."""
 INK = "#333333"
 
 _STYLE: dict[Any, Any] = {
@@ -41,14 +41,14 @@ _STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "legend.fontsize": 8,
     "lines.linewidth": 1.5,
-    # Equal runs give equal files.
+    # Fixed, so that equal runs give equal files.
     "svg.hashsalt": "run",
 }
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One figure with its words."""
+    """One figure with its title and note."""
 
     title: str
     note: str
@@ -56,7 +56,7 @@ class Panel:
 
 
 def new_axes(width: float = 4.7, height: float = 2.5) -> tuple[Figure, Axes]:
-    """An empty figure in the house style, size in inches."""
+    """Create an empty figure in the house style, size in inches."""
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         axes = figure.add_subplot()
@@ -73,14 +73,14 @@ def save(figure: Figure, target: Path | BinaryIO, kind: str) -> None:
 
 
 def svg_uri(figure: Figure) -> str:
-    """The figure as a data URI."""
+    """Return the figure as a data URI."""
     buffer = io.BytesIO()
     save(figure, buffer, "svg")
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def draw_points(axes: Axes, series: Points, label: str, color: str, **style: Any) -> bool:
-    """Draw a series; points are marked where there are few, or gaps would hide a lone one."""
+    """Draw a series; points are marked if there are few, or if gaps would hide a single one."""
     if series.empty:
         return False
     style.setdefault("marker", "o" if len(series.x) <= 30 or np.isnan(series.y).any() else "")
@@ -89,7 +89,7 @@ def draw_points(axes: Axes, series: Points, label: str, color: str, **style: Any
 
 
 def band(axes: Axes, x: np.ndarray, low: np.ndarray, high: np.ndarray, color: str) -> None:
-    """A shaded interval; bars where it is a single point, which would have no area."""
+    """Shade an interval; draw bars if it is a single point, which would have no area."""
     if len(x) == 1:
         axes.vlines(x, low, high, color=color, alpha=0.5, linewidth=1.5)
     else:
@@ -97,7 +97,7 @@ def band(axes: Axes, x: np.ndarray, low: np.ndarray, high: np.ndarray, color: st
 
 
 def share_axis(axes: Axes) -> None:
-    """A vertical axis in per cent that always shows the whole range."""
+    """Set up a vertical axis in per cent that always shows the whole range."""
     axes.set_ylim(-0.02, 1.02)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
 
@@ -109,7 +109,7 @@ def _legend(axes: Axes) -> None:
 
 
 def _lines(rows: Rows, names: dict[str, str], *, shares: bool = False, log: bool = False) -> str | None:
-    """Several metrics (name -> label) on one pair of axes."""
+    """Draw several metrics (name -> label) on one pair of axes."""
     figure, axes = new_axes()
     drawn = [draw_points(axes, points(rows, n), label, PALETTE[i]) for i, (n, label) in enumerate(names.items())]
     if not any(drawn):
@@ -152,7 +152,7 @@ def _with_eval(rows: Rows, eval_rows: Rows, train_name: str, eval_name: str) -> 
 
 
 def _time(rows: Rows) -> str | None:
-    """Seconds per phase, stacked; what the phases leave of the iteration is "other"."""
+    """Draw the seconds per phase, stacked; the rest of the iteration is "other"."""
     phases = ("rollout", "credit", "forward", "update", "sync", "checkpoint", "eval")
     series = {phase: points(rows, f"time/{phase}") for phase in phases}
     total = points(rows, "time/iteration")
@@ -196,7 +196,7 @@ def _advantages(rows: Rows) -> str | None:
 
 
 def panels(rows: Rows, eval_rows: Rows, evals: dict[str, list[Evaluation]]) -> list[Panel]:
-    """All figures that the rows have data for, in reading order."""
+    """Return all figures for which the rows have data, in reading order."""
     of: Callable[..., str | None] = _lines
     candidates = [
         (
@@ -233,7 +233,7 @@ def panels(rows: Rows, eval_rows: Rows, evals: dict[str, list[Evaluation]]) -> l
         ("Advantages", "Spread and extremes over the steps of an iteration.", _advantages(rows)),
         (
             "Large advantages and idle groups",
-            "Steps with an advantage beyond 1 in size; groups without spread; groups without any reward.",
+            "Steps whose advantage is above 1 or below -1; groups without spread; groups without any reward.",
             of(
                 rows,
                 {

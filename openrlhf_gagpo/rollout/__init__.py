@@ -1,1 +1,1 @@
-"""Playing episodes: prompt, policy, parsing, environment step, and the records of what was played."""
+"""Playing of episodes: prompt, policy, parsing, environment step, and the records of played episodes."""

@@ -1,7 +1,7 @@
 """Checks of what an environment returns, so that a wrong answer costs one episode and not the run.
 
-Only what the rollout, the records and credit read is checked. Numbers and switches are made plain Python values, since
-records are JSON.
+Only the fields that rollout, records and credit read are checked. Numbers and switches are converted to plain Python
+values, since records are JSON.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["sound_reset", "sound_step"]
 
 
 def sound_reset(answer: object) -> Reset:
-    """Return ``answer`` itself. Raises ``EnvError`` unless it is a ``Reset`` with fields of the declared types."""
+    """Return ``answer`` unchanged. Raises ``EnvError`` unless it is a ``Reset`` with fields of the declared types."""
     if not isinstance(answer, Reset):
         raise EnvError(f"the environment's reset returned a {type(answer).__name__}: it must return a Reset")
     _check_texts(answer, ("observation", "state_key", "task", "category"), "reset")
@@ -26,8 +26,8 @@ def sound_reset(answer: object) -> Reset:
 def sound_step(answer: object) -> StepResult:
     """Return ``answer`` with plain numbers and switches (``np.float32`` becomes ``float``).
 
-    Raises ``EnvError`` unless it is a ``StepResult`` with fields of the declared types, finite reward and score, that
-    ends an episode in one way at most.
+    Raises ``EnvError`` unless it is a ``StepResult`` whose fields have the declared types, whose reward and score are
+    finite, and which ends the episode in at most one way.
     """
     if not isinstance(answer, StepResult):
         raise EnvError(f"the environment's step returned a {type(answer).__name__}: it must return a StepResult")
@@ -58,7 +58,7 @@ def _check_texts(answer: Reset | StepResult, names: tuple[str, ...], method: str
 
 
 def _info(answer: Reset | StepResult, method: str) -> dict[str, object]:
-    """``info`` as JSON gives it back, so that records hold what was played."""
+    """Return ``info`` as JSON gives it back, so that records hold exactly what was played."""
     if not answer.info:
         return {}
     try:

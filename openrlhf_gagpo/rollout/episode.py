@@ -1,4 +1,4 @@
-"""Playing episodes: every episode waits for its own generation and its own environment step, never for the others."""
+"""Playing of episodes, each of which waits only for its own generations and environment steps."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["EnvSession", "play_all", "play_episode", "turn_seed"]
 
 logger = logging.getLogger(__name__)
 
-# What an environment may do wrong without ending the run.
+# Failures of an environment that do not end the run.
 _ENV_FAULTS = (EnvError, TimeoutError)
 
 
@@ -37,7 +37,7 @@ class EnvSession(Protocol):
 
 
 def turn_seed(sampling_seed: int | None, step: int) -> int | None:
-    """Generation seed of turn ``step``: 63 bits of blake2b over both numbers; None where the episode is unseeded."""
+    """Return the generation seed of turn ``step``: 63 bits of blake2b over both numbers, or None without a seed."""
     if sampling_seed is None:
         return None
     digest = hashlib.blake2b(f"{sampling_seed}:{step}".encode(), digest_size=8).digest()
@@ -57,17 +57,17 @@ async def play_episode(
 ) -> Episode:
     """Play one episode from reset to its end; the session stays open.
 
-    How it ends (``Episode.end_reason``):
+    It ends in one of these ways (``Episode.end_reason``):
 
-    * "terminated" / "truncated": as the environment said with its last step;
-    * "prompt_too_long": the next prompt does not fit even without history. The last step played becomes truncated;
-      its reward and next state are the environment's own. Without steps where that is the first prompt; the
-      environment did nothing wrong, so such an episode is a failed one. ``Episode.error`` holds the numbers;
+    * "terminated" / "truncated": as the environment reported with its last step;
+    * "prompt_too_long": the next prompt does not fit even without history. The last step becomes truncated and keeps
+      the environment's reward and next state. If it is the first prompt, the episode has no steps; since the
+      environment did nothing wrong, it counts as failed. ``Episode.error`` holds the numbers;
     * "env_fault": ``EnvError`` or ``TimeoutError`` from the environment, or an answer that breaks its contract (see
-      ``rollout.contract``). The step it happened in is not recorded.
+      ``rollout.contract``). The step in which it happened is not recorded.
 
-    In every step ``observation`` is what the policy saw, ``state_key`` the state it acted in. ``Episode.extra`` holds
-    "final_observation", and "instruction" where the environment gives one.
+    In every step, ``observation`` is the text that the policy saw and ``state_key`` the state in which it acted.
+    ``Episode.extra`` holds "final_observation", and "instruction" if the environment gives one.
 
     Args:
         request: identity, task and seeds.
@@ -75,13 +75,13 @@ async def play_episode(
         policy: samples the responses.
         prompts: words the prompts; its ``think`` and ``action_tags`` should equal those below.
         sampling: how to sample; its ``seed`` is replaced by ``turn_seed(request.sampling_seed, step)``.
-        decode: response token ids to text, without special tokens.
-        think: the response must think before it acts.
-        action_tags: the response must put its action in tags.
+        decode: turns response token ids into text without special tokens.
+        think: whether the response must think before it acts.
+        action_tags: whether the response must put its action in tags.
 
     Raises:
         RolloutError: the policy broke its interface (no tokens, or not one log-probability per token).
-        Exception: whatever the policy, the tokenizer or the template raise.
+        Exception: any exception of the policy, the tokenizer or the template.
     """
     episode = Episode(request.task, request.group, request.trajectory, request.env_seed, [], "env_fault")
     try:
@@ -181,17 +181,17 @@ async def play_all(
     concurrency: int | asyncio.Semaphore,
     on_done: Callable[[Episode], None] | None = None,
 ) -> list[Episode]:
-    """Play all requests, at most ``concurrency`` at a time, each in its own session; results in request order.
+    """Play all requests, at most ``concurrency`` at a time, each in its own session; return results in request order.
 
-    A semaphore given as ``concurrency`` bounds all calls that share it together.
+    A semaphore given as ``concurrency`` limits all calls that share it together.
 
-    ``on_done`` is called with every episode as it ends, faulted ones included. A session that cannot be opened for an
-    environment's reason faults its episode. Sessions are closed whatever happens, cancellation included. The other
+    ``on_done`` is called with every episode as it ends, including faulted ones. If the environment prevents a session
+    from opening, its episode is a fault. Sessions are closed in every case, even after cancellation. The other
     arguments are those of ``play_episode``.
 
     Raises:
         RolloutError: an episode, or ``on_done``, raised something other than an environment fault. The first such
-            error is raised once all other episodes are cancelled and their sessions closed.
+            error is raised after all other episodes have been cancelled and their sessions closed.
         ValueError: ``concurrency`` is below 1, or two requests share group and trajectory.
     """
     if isinstance(concurrency, int) and concurrency < 1:
@@ -247,7 +247,7 @@ async def _close(session: EnvSession, request: EpisodeRequest) -> None:
     try:
         await session.close()
     except _ENV_FAULTS as fault:
-        # The episode is over by now, so this costs it nothing.
+        # The episode has ended by now, so this failure does not affect it.
         logger.warning("closing the environment of episode %r failed: %s", request.trajectory, _describe(fault))
 
 
@@ -259,7 +259,7 @@ def _note_fault(episode: Episode, fault: BaseException) -> None:
 
 
 def _place(traceback: str) -> str:
-    """What two failures at the same place have in common: the frames, without the message."""
+    """Return the frames without the message, which are equal for two failures at the same place."""
     return "\n".join(line for line in traceback.splitlines() if line.startswith("  File "))
 
 

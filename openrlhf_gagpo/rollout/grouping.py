@@ -1,4 +1,4 @@
-"""Which episodes of an iteration go on to credit: only those of groups that are still groups."""
+"""Selection of the episodes that get credit: those of groups that still have enough episodes."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ __all__ = ["GroupReport", "drop_incomplete"]
 
 @dataclass(frozen=True)
 class GroupReport:
-    """What ``drop_incomplete`` saw and left out. ``episodes`` is the sum of the four episode counts."""
+    """Counts of what ``drop_incomplete`` got and left out. ``episodes`` is the sum of the four episode counts."""
 
     groups: int
     """Groups among the episodes given."""
     episodes: int
     kept_episodes: int
     faulted_episodes: int
-    """Left out because they ended through no doing of the policy."""
+    """Left out because the environment failed, which says nothing about the policy."""
     unplayed_episodes: int
-    """Left out because they have no step: their first prompt did not fit, so there is nothing to learn from."""
+    """Left out because they have no step to learn from: their first prompt did not fit."""
     skipped_groups: int
-    """Groups with too few episodes left once the faulted and the unplayed ones were out."""
+    """Groups with too few episodes left after the faulted and the unplayed ones were left out."""
     skipped_episodes: int
-    """Episodes left out with their group, though neither faulted nor unplayed."""
+    """Episodes left out with their group although they were neither faulted nor unplayed."""
 
 
 def drop_incomplete(episodes: Sequence[Episode], min_group: int = 2) -> tuple[list[Episode], GroupReport]:

@@ -1,4 +1,4 @@
-"""From the text of a response to the action it names and whether it kept the asked-for form."""
+"""Parsing of a response into the action that it names and whether it has the required form."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Literal, NamedTuple
 __all__ = ["FALLBACK_CHARACTERS", "ParsedAction", "parse_action"]
 
 FALLBACK_CHARACTERS = 100
-"""How much of the end of a malformed response is handed to the environment."""
+"""Characters from the end of a malformed response that the environment gets."""
 
-# Four fixed strings: the scan is linear in the response. ASCII keeps case folding from matching look-alike letters.
+# Four fixed strings make the scan linear in the response. ASCII keeps case folding from matching look-alike letters.
 _TAG = re.compile(r"<(/?)(think|action)>", re.IGNORECASE | re.ASCII)
 
 
 class ParsedAction(NamedTuple):
-    """What a response asks the environment to do."""
+    """The action that a response names."""
 
     action: str
     """Text for the environment."""
@@ -34,27 +34,26 @@ def parse_action(
 
     Tags are matched in any letter case and carry neither spaces nor attributes.
 
-    * **Thinking** runs from ``<think>`` to the next ``</think>``, or to the end of the response where it is never
-      closed. A ``</think>`` that closes nothing makes everything before it thinking. Nothing inside thinking is ever
-      an action, whether the run asks for thinking or not.
+    * **Thinking** runs from ``<think>`` to the next ``</think>``, or to the end of the response if it is never closed.
+      A ``</think>`` without an opening tag makes everything before it thinking. Text inside thinking is never an
+      action, whether the run asks for thinking or not.
     * **With action tags** the action is the stripped content of the last complete pair outside thinking. A pair is an
       opening tag and the first closing tag after it with no other tag between them: of nested pairs the inner one
-      counts, a second opening tag replaces the first, an unclosed or unopened tag counts for nothing. A last pair
-      with nothing in it counts as no action.
-    * **Without action tags** the action is the whole stripped response, or with ``think`` what follows the last
+      counts, a second opening tag replaces the first, and an unclosed or unopened tag is ignored. An empty last pair
+      counts as no action.
+    * **Without action tags** the action is the whole stripped response, or with ``think`` the text after the last
       closed thinking block.
-    * **The format is valid** when there is a non-empty action and, with ``think``, a properly opened block was closed
-      before it. Without action tags the response must also have ended by itself (``finish_reason`` "stop"): nothing
-      else marks the end of the action.
-    * **Where the action is missing** (no usable pair; with ``think`` and without tags, no closed block) the
-      environment gets the end of the response instead, at most ``FALLBACK_CHARACTERS`` on one line, so that the
-      episode goes on.
+    * **The format is valid** if there is a non-empty action and, with ``think``, a properly opened block was closed
+      before it. Without action tags the response must also have ended by itself (``finish_reason`` "stop"), because
+      nothing else marks the end of the action.
+    * **If the action is missing** (no usable pair; with ``think`` and without tags, no closed block) the environment
+      gets the end of the response instead, at most ``FALLBACK_CHARACTERS`` on one line, so that the episode goes on.
 
     Args:
         response: decoded response.
-        think: the run asks for a thinking block.
-        action_tags: the run asks for the action in tags.
-        thinking_opened: the prompt already ended in ``<think>``, so the response starts inside thinking.
+        think: whether the run asks for a thinking block.
+        action_tags: whether the run asks for the action in tags.
+        thinking_opened: whether the prompt ended in ``<think>``, so that the response starts inside thinking.
         finish_reason: why the generation ended.
     """
     thinking = thinking_opened
@@ -71,7 +70,7 @@ def parse_action(
             elif thinking:
                 thinking, thought_end = False, tag.end()
             else:
-                # No opening tag was seen: what came before was thinking and no action in it counts.
+                # Without an opening tag, everything before was thinking, and no action in it counts.
                 pair, thought_end = None, None
         elif thinking:
             continue

@@ -1,6 +1,6 @@
-"""Plays a backend's episodes: environment pool, prompts and episode code behind one object.
+"""The episode player of a backend, which combines environment pool, prompts and episode code.
 
-Both backends own one: the distributed backend inside each rollout actor, the local backend in its process.
+The distributed backend has one inside each rollout actor, the local backend has one in its process.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["EpisodePlayer", "RolloutSettings", "prompt_builder"]
 
 @dataclass(frozen=True)
 class RolloutSettings:
-    """Everything about how episodes are played that does not change during a run."""
+    """The settings of how episodes are played, which do not change during a run."""
 
     env_name: str
     env_options: Mapping[str, Any] = field(default_factory=dict)
@@ -39,7 +39,7 @@ class RolloutSettings:
 
 
 def prompt_builder(settings: RolloutSettings, tokenizer: Any) -> PromptBuilder:
-    """The prompt builder of a run; needs the environment's class, not an instance of it."""
+    """Build the prompt builder of a run; it needs the environment's class, not an instance of it."""
     for plugin in settings.plugins:
         registry.load_plugin(plugin)
     return PromptBuilder(
@@ -55,7 +55,7 @@ def prompt_builder(settings: RolloutSettings, tokenizer: Any) -> PromptBuilder:
 
 
 class EpisodePlayer:
-    """Owns the environment workers; plays episodes with whatever policy it is given."""
+    """Owns the environment workers and plays episodes with any policy."""
 
     def __init__(self, settings: RolloutSettings, tokenizer: Any) -> None:
         self.settings = settings
@@ -69,7 +69,7 @@ class EpisodePlayer:
             reset_timeout=settings.reset_timeout,
             step_timeout=settings.step_timeout,
         )
-        # One for all calls of ``play``, which may overlap.
+        # Shared by all calls of ``play``, which may overlap.
         self._slots = asyncio.Semaphore(settings.concurrency)
 
     async def play(
@@ -79,7 +79,7 @@ class EpisodePlayer:
         sampling: SamplingParams,
         on_done: Callable[[Episode], None] | None = None,
     ) -> list[Episode]:
-        """Play all requests concurrently; results in request order."""
+        """Play all requests concurrently and return the episodes in request order."""
         return await play_all(
             requests,
             self._pool.open,
@@ -94,7 +94,7 @@ class EpisodePlayer:
         )
 
     def stats(self) -> dict[str, float]:
-        """Counters of the environment workers, as ``env/*`` metrics."""
+        """Return the counters of the environment workers as ``env/*`` metrics."""
         return {f"env/{name}": float(value) for name, value in self._pool.stats().items()}
 
     async def aclose(self) -> None:

@@ -1,4 +1,4 @@
-"""From an environment's template and an episode's history to the token ids of one turn's prompt."""
+"""Prompts: an environment's template and an episode's history become the token ids of one turn."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ChatTemplate = Literal["auto", "none"]
 
 
 class HistoryEntry(NamedTuple):
-    """One earlier turn: what was seen and what the environment was told."""
+    """One earlier turn: the observation and the action sent to the environment."""
 
     step: int
     """0-based."""
@@ -35,7 +35,7 @@ class HistoryEntry(NamedTuple):
 
 
 class ResolvedPrompt(NamedTuple):
-    """What determines the wording of a run's prompts, for its run folder."""
+    """Everything that determines the wording of a run's prompts, for its run folder."""
 
     text: str
     sha256: str
@@ -46,17 +46,17 @@ class PromptBuilder:
     """Words, encodes and fits the prompts of one run.
 
     Args:
-        template: Jinja2 sources. ``turn`` sees what ``agent_envs.base.PromptTemplate`` lists; ``system`` is rendered
-            once and sees ``think`` and ``action_tags`` only. Both are rendered in a sandbox, an unknown variable is
-            an error, and a line holding nothing but a block tag leaves no blank line behind.
+        template: Jinja2 sources. ``turn`` can use the variables that ``agent_envs.base.PromptTemplate`` lists;
+            ``system`` is rendered once and can use only ``think`` and ``action_tags``. Both are rendered in a sandbox,
+            an unknown variable is an error, and a line with only a block tag leaves no blank line behind.
         tokenizer: a transformers fast tokenizer, or anything with its ``encode``, ``apply_chat_template`` and
             ``chat_template``.
-        history_length: how many of the latest turns a prompt may show; 0 shows none.
-        think: the run asks for a thinking block. Also handed to chat templates as ``enable_thinking``, so that models
+        history_length: number of latest turns that a prompt may show; 0 shows none.
+        think: whether the run asks for a thinking block. Chat templates get it as ``enable_thinking``, so that models
             with a native thinking mode follow the run's choice.
-        action_tags: the run asks for the action inside tags.
-        list_actions: whether ``admissible_actions`` reaches the template.
-        chat_template: "auto" uses the tokenizer's chat template where it has one; "none" never does, the prompt is then
+        action_tags: whether the run asks for the action inside tags.
+        list_actions: whether the template gets ``admissible_actions``.
+        chat_template: "auto" uses the tokenizer's chat template if it has one. "none" never does; the prompt is then
             the plain text (system, blank line, turn) and no special token is added.
         max_prompt_tokens: limit on the prompt, in tokens.
 
@@ -85,7 +85,7 @@ class PromptBuilder:
             raise ValueError(f"chat_template is {chat_template!r}: use 'auto' or 'none'")
         self._template = template
         self._tokenizer = tokenizer
-        # Members of a rollout group meet the same states, so most prompts of an iteration are asked for several times.
+        # Members of a rollout group visit the same states, so most prompts of an iteration are needed several times.
         self._encode = lru_cache(maxsize=1024)(lambda text: tuple(tokenizer.encode(text, add_special_tokens=False)))
         self._history_length = history_length
         self._list_actions = list_actions
@@ -106,10 +106,10 @@ class PromptBuilder:
         admissible_actions: Sequence[str],
         step: int,
     ) -> Prompt:
-        """The prompt of turn ``step`` (0-based); ``history`` holds all earlier turns, oldest first.
+        """Build the prompt of turn ``step`` (0-based); ``history`` holds all earlier turns, oldest first.
 
-        Where the whole window does not fit, as few of its oldest entries as possible are left out. The smallest such
-        number is found by bisection, so a long history costs a logarithmic number of encodings.
+        If the whole window does not fit, as few of its oldest entries as possible are left out. Their number is found
+        by bisection, so a long history needs a logarithmic number of encodings.
 
         Raises:
             PromptTooLong: it does not fit even without history.
@@ -136,12 +136,12 @@ class PromptBuilder:
             else:
                 fewest = drop + 1
         if best is None:
-            # The bisection moved up every time, so the last attempt was the one without history.
+            # Every attempt failed, so the last one was the one without history.
             raise PromptTooLong(len(attempt.token_ids), self._max_prompt_tokens)
         return best
 
     def resolved(self) -> ResolvedPrompt:
-        """The template sources and settings in force, as readable text, with its hash."""
+        """Return the template sources and the settings as readable text, with its hash."""
         settings = {
             **self._format,
             "history_length": self._history_length,
@@ -169,7 +169,7 @@ class PromptBuilder:
         return [*system, {"role": "user", "content": turn}]
 
     def _for_template(self, messages: list[Message]) -> list[Message]:
-        """Messages that the chat template knows how to word."""
+        """Return messages in roles that the chat template supports."""
         return messages if self._system_role else [{"role": "user", "content": _joined(messages)}]
 
     def _apply(self, messages: list[Message]) -> str:
@@ -179,7 +179,7 @@ class PromptBuilder:
         return text
 
     def _takes_system_role(self) -> bool:
-        """Whether the chat template knows system messages; some refuse them, some leave them out silently."""
+        """Return whether the chat template supports system messages; some refuse them or silently leave them out."""
         marker = "system-role-probe"
         try:
             text = self._apply([{"role": "system", "content": marker}, {"role": "user", "content": "turn"}])
@@ -210,5 +210,5 @@ def _compile(engine: jinja2.Environment, source: str, part: str) -> jinja2.Templ
 def _render(template: jinja2.Template, variables: Mapping[str, object], part: str) -> str:
     try:
         return template.render(variables)
-    except Exception as error:  # a template may raise anything its expressions can
+    except Exception as error:  # the expressions of a template may raise anything
         raise PromptTemplateError(f"the {part} prompt template cannot be rendered: {error}") from error

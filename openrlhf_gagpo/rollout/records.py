@@ -2,7 +2,7 @@
 
 Line 1 is a header with the format's name, its version and the number of episodes. Then, for every episode, one line of
 kind "episode" (its identity, outcome and number of steps) followed by one line of kind "step" per step, which repeats
-the identity and may carry the step's credit. The counts make a file that was cut short recognisable.
+the identity and may carry the step's credit. The counts show whether a file was cut short.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def write_episodes(
     episodes: Sequence[Episode],
     advantages: Mapping[StepKey, Mapping[str, float]] | None = None,
 ) -> None:
-    """Write ``episodes`` to ``path``; the file appears whole or not at all. Equal input gives equal bytes.
+    """Write ``episodes`` to ``path``, completely or not at all. Equal input gives equal bytes.
 
     Args:
         path: usually ends in ``.jsonl.gz``; its folder exists.
@@ -50,7 +50,7 @@ def write_episodes(
 
     Raises:
         ValueError: ``advantages`` names a step that no episode has.
-        TypeError: a field holds something JSON cannot.
+        TypeError: a field holds a value that JSON cannot represent.
     """
     target = Path(path)
     credit = {key: {name: float(value) for name, value in row.items()} for key, row in (advantages or {}).items()}
@@ -72,12 +72,12 @@ def write_episodes(
 
 
 def read_records(path: str | os.PathLike[str]) -> tuple[list[Episode], dict[StepKey, dict[str, float]]]:
-    """Read back the episodes and the ``advantages`` of ``write_episodes`` (empty where none were written).
+    """Read back the episodes and the ``advantages`` of ``write_episodes`` (empty if none were written).
 
-    Both are exactly what was written; episodes in their order.
+    Both are exactly as they were written, and the episodes are in the same order.
 
     Raises:
-        EpisodeFileError: the file is of another kind or cut short; names the line.
+        EpisodeFileError: the file is of another kind or cut short; the message names the line.
         OSError: the file cannot be opened.
     """
     lines = _Lines(path)
@@ -116,17 +116,17 @@ def read_records(path: str | os.PathLike[str]) -> tuple[list[Episode], dict[Step
 
 
 def read_episodes(path: str | os.PathLike[str]) -> list[Episode]:
-    """The episodes of ``read_records``, which says what is raised."""
+    """Return the episodes of ``read_records``, with the same errors."""
     return read_records(path)[0]
 
 
 def read_credit(path: str | os.PathLike[str]) -> dict[StepKey, dict[str, float]]:
-    """The credit of ``read_records``, which says what is raised."""
+    """Return the credit of ``read_records``, with the same errors."""
     return read_records(path)[1]
 
 
 def _fields(kind: str, version: int) -> set[str]:
-    """Fields of a record of ``kind`` as ``version`` wrote it."""
+    """Return the fields of a record of ``kind`` as ``version`` wrote it."""
     later = {name for added, kinds in _ADDED.items() if added > version for name in kinds[kind]}
     return set(_STEP_FIELDS if kind == "step" else _EPISODE_FIELDS) - later
 
@@ -136,7 +136,7 @@ def _key(episode: Episode, index: int) -> StepKey:
 
 
 def _refuse(value: object) -> object:
-    raise TypeError(f"an episode holds a {type(value).__name__}, which JSON cannot: use plain Python values")
+    raise TypeError(f"an episode holds a {type(value).__name__}, which JSON cannot hold: use plain Python values")
 
 
 def _records(episodes: Sequence[Episode], credit: Mapping[StepKey, dict[str, float]]) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Records that flow from rollout to credit and training, and the one interface the episode code has to its policy."""
+"""Records that flow from rollout to credit and training, and the interface between episode code and policy."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class SamplingParams:
 
 
 class Message(TypedDict):
-    """One message of a conversation, as chat templates and chat endpoints take it."""
+    """One message of a conversation, in the form of chat templates and chat endpoints."""
 
     role: str
     content: str
@@ -41,37 +41,37 @@ class Message(TypedDict):
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a policy answers to, in every form that some policy takes."""
+    """The input of a policy, in every form that a policy may need."""
 
     token_ids: list[int]
-    """For a policy that samples tokens; what is trained on."""
+    """For a policy that samples tokens; training uses these ids."""
     text: str
-    """What ``token_ids`` encodes."""
+    """The text that ``token_ids`` encodes."""
     messages: list[Message]
-    """For a policy that takes messages and returns text; the same words without chat markers."""
+    """For a policy that takes messages and returns text; the same content without chat markers."""
     history_dropped: int = 0
     """Entries inside the history window that were left out to fit; entries beyond the window do not count."""
 
 
 @dataclass(frozen=True)
 class Completion:
-    """What the policy answered to one prompt.
+    """The policy's answer to one prompt.
 
-    A policy that samples tokens returns their ids and log-probabilities; one that only knows text returns ``text``. An
-    episode played without token ids can be evaluated and not trained on.
+    A policy that samples tokens returns their ids and log-probabilities; one that only produces text returns ``text``.
+    An episode played without token ids can be evaluated but not trained on.
     """
 
     token_ids: list[int]
-    """Sampled ids, the end-of-sequence id included when it was sampled; empty where only the text is known."""
+    """Sampled ids, including the end-of-sequence id if it was sampled; empty if only the text is known."""
     log_probs: list[float]
     """Log-probability of each sampled id under the sampling distribution."""
     finish_reason: FinishReason
     text: str | None = None
-    """The response in words, where there are no ids to decode."""
+    """The response as text, if there are no ids to decode."""
 
 
 class Policy(Protocol):
-    """All that an episode knows of whoever plays it."""
+    """The only interface that an episode has to its player."""
 
     async def generate(self, prompt: Prompt, params: SamplingParams) -> Completion:
         """Answer ``prompt``: with sampled tokens, or from its messages with text alone."""
@@ -87,7 +87,7 @@ class EpisodeRequest:
     trajectory: str
     env_seed: int
     sampling_seed: int | None = None
-    """Root of the per-turn generation seeds; None: unseeded."""
+    """Root of the per-turn generation seeds; None if generation is unseeded."""
 
 
 @dataclass
@@ -100,19 +100,19 @@ class Step:
     next_state_key: str
     observation: str
     action: str
-    """The action text the environment received."""
+    """The action text that the environment received."""
     reward: float
     terminated: bool
     truncated: bool
     format_valid: bool
-    """The response had the required form (tags, thinking)."""
+    """Whether the response had the required form (tags, thinking)."""
     admissible: bool
-    """The environment recognised the action. Separate from the format."""
+    """Whether the environment recognised the action, independent of the format."""
     prompt_ids: list[int]
     response_ids: list[int]
     sampling_log_probs: list[float]
     response: str
-    """Decoded response, for people; never re-tokenised."""
+    """Decoded response for readers; never tokenised again."""
     finish_reason: str = "stop"
     history_dropped: int = 0
     """History entries left out because the prompt would not fit."""
@@ -141,13 +141,13 @@ class Episode:
     info: dict[str, object] = field(default_factory=dict)
     """``Reset.info`` of the environment, in JSON types."""
     fault: str = ""
-    """Names ``traceback`` in the run folder; "" without one."""
+    """Name of the traceback in the run folder; "" if there is none."""
     traceback: str = field(default="", compare=False)
-    """Where the environment failed, if it raised. Kept in the run folder, once for all episodes that share it."""
+    """Traceback of the environment, if it raised. The run folder keeps it once for all episodes that share it."""
 
     @property
     def faulted(self) -> bool:
-        """Whether it ended through no doing of the policy and must leave its group before credit."""
+        """Whether the environment failed, so that the episode must be removed from its group before credit."""
         return self.end_reason == "env_fault"
 
     @property

@@ -1,1 +1,1 @@
-"""Training: rows, mini-batch plan, losses and the iteration loop. What both backends need exists here, once."""
+"""Training: rows, mini-batch plan, losses and the iteration loop. Code that both backends need exists here once."""

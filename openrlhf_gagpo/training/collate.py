@@ -1,4 +1,4 @@
-"""Rows to padded tensors, in the layout that OpenRLHF's ``Actor`` reads too."""
+"""Conversion of rows to padded tensors, in the layout that OpenRLHF's ``Actor`` reads too."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TokenValues = Sequence[float] | NDArray | Tensor
 
 @dataclass
 class TokenBatch:
-    """B rows padded on the right to T tokens; position t of an action array speaks of token t + 1."""
+    """B rows padded on the right to T tokens; position t of an action array refers to token t + 1."""
 
     sequences: Tensor  # (B, T) int64
     attention_mask: Tensor  # (B, T) int64
@@ -28,7 +28,7 @@ class TokenBatch:
 
 @dataclass
 class ActionTensors:
-    """What the loss reads of B rows beside the model's own output; A = T-1 action positions, zero outside ``mask``."""
+    """Inputs of the loss for B rows besides the model's output; A = T-1 action positions, zero outside ``mask``."""
 
     mask: Tensor  # (B, A) int64
     old_log_probs: Tensor  # (B, A) float32, before the iteration's first update
@@ -38,7 +38,7 @@ class ActionTensors:
     clip_scale: Tensor  # (B, 1) float32
 
     def to(self, device: torch.device) -> ActionTensors:
-        """The same on ``device``."""
+        """Return the same tensors on ``device``."""
         reference = self.reference_log_probs
         return ActionTensors(
             mask=self.mask.to(device),
@@ -51,7 +51,7 @@ class ActionTensors:
 
 
 def collate(rows: Sequence[TokenRow], *, pad_id: int, padding: int = 0) -> TokenBatch:
-    """Pad rows to one batch; ``padding`` empty rows follow, with no action token at all."""
+    """Pad rows to one batch, followed by ``padding`` empty rows without any action token."""
     width = max((row.length for row in rows), default=2)
     count = len(rows) + padding
     sequences = torch.full((count, width), pad_id, dtype=torch.long)
@@ -61,7 +61,7 @@ def collate(rows: Sequence[TokenRow], *, pad_id: int, padding: int = 0) -> Token
         sequences[index, : row.length] = torch.tensor(row.prompt_ids + row.response_ids)
         attention_mask[index, : row.length] = 1
         action_mask[index, len(row.prompt_ids) - 1 : row.length - 1] = 1
-    # A row that attends to nothing makes softmax divide by zero: let padding rows look at two pad tokens.
+    # A row that attends to nothing makes softmax divide by zero, so padding rows attend to two pad tokens.
     attention_mask[len(rows) :, :2] = 1
     return TokenBatch(sequences, attention_mask, action_mask)
 
@@ -72,7 +72,7 @@ def action_tensors(
     reference: Sequence[TokenValues] | None,
     mask: Tensor,
 ) -> ActionTensors:
-    """Tensors of ``rows`` at the action positions of ``mask``, which may end in rows of padding.
+    """Build the tensors of ``rows`` at the action positions of ``mask``, which may end in padding rows.
 
     Args:
         old, reference: log-probabilities of the same rows' response tokens.
@@ -109,5 +109,5 @@ def scatter_rows(values: Sequence[TokenValues], action_mask: Tensor) -> Tensor:
 
 
 def per_row(values: Tensor, action_mask: Tensor) -> list[Tensor]:
-    """The inverse of ``scatter_rows``: the response values of each row, unpadded."""
+    """Return the unpadded response values of each row; the inverse of ``scatter_rows``."""
     return [row[mask.bool()] for row, mask in zip(values.cpu(), action_mask.cpu(), strict=True)]

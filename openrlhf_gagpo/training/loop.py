@@ -1,4 +1,4 @@
-"""The iteration loop: play, table, model columns, credit, update, sync, record. The same for every backend."""
+"""The iteration loop (play, table, model columns, credit, update, sync, record), the same for every backend."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ __all__ = ["Observer", "Trainer"]
 
 
 class Observer(Protocol):
-    """Someone watching a run, such as a progress display."""
+    """An observer of a run, such as a progress display."""
 
     def phase(self, iteration: int, name: str, episodes: int) -> None:
-        """A phase begins; ``episodes`` is how many it will play (0: none)."""
+        """Called when a phase begins; ``episodes`` is the number of episodes that it will play (0 for none)."""
 
     def episode(self, episode: Episode) -> None:
-        """An episode ended."""
+        """Called when an episode has ended."""
 
     def iteration(self, iteration: int, metrics: dict[str, float]) -> None:
-        """An iteration ended."""
+        """Called when an iteration has ended."""
 
     def evaluation(self, iteration: int, metrics: dict[str, float]) -> None:
-        """An evaluation ended."""
+        """Called when an evaluation has ended."""
 
 
 class Trainer:
-    """One training run over a started backend."""
+    """One training run on a started backend."""
 
     def __init__(self, settings: LoopSettings, backend: Backend, run: RunFolder, observer: Observer) -> None:
         self.settings = settings
@@ -55,11 +55,11 @@ class Trainer:
         self.observer = observer
         self.estimator = estimators.get(settings.estimator)
         self.loss = settings.objective.build().policy
-        # Measured after an iteration's row was written: goes into the next one.
+        # Measured after an iteration's row was written, so it goes into the next row.
         self._carried: dict[str, float] = {}
 
     def fit(self, start: int = 0) -> None:
-        """Run the iterations after ``start`` (0: from the beginning), evaluations and checkpoints included."""
+        """Run the iterations after ``start`` (0: all), including evaluations and checkpoints."""
         settings, last = self.settings, self.settings.iterations
         if start == 0 and settings.evaluate_before:
             self._evaluate_once(0)
@@ -73,7 +73,7 @@ class Trainer:
             self._evaluate_once(last)
 
     def iterate(self, iteration: int) -> dict[str, float]:
-        """One iteration: rollout, credit, update, sync. Returns and records its metrics."""
+        """Run one iteration (rollout, credit, update, sync), record its metrics and return them."""
         settings, seed = self.settings, self.settings.seed
         metrics, self._carried = self._carried, {}
         counted = self.backend.env_stats()
@@ -104,7 +104,7 @@ class Trainer:
         return metrics
 
     def evaluate(self, iteration: int) -> dict[str, float] | None:
-        """Play every evaluation task; None where the run has no evaluation split."""
+        """Play every evaluation task and return the metrics, or None if the run has no evaluation split."""
         plan = self.settings.evaluation
         if plan is None or not plan.tasks:
             return None
@@ -117,7 +117,7 @@ class Trainer:
         return result.metrics
 
     def _evaluate_once(self, iteration: int) -> None:
-        """Evaluate, unless the run did before it was interrupted."""
+        """Evaluate, unless the run had done so before it was interrupted."""
         if all(row["iteration"] != iteration for row in self.run.evals()):
             self.evaluate(iteration)
 
@@ -128,7 +128,7 @@ class Trainer:
         return episodes
 
     def _take_in(self, episodes: Sequence[Episode], what: str) -> None:
-        """Keep the faults of what was played. Raises ``RunError`` unless some episode has a step."""
+        """Record the faults of played episodes. Raises ``RunError`` unless some episode has a step."""
         for episode in episodes:
             if episode.fault:
                 self.run.add_fault(episode.fault, episode.error, episode.traceback)
@@ -136,11 +136,11 @@ class Trainer:
             cause = " ".join(episodes[0].error.split()).rstrip(".")
             raise RunError(
                 f"no episode of the {what} could be played ({len(episodes)} failed, the first with: {cause}); "
-                f"repair the environment {self.settings.environment}, its options, or --data.max_len"
+                f"fix the environment {self.settings.environment}, its options, or --data.max_len"
             )
 
     def _credit(self, table: StepTable, metrics: dict[str, float]) -> tuple[CreditResult, list[TrainingRow]]:
-        """Credit of the table's steps, and the rows to train on."""
+        """Compute the credit of the table's steps, and the rows to train on."""
         columns: dict[str, NDArray[np.float64]] = {}
         if self.estimator.needs:
             with _timed(metrics, "time/columns"):
@@ -154,7 +154,7 @@ class Trainer:
             write_episodes(self.run.rollout_path(iteration), episodes, credited)
 
     def _save(self, iteration: int) -> None:
-        # The iteration is the cursor: tasks, seeds and schedule follow from it (see ``schedule``).
+        # The iteration number is enough, because tasks, seeds and schedule follow from it (see ``schedule``).
         with _timed(self._carried, "time/checkpoint"):
             self.backend.save_checkpoint(f"global_step{iteration}", {"iteration": iteration})
 

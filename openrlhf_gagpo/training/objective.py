@@ -1,4 +1,4 @@
-"""What an optimizer step minimises: a registered policy loss, the KL to the reference, and the entropy bonus.
+"""The objective of an optimizer step: a registered policy loss, the KL to the reference, and the entropy bonus.
 
 Pure torch functions that both backends use. Shapes: B rows, A action positions (right padded; ``mask`` is 1 on response
 tokens).
@@ -30,7 +30,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Objective:
-    """What is optimised."""
+    """The loss and the coefficients that are optimised."""
 
     policy: Loss
     options: LossOptions
@@ -49,7 +49,7 @@ class LossScale:
 
 
 def token_log_probs(logits: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
-    """Log-probability of ``targets`` (B, A) under ``logits`` (B, A, V), in float32."""
+    """Return the log-probabilities of ``targets`` (B, A) under ``logits`` (B, A, V), in float32."""
     logits = logits.float()
     if temperature != 1.0:
         logits = logits / temperature
@@ -57,15 +57,15 @@ def token_log_probs(logits: Tensor, targets: Tensor, temperature: float = 1.0) -
 
 
 def token_entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """Entropy in nats of every position, (..., V) -> (...)."""
+    """Return the entropy in nats at every position, (..., V) -> (...)."""
     log_probs = torch.log_softmax(logits.float() / temperature, dim=-1)
     return -(log_probs.exp() * log_probs).sum(-1)
 
 
 def masked_entropy(logits: Tensor, mask: Tensor, temperature: float = 1.0, chunk: int = 1024) -> Tensor:
-    """Entropy (B, A) of the positions where ``mask`` is 1, zero elsewhere; (B, A, V) logits.
+    """Return the entropy (B, A) at positions where ``mask`` is 1, zero elsewhere, for (B, A, V) logits.
 
-    Only those positions are computed, ``chunk`` at a time: the vocabulary of a real model makes each one large.
+    Only those positions are computed, ``chunk`` at a time, because the vocabulary of a real model makes each one large.
     """
     chosen = mask.bool()
     parts = [token_entropy(part, temperature) for part in logits[chosen].split(chunk)]
@@ -74,7 +74,7 @@ def masked_entropy(logits: Tensor, mask: Tensor, temperature: float = 1.0, chunk
 
 
 def _k3(difference: Tensor) -> Tensor:
-    # Below -10 the value is beyond the final clamp anyway; bounding first keeps exp and its gradient finite.
+    # Below -10 the value exceeds the final clamp anyway; bounding it first keeps exp and its gradient finite.
     difference = difference.clamp(min=-10)
     return torch.expm1(-difference) + difference
 
@@ -87,7 +87,7 @@ _KL: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def kl_estimate(log_probs: Tensor, reference: Tensor, estimator: str) -> Tensor:
-    """Per-token estimate of KL(policy || reference), (B, A), clamped to [-10, 10] (Schulman's k1, k2, k3).
+    """Estimate KL(policy || reference) per token, (B, A), clamped to [-10, 10] (Schulman's k1, k2, k3).
 
     Raises:
         ValueError: there is no such estimator.
@@ -100,10 +100,10 @@ def kl_estimate(log_probs: Tensor, reference: Tensor, estimator: str) -> Tensor:
 def step_loss(
     log_probs: Tensor, entropy: Tensor | None, actions: ActionTensors, scale: LossScale, objective: Objective
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss of one micro-batch, normalised by the totals of its optimizer step.
+    """Compute the loss of one micro-batch, normalised by the totals of its optimizer step.
 
-    The losses of an optimizer step's micro-batches add up to the loss of the mini-batch, however it was cut. A row
-    without response tokens contributes nothing.
+    The losses of an optimizer step's micro-batches add up to the loss of the mini-batch for any division into
+    micro-batches. A row without response tokens contributes nothing.
 
     Args:
         log_probs: (B, A) of the training model, with gradient.
@@ -149,7 +149,7 @@ def step_loss(
 
 
 def merge_sums(total: dict[str, float], part: Mapping[str, Tensor | float]) -> dict[str, float]:
-    """Add the sums of one more micro-batch or rank (``*_max`` by maximum)."""
+    """Add the sums of another micro-batch or rank (``*_max`` by maximum)."""
     for key, value in part.items():
         number = float(value)
         if key not in total:

@@ -1,6 +1,6 @@
-"""Training rows, and from rows to a plan of optimizer steps.
+"""Training rows, and the plan of optimizer steps over them.
 
-One row is one environment step. Its credit arrives finished: nothing here changes it, drops a row or repeats one.
+One row is one environment step with its final credit; this module does not change credit, drop rows or repeat them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["MicroBatch", "OptimizerStep", "TokenRow", "TrainingRow", "plan_updat
 
 @dataclass(frozen=True)
 class TokenRow:
-    """The tokens of one action, exactly as rolled out."""
+    """The tokens of one action, exactly as sampled in the rollout."""
 
     prompt_ids: list[int]
     response_ids: list[int]
@@ -40,22 +40,22 @@ class TrainingRow(TokenRow):
     clip_scale: float = 1.0
     """Factor of both clip bounds."""
     token_advantages: NDArray[np.float64] | None = field(default=None, compare=False)
-    """One per response token, in the place of ``advantage``."""
+    """One per response token, used instead of ``advantage``."""
     value_target: float | None = None
-    """What a critic should say at the end of the prompt."""
+    """What a critic should predict at the end of the prompt."""
     token_value_targets: NDArray[np.float64] | None = field(default=None, compare=False)
-    """One per response token, in the place of ``value_target``."""
+    """One per response token, used instead of ``value_target``."""
     old_log_probs: NDArray[np.float64] | None = field(default=None, compare=False)
-    """One per response token, where credit needed them; the update computes them otherwise."""
+    """One per response token, if credit needed them; otherwise the update computes them."""
 
 
 _Row = TypeVar("_Row", bound=TokenRow)
 
 
 def unique_rows(rows: Sequence[_Row]) -> tuple[list[_Row], list[int]]:
-    """Rows that differ in prompt or response, and for every given row the index of its equal among them.
+    """Return the distinct rows by prompt and response, and for every given row the index of its equal among them.
 
-    Equal rows have equal log-probabilities, so these are all that a model needs to compute.
+    Equal rows have equal log-probabilities, so a model needs to compute only the distinct ones.
     """
     index: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
     inverse = [index.setdefault((tuple(row.prompt_ids), tuple(row.response_ids)), len(index)) for row in rows]
@@ -67,7 +67,7 @@ def unique_rows(rows: Sequence[_Row]) -> tuple[list[_Row], list[int]]:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Rows of one forward and backward pass; ``padding`` further rows weigh nothing."""
+    """Rows of one forward and backward pass, plus ``padding`` rows without weight."""
 
     rows: tuple[int, ...]
     padding: int = 0
@@ -75,7 +75,7 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class OptimizerStep:
-    """One optimizer step: what each data-parallel rank computes, and the totals its losses are divided by."""
+    """One optimizer step: the rows of each data-parallel rank, and the totals by which its losses are divided."""
 
     shards: tuple[tuple[MicroBatch, ...], ...]
     """[rank][micro-batch]; every rank has the same number of micro-batches."""
@@ -86,7 +86,7 @@ class OptimizerStep:
 
     @property
     def rows(self) -> list[int]:
-        """All rows of the step, every rank."""
+        """All rows of the step, over all ranks."""
         return [row for shard in self.shards for micro in shard for row in micro.rows]
 
 
@@ -104,18 +104,18 @@ def plan_updates(
 ) -> list[OptimizerStep]:
     """Plan the optimizer steps of one iteration.
 
-    Per epoch ``ceil(N / mini_batch)`` steps over a seeded permutation of the rows, as even as they come (sizes differ
-    by one at most). Each step is dealt to the ranks by length and cut into micro-batches; a rank that has fewer rows
-    than another gets padding, never a copy.
+    Each epoch has ``ceil(N / mini_batch)`` steps over a seeded permutation of the rows, whose sizes differ by at most
+    one. Each step is dealt to the ranks by length and cut into micro-batches; a rank that has fewer rows than another
+    gets padding, never a copy.
 
     Args:
         lengths: (N,) tokens of prompt and response per row.
         response_lengths: (N,) response tokens per row.
-        mini_batch: rows per optimizer step, at most.
-        micro_batch: rows per pass on one rank, at most; None: as many as ``max_tokens`` allows.
+        mini_batch: maximum rows per optimizer step.
+        micro_batch: maximum rows per pass on one rank; None for as many as ``max_tokens`` allows.
         equal: (N,) rows with the same number are the same sequence and stay together in the permutation, so that most
-            of them share an optimizer step, where a backend may compute them once.
-        max_tokens: padded tokens per pass on one rank, at most (a single longer row still gets its pass).
+            of them share an optimizer step, in which a backend may compute them once.
+        max_tokens: maximum padded tokens per pass on one rank (a single longer row still gets its pass).
     """
     count = len(lengths)
     if count == 0:

@@ -1,4 +1,4 @@
-"""Which tasks an iteration plays, and with which seeds: pure functions of the run's seed, so resuming needs none."""
+"""The tasks and seeds of an iteration, as pure functions of the run's seed, so that resuming needs no saved state."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = [
 
 
 def iteration_tasks(tasks: Sequence[str], per_iteration: int, iteration: int, seed: int) -> list[str]:
-    """Tasks of one iteration (counted from 1): the next piece of endless passes over all tasks, each shuffled anew."""
+    """Return the tasks of one iteration (counted from 1), taken from endless passes that are each shuffled anew."""
     start = (iteration - 1) * per_iteration
     orders: dict[int, np.ndarray] = {}
     chosen = []
@@ -32,7 +32,7 @@ def iteration_tasks(tasks: Sequence[str], per_iteration: int, iteration: int, se
 
 
 def training_requests(tasks: Sequence[str], members: int, iteration: int, seed: int) -> list[EpisodeRequest]:
-    """Requests of one iteration: for each task a rollout group of ``members`` episodes with one environment seed."""
+    """Return the requests of one iteration: per task a group of ``members`` episodes with one environment seed."""
     return [
         EpisodeRequest(
             task=task,
@@ -55,9 +55,9 @@ class Scheduler(Protocol):
 
 
 def offset_warmup(scheduler: Scheduler, warmup_ratio: float) -> None:
-    """Start a fresh schedule with warm-up at its second value: the first is 0 and would waste a whole iteration."""
+    """Start a fresh schedule with warm-up at its second value, because the first is 0 and would waste an iteration."""
     if warmup_ratio > 0 and scheduler.last_epoch == 0:
         with warnings.catch_warnings():
-            # Torch asks for an optimizer step first; there is none to take before the first iteration.
+            # Torch warns unless an optimizer step came first, but there is none before the first iteration.
             warnings.filterwarnings("ignore", message=r"Detected call of `lr_scheduler\.step\(\)`")
             scheduler.step()

@@ -1,4 +1,4 @@
-"""What training is told, typed; ``config.settings`` fills it from the flags of a run."""
+"""The typed settings of training; ``config.settings`` fills them from the flags of a run."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ class BatchSettings:
     """How rows are cut into optimizer steps and passes."""
 
     rows_per_step: int
-    """Rows of one optimizer step, at most."""
+    """Maximum rows of one optimizer step."""
     micro_batch: int | None
-    """Rows of one training pass on one rank; None: as many as ``micro_tokens`` allows."""
+    """Maximum rows of one training pass on one rank; None for as many as ``micro_tokens`` allows."""
     micro_tokens: int | None
-    """Padded tokens of one training pass on one rank."""
+    """Maximum padded tokens of one training pass on one rank."""
     forward_micro_batch: int | None
     forward_micro_tokens: int | None
     epochs: int = 1
 
     def plan_forward(self, rows: Sequence[TokenRow], ranks: int = 1) -> list[OptimizerStep]:
-        """Passes that compute something of every row once (one "step" over all rows; none without rows)."""
+        """Plan passes that compute something for every row once (one "step" over all rows; none without rows)."""
         return plan_updates(
             [row.length for row in rows],
             [len(row.response_ids) for row in rows],
@@ -51,7 +51,7 @@ class BatchSettings:
         )
 
     def plan_training(self, rows: Sequence[TokenRow], ranks: int, seed: int) -> list[OptimizerStep]:
-        """The optimizer steps of one iteration."""
+        """Plan the optimizer steps of one iteration."""
         return plan_updates(
             [row.length for row in rows],
             [len(row.response_ids) for row in rows],
@@ -67,7 +67,7 @@ class BatchSettings:
 
 @dataclass(frozen=True)
 class ObjectiveSettings:
-    """What is optimised, by name, so that a worker process can be told it."""
+    """The objective by name, in a form that can be sent to a worker process."""
 
     policy_loss: str
     options: Mapping[str, object] = field(default_factory=dict)
@@ -78,7 +78,7 @@ class ObjectiveSettings:
     plugins: tuple[str, ...] = ()
 
     def build(self) -> Objective:
-        """The objective, with the plugins loaded that may hold its loss."""
+        """Load the plugins, which may hold the loss, and build the objective."""
         load_algo_plugins(self.plugins)
         loss = losses.get(self.policy_loss)
         return Objective(
@@ -99,11 +99,11 @@ class OptimizerSettings:
     eps: float
     weight_decay: float
     scheduler: str
-    """As transformers names it."""
+    """Name of the schedule in transformers."""
     warmup_ratio: float
     min_lr_ratio: float
     max_norm: float
-    """Gradient norm above which gradients are scaled down; 0: never."""
+    """Gradient norm above which gradients are scaled down; 0 for never."""
 
 
 @dataclass(frozen=True)
@@ -117,34 +117,34 @@ class CheckpointSettings:
 
 @dataclass(frozen=True)
 class BackendSettings:
-    """All that a backend is told."""
+    """The settings of a backend."""
 
     model: str
     """Model folder, or name on the hub."""
     use_fast_tokenizer: bool
     param_dtype: str
-    """``bf16``, ``fp16`` or ``fp32``: what passes compute in."""
+    """Number format of passes: ``bf16``, ``fp16`` or ``fp32``."""
     gradient_checkpointing: bool
     seed: int
     iterations: int
     temperature: float
-    """Of the training rollouts; log-probabilities are computed with it."""
+    """Sampling temperature of the training rollouts; log-probabilities are computed with it."""
     rollout: RolloutSettings
     batches: BatchSettings
     objective: ObjectiveSettings
     optimizer: OptimizerSettings
     checkpoints: CheckpointSettings
     gpus: int = 0
-    """GPUs that the placement needs: logical ones, which only Ray counts, on a machine without."""
+    """GPUs that the placement needs; on a machine without GPUs they are logical ones, which only Ray counts."""
     device: str = "auto"
     """Local backend: ``auto``, ``cpu`` or ``cuda``."""
     threads: int | None = None
-    """Local backend: torch threads; None leaves them to torch."""
+    """Local backend: torch threads; None leaves the choice to torch."""
 
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """All that the iteration loop is told."""
+    """The settings of the iteration loop."""
 
     environment: str
     """Name of the environment, for messages."""
@@ -158,7 +158,7 @@ class LoopSettings:
     objective: ObjectiveSettings
     train_tasks: Sequence[str]
     evaluation: EvaluationPlan | None = None
-    """None: the run has no evaluation split."""
+    """None if the run has no evaluation split."""
     evaluate_every: int | None = None
     evaluate_before: bool = True
     evaluate_after: bool = True

@@ -1,4 +1,4 @@
-"""Training episodes to the numbers of ``metrics.jsonl`` (see docs/metrics.md)."""
+"""The numbers of ``metrics.jsonl`` that come from training episodes (see docs/metrics.md)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["rollout_metrics"]
 
 
 def rollout_metrics(episodes: Sequence[Episode], groups: GroupReport) -> dict[str, float]:
-    """Metrics of the episodes an iteration played; means leave faulted episodes out."""
+    """Compute the metrics of an iteration's episodes; means leave out faulted episodes."""
     sound = [episode for episode in episodes if not episode.faulted]
     steps = [step for episode in sound for step in episode.steps]
     return {

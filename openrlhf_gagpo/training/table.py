@@ -1,4 +1,4 @@
-"""The steps of an iteration as one table: built once, read by the models, by credit and by training."""
+"""The steps of an iteration as one table, which is built once and read by models, credit and training."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _RECORDED = ("advantage", "return", "value", "td_residual", "state_group_size", 
 
 @dataclass(frozen=True)
 class StepTable:
-    """N environment steps, episodes in order, each by rising step index; every list has length N."""
+    """N environment steps, in the order of episodes and of the steps in each; every list has length N."""
 
     group: list[str]
     trajectory: list[str]
@@ -36,9 +36,9 @@ class StepTable:
     terminated: list[bool]
     truncated: list[bool]
     invalid: list[bool]
-    """The response was malformed."""
+    """Whether the response was malformed."""
     inadmissible: list[bool]
-    """The environment did not recognise the action."""
+    """Whether the environment did not recognise the action."""
     tokens: list[TokenRow]
 
     def __len__(self) -> int:
@@ -46,12 +46,12 @@ class StepTable:
 
     @classmethod
     def from_episodes(cls, episodes: Sequence[Episode]) -> StepTable:
-        """The steps of ``episodes``; an episode without steps has no row.
+        """Build the table of the steps of ``episodes``; an episode without steps has no row.
 
-        An episode stopped because its next prompt would not fit counts as truncated.
+        An episode that was stopped because its next prompt did not fit counts as truncated.
 
         Raises:
-            CreditError: an episode ended by an environment fault; it must leave its group first.
+            CreditError: an episode ended by an environment fault; it must be removed from its group first.
         """
         table = cls([], [], [], [], [], [], [], [], [], [], [])
         for episode in episodes:
@@ -76,10 +76,10 @@ class StepTable:
         return table
 
     def batch(self, columns: Mapping[str, NDArray[np.float64]] | None = None) -> StepBatch:
-        """What an estimator reads, with the ``columns`` that a model computed.
+        """Build the batch that an estimator reads, with the ``columns`` that a model computed.
 
         Raises:
-            StepBatchError: the rows do not form whole trajectories, or a column does not fit them.
+            StepBatchError: the rows do not form whole trajectories, or a column does not match them.
         """
         computed = columns or {}
         return StepBatch.from_columns(
@@ -102,10 +102,10 @@ class StepTable:
     def training_rows(
         self, credit: CreditResult, columns: Mapping[str, NDArray[np.float64]], loss: Loss
     ) -> list[TrainingRow]:
-        """The rows that the estimator kept, each with its credit.
+        """Return the rows that the estimator kept, each with its credit.
 
         Raises:
-            LossError: one advantage per token, and a loss that takes one per action.
+            LossError: the estimator gave one advantage per token, but the loss takes one per action.
         """
         if credit.token_advantage is not None and not loss.token_advantages:
             raise LossError(
@@ -163,6 +163,6 @@ class StepTable:
         }
 
     def _by_row(self, values: NDArray[np.float64]) -> list[NDArray[np.float64]]:
-        """A flat array of one number per response token, cut into rows."""
+        """Cut a flat array of one number per response token into rows."""
         ends = np.cumsum([len(row.response_ids) for row in self.tokens])
         return np.split(values, ends[:-1])

@@ -31,18 +31,18 @@ _SCORED_ROWS = 2048
 
 @dataclass(frozen=True)
 class Score:
-    """How well a model predicts demonstrated responses, over response tokens (end-of-sequence included)."""
+    """How well a model predicts demonstrated responses, over response tokens (including end-of-sequence)."""
 
     loss: float
     """Mean cross-entropy in nats."""
     token_accuracy: float
-    """Share of tokens that are the most probable one, in [0, 1]; noisy labels keep it below 1."""
+    """Share of tokens that the model finds most probable, in [0, 1]; noisy labels keep it below 1."""
 
 
 def build_model(settings: WarmstartSettings, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
-    """Randomly initialised fp32 Qwen3 with a tied head, sized by ``settings``; about 109,000 parameters by default.
+    """Build a randomly initialised fp32 Qwen3 with a tied head; about 109,000 parameters with default ``settings``.
 
-    Qwen3 and not Qwen2, because transformers 5 loads every tokenizer beside a Qwen2 model as a byte-pair one.
+    It is not a Qwen2, because transformers 5 loads every tokenizer next to a Qwen2 model as a byte-pair one.
     """
     set_seed(settings.seed)
     special = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
@@ -77,10 +77,10 @@ class _Rows(Dataset[Example]):
 
 
 def collate(examples: Sequence[Example], pad_id: int) -> dict[str, torch.Tensor]:
-    """``input_ids`` and ``labels``, both [rows, longest row] int64, padded on the right; labels only on responses.
+    """Build ``input_ids`` and ``labels``, [rows, longest row] int64, padded on the right; labels only on responses.
 
-    There is no attention mask: under causal attention nothing sees the padding on its right, and without a mask
-    the faster causal kernels apply.
+    There is no attention mask, because under causal attention no token sees the padding on its right, and without a
+    mask the faster causal kernels apply.
     """
     ids = [torch.tensor(row.prompt_ids + row.response_ids) for row in examples]
     labels = [torch.tensor((IGNORED,) * len(row.prompt_ids) + row.response_ids) for row in examples]
@@ -91,7 +91,7 @@ def collate(examples: Sequence[Example], pad_id: int) -> dict[str, torch.Tensor]
 
 
 def clone(model: Qwen3ForCausalLM, examples: Sequence[Example], settings: WarmstartSettings) -> Score:
-    """Train ``model`` in place on ``examples`` (cosine schedule, AdamW) and score it on an even spread of them."""
+    """Train ``model`` in place on ``examples`` (cosine schedule, AdamW) and score it on an even sample of them."""
     pad_id = model.config.pad_token_id
     with tempfile.TemporaryDirectory() as scratch:
         arguments = TrainingArguments(
@@ -126,7 +126,7 @@ def clone(model: Qwen3ForCausalLM, examples: Sequence[Example], settings: Warmst
 
 @torch.no_grad()
 def score(model: Qwen3ForCausalLM, examples: Sequence[Example], *, batch_size: int) -> Score:
-    """``Score`` of ``model`` on ``examples``; leaves the model in evaluation mode."""
+    """Compute the ``Score`` of ``model`` on ``examples``, and leave the model in evaluation mode."""
     model.eval()
     loss, correct, count = 0.0, 0, 0
     for start in range(0, len(examples), batch_size):

@@ -1,4 +1,4 @@
-"""Noisy-expert episodes, and their steps as (prompt ids, response ids) exactly as a rollout would word them."""
+"""Noisy-expert episodes, and their steps as (prompt ids, response ids) with exactly the wording of a rollout."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class DemoEpisode:
     task: str
     """The instruction, as in ``Reset.task``."""
     turns: tuple[HistoryEntry, ...]
-    """What was seen and done, in order."""
+    """Observations and actions, in order."""
     admissible_actions: tuple[tuple[str, ...], ...]
-    """Those of each turn."""
+    """Admissible actions of each turn."""
     success: bool
 
     def prompts(self, builder: PromptBuilder) -> Iterator[Prompt]:
-        """The prompt of each turn. Raises ``PromptTooLong`` for one beyond the builder's limit."""
+        """Yield the prompt of each turn. Raises ``PromptTooLong`` for one beyond the builder's limit."""
         for index, (turn, admissible) in enumerate(zip(self.turns, self.admissible_actions, strict=True)):
             yield builder.build(self.task, self.turns[:index], turn.observation, admissible, index)
 
@@ -51,15 +51,15 @@ def check_demonstrable(env: TextEnv, split: str) -> None:
         raise WarmstartError(f"The environment {env.name} has no tasks in its split {split!r}.")
     env.reset(tasks[0], 0)
     if env.expert() is None:
-        raise WarmstartError(f"The environment {env.name} has no expert, so there is nobody to imitate.")
+        raise WarmstartError(f"The environment {env.name} has no expert to imitate; a warm start needs one.")
 
 
 def play(env: TextEnv, *, split: str, episodes: int, noise: float, seed: int) -> Iterator[DemoEpisode]:
     """Play ``episodes`` noisy-expert episodes over the shuffled tasks of ``split``, in rounds.
 
     With probability ``noise`` a step takes a uniformly random admissible action. That action is executed and becomes
-    the label: the states off the expert's path that it leads to are demonstrated as well, and the cloned policy keeps
-    enough entropy to explore.
+    the label, so that states off the expert's path are demonstrated too, and the cloned policy keeps enough entropy to
+    explore.
     """
     rng = random.Random(seed)
     tasks = list(env.tasks(split))
@@ -87,7 +87,7 @@ def _play_one(env: TextEnv, task: str, noise: float, rng: random.Random) -> Demo
 
 
 def texts(episodes: Sequence[DemoEpisode], builder: PromptBuilder) -> Iterator[str]:
-    """Every text the tokenizer must know: the rendered prompts and all admissible and taken actions."""
+    """Yield every text that the tokenizer must know: the rendered prompts and all admissible and taken actions."""
     for episode in episodes:
         for prompt, turn, admissible in zip(
             episode.prompts(builder), episode.turns, episode.admissible_actions, strict=True
@@ -100,7 +100,7 @@ def texts(episodes: Sequence[DemoEpisode], builder: PromptBuilder) -> Iterator[s
 def encode(
     episodes: Sequence[DemoEpisode], builder: PromptBuilder, tokenizer: PreTrainedTokenizerFast
 ) -> list[Example]:
-    """One ``Example`` per turn, in playing order. Raises ``PromptTooLong`` for a prompt beyond the builder's limit."""
+    """Yield an ``Example`` per turn, in playing order. Raises ``PromptTooLong`` for a prompt beyond the limit."""
     responses: dict[str, tuple[int, ...]] = {}
     examples = []
     for episode in episodes:

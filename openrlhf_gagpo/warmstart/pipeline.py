@@ -1,4 +1,4 @@
-"""From an environment to a saved model folder: play, tokenize, clone, save."""
+"""The steps from an environment to a saved model folder: play, tokenise, clone, save."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ __all__ = ["SETTINGS_FILE", "WarmstartSummary", "warm_start"]
 
 SETTINGS_FILE = "warmstart.json"
 _ANSWER_TOKENS = 64
-"""Positions kept free for the answer."""
+"""Positions reserved for the answer."""
 
 
 @dataclass(frozen=True)
 class WarmstartSummary:
-    """What came out of a warm start."""
+    """The result of a warm start."""
 
     parameters: int
     vocabulary: int
@@ -42,11 +42,11 @@ class WarmstartSummary:
 def warm_start(settings: WarmstartSettings, env: TextEnv, say: Callable[[str], None]) -> WarmstartSummary:
     """Clone noisy-expert episodes of ``env`` and save model, tokenizer and ``warmstart.json`` to ``settings.out``.
 
-    No file is written before training has finished. ``say`` receives one line per stage. Raises ``WarmstartError``
-    for prompts that do not fit.
+    No file is written before training has finished. ``say`` is called with one line per stage. Raises
+    ``WarmstartError`` for prompts that do not fit.
     """
     if settings.device == "cuda" and not torch.cuda.is_available():
-        raise WarmstartError("--device cuda was asked for, but PyTorch sees no CUDA device; use --device cpu.")
+        raise WarmstartError("--device cuda was given, but PyTorch sees no CUDA device; use --device cpu.")
     torch.set_num_threads(settings.threads)
     episodes = list(
         play(env, split=settings.split, episodes=settings.episodes, noise=settings.noise, seed=settings.seed)
@@ -65,7 +65,7 @@ def warm_start(settings: WarmstartSettings, env: TextEnv, say: Callable[[str], N
         )
 
     try:
-        # A word-level tokenizer without words splits text where the final one does, so both fit the same history in.
+        # A word-level tokenizer without words splits text like the final one, so both fit the same history.
         tokenizer = build_tokenizer(texts(episodes, prompts(build_tokenizer([]))))
         examples = encode(episodes, prompts(tokenizer), tokenizer)
     except PromptTooLong as error:

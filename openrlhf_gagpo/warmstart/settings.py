@@ -1,4 +1,4 @@
-"""What one warm start is made of, checked without importing anything heavy."""
+"""The settings of one warm start, checked without importing anything heavy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from openrlhf_gagpo.errors import WarmstartError
 __all__ = ["WarmstartSettings"]
 
 VLLM_CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
-"""Head sizes that vLLM 0.29 runs on a CPU (its CPU attention backend); on a GPU it takes these too."""
+"""Head sizes that the CPU attention backend of vLLM 0.29 supports; they also work on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class WarmstartSettings:
     noise: float = 0.2
     """Probability in [0, 1] that a step takes a uniformly random admissible action instead of the expert's.
 
-    The clone plays about as well as these demonstrations do, so this sets how often reinforcement learning will see a
+    The clone plays about as well as these demonstrations, so this determines how often reinforcement learning sees a
     reward at its start, and how much the policy explores.
     """
     history_length: int = 0
@@ -42,7 +42,7 @@ class WarmstartSettings:
     """Tokens of the longest prompt and response together."""
     epochs: float = 1.5
     steps: int | None = None
-    """Optimizer steps; given, it overrides ``epochs``."""
+    """Optimizer steps; overrides ``epochs`` if given."""
     batch_size: int = 64
     lr: float = 2e-3
     seed: int = 0
@@ -81,7 +81,7 @@ class WarmstartSettings:
             raise WarmstartError(f"--out {self.out} exists and is not an empty folder; name a new folder.")
 
     def claim_out(self) -> None:
-        """Create ``out`` and see that it can be written. Raises ``WarmstartError`` where it cannot."""
+        """Create ``out`` and check that it can be written. Raises ``WarmstartError`` if it cannot."""
         try:
             self.out.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.out):
@@ -92,5 +92,5 @@ class WarmstartSettings:
             ) from error
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings in JSON types."""
+        """Return the settings in JSON types."""
         return asdict(self) | {"out": str(self.out), "env_options": dict(self.env_options)}

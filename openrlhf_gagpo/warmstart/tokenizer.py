@@ -1,4 +1,4 @@
-"""A word-level tokenizer made of environment text, small enough for a model of a hundred thousand parameters."""
+"""A word-level tokenizer made from environment text, small enough for a model of a hundred thousand parameters."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ _NO_LIMIT = 10_000_000
 
 
 def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """Tokenizer whose vocabulary is every word and punctuation mark of ``texts``, most frequent first.
+    """Build a tokenizer whose vocabulary is every word and punctuation mark of ``texts``, most frequent first.
 
-    A word carries the space before it (written as U+2581), a punctuation mark or a line break is a token of its own, so
-    decoding gives back any text of known words exactly, spacing included: ``put apple 1 in/on shelf 2`` stays as it is.
-    Ids 0, 1, 2 are ``<pad>``, ``<eos>``, ``<unk>``; there is no beginning-of-sequence token and no chat template.
+    A word includes the space before it (written as U+2581), and a punctuation mark or a line break is a token of its
+    own. Decoding therefore reproduces any text of known words exactly, including spaces, as in ``put apple 1 in/on
+    shelf 2``. Ids 0, 1, 2 are ``<pad>``, ``<eos>``, ``<unk>``; there is no beginning-of-sequence token and no chat
+    template.
     """
     tokenizer = Tokenizer(models.WordLevel(unk_token=UNK))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

@@ -58,7 +58,7 @@ def test_a_plugin_brings_names_options_and_help(capsys: pytest.CaptureFixture[st
     page = capsys.readouterr().out
     assert "--algo.advantage.sharpness" in page
     assert "[plain_gradient]" in page
-    with pytest.raises(ConfigError, match="max_log_ratio is no option of ppo"):
+    with pytest.raises(ConfigError, match="max_log_ratio is not an option of ppo"):
         resolve([*flags, "--actor.policy_loss_type", "ppo", "--actor.max_log_ratio", "1"])
     with pytest.raises(ConfigError, match=r"--algo\.advantage\.sharpness is 11\.0; it must be between 0 and 10"):
         resolve([*flags, "--algo.advantage.sharpness", "11"])

@@ -1,6 +1,6 @@
 """The distributed backend: OpenRLHF's Ray actors, vLLM engines and DeepSpeed workers, driven step by step.
 
-Importing this package prepares the process for OpenRLHF (see ``compat``), so every module in it may simply import it,
+Importing this package prepares the process for OpenRLHF (see ``compat``), so its modules can simply import OpenRLHF,
 also in a Ray worker that unpickles one of our actors.
 """
 
@@ -10,6 +10,6 @@ from openrlhf_gagpo import machine
 from openrlhf_gagpo.backends.distributed import compat
 
 if not machine.has_cuda():
-    # Said rather than guessed: DeepSpeed warns when it has to find out.
+    # Set explicitly, because DeepSpeed warns when it has to detect it.
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 compat.install()

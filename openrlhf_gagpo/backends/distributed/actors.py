@@ -1,7 +1,7 @@
 """DeepSpeed workers: OpenRLHF's policy and reference actors with step-level updates.
 
-What is kept from OpenRLHF: model construction, distributed set-up, forward passes, DeepSpeed engine, checkpoints, the
-CUDA weight-sync routes. What differs is the update itself, which runs a plan of optimizer steps made by the driver.
+OpenRLHF provides model construction, distributed set-up, forward passes, DeepSpeed engine, checkpoints and the CUDA
+weight-sync routes. Only the update itself differs: it runs a plan of optimizer steps made by the driver.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ __all__ = ["PolicyActor", "ReferenceActor", "StepStrategy", "UpdateStep", "plain
 
 
 def plain_class(actor_class: Any) -> Any:
-    """The undecorated class behind a ``@ray.remote`` class."""
+    """Return the undecorated class behind a ``@ray.remote`` class."""
     return actor_class.__ray_metadata__.modified_class.__ray_actor_class__
 
 
 @dataclass
 class UpdateStep:
-    """One optimizer step as one rank receives it."""
+    """The part of an optimizer step that one rank receives."""
 
     micro_batches: list[tuple[TokenBatch, ActionTensors]]
     scale: LossScale
@@ -44,25 +44,25 @@ class StepStrategy(DeepspeedStrategy):
 
     def get_ds_train_config(self, optim_dict: dict | None = None, *, max_norm: float | None = None) -> dict:
         config = super().get_ds_train_config(optim_dict, max_norm=max_norm)
-        # The number of micro-batches differs from step to step: the trainer says where a step ends
+        # The number of micro-batches differs between steps, so the trainer says where a step ends
         # (set_gradient_accumulation_boundary) and divides by the step's own totals.
         config.pop("train_batch_size", None)
         config["train_micro_batch_size_per_gpu"] = 1
         config["gradient_accumulation_steps"] = 1
         if optim_dict is not None and not compat.cuda_available() and optim_dict.get("type") == "AdamW":
-            # torch's AdamW instead of DeepSpeed's C++ one, which would be compiled here for over a minute.
+            # torch's AdamW instead of DeepSpeed's C++ one, which takes over a minute to compile here.
             config["optimizer"]["params"]["torch_adam"] = True
         return config
 
     def get_ds_eval_config(self, offload: bool = False) -> dict:
         config = super().get_ds_eval_config(offload)
-        # Says nothing about a model that is never trained, and DeepSpeed would check that it divides evenly.
+        # It has no meaning for a model that is never trained, and DeepSpeed would check that it divides evenly.
         config.pop("train_batch_size", None)
         config["train_micro_batch_size_per_gpu"] = 1
         return config
 
     def optimizer_step(self, _optimizer: Any, model: Any, _scheduler: Any, name: str = "model", **kwargs: Any) -> None:
-        """Step the optimizer, not the learning-rate schedule: schedules count iterations here."""
+        """Step the optimizer but not the learning-rate schedule, because schedules count iterations here."""
         engine = getattr(model, "model", model)
         scheduler, engine.lr_scheduler = engine.lr_scheduler, None
         try:
@@ -78,7 +78,7 @@ class StepPolicyTrainer(ppo_actor.ActorPPOTrainer):
         if compat.cuda_available():
             super().__init__(*args, **kwargs)
         else:
-            # OpenRLHF would open a NCCL group to the engines here.
+            # OpenRLHF would open an NCCL group to the engines here.
             engines, kwargs["vllm_engines"] = kwargs.get("vllm_engines"), None
             super().__init__(*args, **kwargs)
             self.vllm_engines = engines
@@ -88,7 +88,7 @@ class StepPolicyTrainer(ppo_actor.ActorPPOTrainer):
         self.objective = settings.build()
 
     def ppo_train(self, kl_ctl: float) -> dict[str, float]:
-        """One iteration's updates: every planned step once, then the learning-rate schedule advances by one."""
+        """Run one iteration's updates: every planned step once, then advance the learning-rate schedule by one."""
         totals: dict[str, float] = {}
         norms = []
         learning_rate = self.actor_scheduler.get_last_lr()[0]
@@ -119,14 +119,14 @@ class StepPolicyTrainer(ppo_actor.ActorPPOTrainer):
             attention_mask=tokens.attention_mask.to(device),
             return_output=True,
             ring_attn_group=self.strategy.ring_attn_group,
-            # Packed logits have lost their rows, so OpenRLHF has to take the entropy before it unpacks them.
+            # Packed logits are not divided into rows, so OpenRLHF has to compute the entropy before it unpacks them.
             return_entropy=self.args.ds.packing_samples and entropy_counts,
         )
         if self.args.ds.packing_samples:
             entropy = output.entropy if entropy_counts else None
         else:
             with torch.set_grad_enabled(entropy_counts):
-                # The actor has divided the logits by the temperature already.
+                # The actor has already divided the logits by the temperature.
                 entropy = masked_entropy(output["logits"][:, :-1], actions.mask)
         loss, sums = step_loss(log_probs, entropy, actions, scale, self.objective)
         # DeepSpeed averages gradients over the data-parallel ranks; the totals in `scale` already span them.
@@ -147,7 +147,7 @@ class StepPolicyTrainer(ppo_actor.ActorPPOTrainer):
         return merged
 
     def broadcast_to_vllm(self) -> None:
-        """Send the weights to every engine, then forget the prefixes that were computed with the old ones."""
+        """Send the weights to every engine, then drop the cached prefixes that were computed with the old ones."""
         if compat.cuda_available():
             super().broadcast_to_vllm()
         elif torch.distributed.get_rank() == 0:
@@ -159,7 +159,7 @@ class StepPolicyTrainer(ppo_actor.ActorPPOTrainer):
 
 
 def _use_available_attention(strategy: StepStrategy) -> None:
-    """The worker, not the driver, knows whether it has a GPU."""
+    """Choose the attention kernel in the worker, because the driver does not know whether the worker has a GPU."""
     if not compat.cuda_available() and "flash" in strategy.args.ds.attn_implementation:
         strategy.args.ds.attn_implementation = "sdpa"
 
@@ -185,16 +185,16 @@ class PolicyActorBase(_OpenrlhfPolicy):
             ppo_actor.ActorPPOTrainer = original
 
     def plan(self, steps: Sequence[UpdateStep]) -> None:
-        """Hand over the optimizer steps of the coming ``fit``."""
+        """Set the optimizer steps of the next ``fit``."""
         self.trainer.planned = list(steps)
 
     def parameters(self) -> dict[str, torch.Tensor]:
-        """Copies of all parameters by name (for tests and small models)."""
+        """Return copies of all parameters by name (for tests and small models)."""
         return {name: p.detach().float().cpu().clone() for name, p in self.actor.model.module.named_parameters()}
 
 
 class ReferenceActorBase(_OpenrlhfReference):
-    """OpenRLHF's reference actor; a class of ours so that a worker that loads it is prepared first."""
+    """OpenRLHF's reference actor, as a class of this package so that a worker that loads it is prepared first."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         _OpenrlhfReference.__init__(self, *args, **kwargs)

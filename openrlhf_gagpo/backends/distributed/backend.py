@@ -39,12 +39,12 @@ from openrlhf_gagpo.training.table import LOG_PROB
 __all__ = ["DistributedBackend", "StepTrainer"]
 
 _PLACEMENT_TIMEOUT_S = 300
-# Settings of the libraries that the workers should share with the driver.
+# Library settings that the workers share with the driver.
 _FORWARDED = ("VLLM_", "HF_", "TRANSFORMERS_", "TOKENIZERS_", "OMP_", "NCCL_", "RAY_ENABLE", "DO_NOT_TRACK")
 
 
 def _worker_variables() -> dict[str, str]:
-    """Environment of the Ray workers: this process's library settings, without secrets.
+    """Return the environment of the Ray workers: this process's library settings, without secrets.
 
     Ray refuses a variable that the submitted job's own runtime environment sets, even to the same value.
     """
@@ -62,7 +62,7 @@ def _worker_variables() -> dict[str, str]:
 
 
 def _explained(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Turns a failure inside a Ray worker into one sentence with its cause and where the whole trace is."""
+    """Turn a failure inside a Ray worker into one sentence with its cause and the place of the whole trace."""
 
     @functools.wraps(method)
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -81,7 +81,7 @@ def _explained(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class StepTrainer(BasePPOTrainer):
-    """OpenRLHF's single controller with step-level experience: it owns the actor groups and the trackers."""
+    """OpenRLHF's single controller with step-level experience, which owns the actor groups and the trackers."""
 
     def __init__(
         self,
@@ -99,14 +99,14 @@ class StepTrainer(BasePPOTrainer):
         self.ranks: int = actor.num_nodes * actor.num_gpus_per_node // (ds.ring_attn_size * ds.tensor_parallel_size)
 
     def log_probs(self, rows: Sequence[TokenRow], group: Any) -> list[Tensor]:
-        """Log-probabilities of every row's response tokens under a model group, in row order."""
+        """Compute the log-probabilities of every row's response tokens under a model group, in row order."""
         # Rank after rank, as OpenRLHF deals a list of batches out in contiguous chunks.
         plan = self.batches.plan_forward(rows, self.ranks)
         batches = [batch for step in plan for shard in step.shards for batch in shard]
         return self.experience_maker.log_probs(rows, batches, group)
 
     def update(self, rows: Sequence[TrainingRow], seed: int) -> dict[str, float]:
-        """One iteration of optimizer steps on the rows."""
+        """Run one iteration of optimizer steps on the rows."""
         started = time.perf_counter()
         old = self._old_log_probs(rows)
         group = self.reference_model_group
@@ -122,7 +122,7 @@ class StepTrainer(BasePPOTrainer):
         }
 
     def _old_log_probs(self, rows: Sequence[TrainingRow]) -> Sequence[TokenValues]:
-        """Log-probabilities before the first update: those that credit asked for, where it did."""
+        """Return log-probabilities before the first update; reuse those that were computed for credit, if any."""
         known = [row.old_log_probs for row in rows if row.old_log_probs is not None]
         return known if len(known) == len(rows) else self.log_probs(rows, self.actor_model_group)
 
@@ -133,7 +133,7 @@ class DistributedBackend:
     def __init__(self, settings: BackendSettings, arguments: SimpleNamespace) -> None:
         self.settings = settings
         self.args = arguments
-        # Travels to the workers with the arguments.
+        # Sent to the workers with the arguments.
         self.args.gagpo_objective = settings.objective
         self.engines: list[Any] = []
         self._trainer: StepTrainer | None = None
@@ -163,7 +163,7 @@ class DistributedBackend:
             zero_stage=args.ds.zero_stage,
             args=args,
         )
-        # Everything starts at once: imports and model loading dominate, and they overlap.
+        # Everything starts at once, so that imports and model loading, which dominate, overlap.
         shared = args.train.colocate_all or args.train.colocate_actor_ref
         if shared:
             self._group = self._reserve(args.actor.num_nodes * args.actor.num_gpus_per_node)
@@ -186,14 +186,14 @@ class DistributedBackend:
         gpus = self.settings.gpus
         return {
             "devices": f"{gpus} GPU" if compat.cuda_available() else f"{gpus} logical GPU on the CPU",
-            # From the start of each to when it was ready; models and engines load side by side.
+            # Seconds from the start of each until it was ready; models and engines load concurrently.
             "start_ray_s": f"{connected - started:.1f}",
             "start_models_s": f"{models - connected:.1f}",
             "start_engines_s": f"{time.perf_counter() - connected:.1f}",
         }
 
     def _check_gpus(self) -> None:
-        """Raise ``RunError`` where the cluster is too small; Ray itself would wait for ever."""
+        """Raise ``RunError`` if the cluster is too small; Ray itself would wait without limit."""
         here = ray.cluster_resources().get("GPU", 0)
         needed = self.settings.gpus
         if here < needed:
@@ -203,7 +203,7 @@ class DistributedBackend:
             )
 
     def _reserve(self, gpus: int) -> Any:
-        """A placement group with one bundle per GPU, as OpenRLHF makes it for colocated models."""
+        """Reserve a placement group with one bundle per GPU, as OpenRLHF does for colocated models."""
         group = placement_group([{"GPU": 1, "CPU": 1}] * gpus, strategy="PACK")
         if not group.wait(timeout_seconds=_PLACEMENT_TIMEOUT_S):
             remove_placement_group(group)
@@ -236,7 +236,7 @@ class DistributedBackend:
             ray.init(address=self.args.ray.address, **options)
             return
         if not compat.cuda_available():
-            # Ray counts logical GPUs; every bundle also wants a core, whatever the machine has.
+            # Ray counts logical GPUs; every bundle also needs a logical core, even if the machine has fewer.
             gpus = self.args.ray.num_gpus or self.settings.gpus
             options |= {"num_gpus": gpus, "num_cpus": max(cores(), gpus + 1)}
         ray.init(include_dashboard=False, **options)
@@ -247,7 +247,7 @@ class DistributedBackend:
     ) -> list[Episode]:
         if self.args.vllm.enable_sleep:
             batch_vllm_engine_call(self.engines, "wake_up")
-        # One call per rollout group: the members share prompts, so they belong on the same engine's prefix cache.
+        # One call per rollout group, because its members share prompts and so profit from one engine's prefix cache.
         groups: dict[str, list[EpisodeRequest]] = {}
         for request in requests:
             groups.setdefault(request.group, []).append(request)

@@ -1,15 +1,15 @@
-"""Lets the unmodified OpenRLHF package run in this process, also on a machine without a GPU.
+"""Changes that let the unmodified OpenRLHF package run in this process, also on a machine without a GPU.
 
-``install()`` is cheap and imports nothing; it must run before ``openrlhf`` is first imported. The package above this
-module calls it, so a Ray worker that unpickles one of our actors is prepared too. Each change is tied to the import of
-the module it concerns:
+``install()`` is cheap and imports nothing; it must run before ``openrlhf`` is first imported. This module's package
+calls it, so a Ray worker that unpickles one of our actors is prepared too. Each change takes effect when the module
+that it concerns is imported:
 
 =====================================  ============================================================================
 module                                 change
 =====================================  ============================================================================
 ``openrlhf``                           without CUDA: stand-ins for the three CUDA calls OpenRLHF makes everywhere
 ``openrlhf.models.ring_attn_utils``    without flash-attn: the five names it imports, visible only while it executes
-                                       (any longer, and transformers and vLLM would take flash-attn for installed)
+                                       (otherwise transformers and vLLM would assume that flash-attn is installed)
 ``openrlhf.utils.utils``               ``fp32`` as a parameter dtype (the right one for tiny models)
 ``deepspeed.comm.torch``               without CUDA: no C++ compilation of a shared-memory op (35 s)
 =====================================  ============================================================================
@@ -30,16 +30,16 @@ __all__ = ["cuda_available", "install"]
 
 
 def cuda_available() -> bool:
-    """Whether this process sees a CUDA device."""
+    """Return whether this process sees a CUDA device."""
     import torch
 
     return torch.cuda.is_available()
 
 
 class CpuDevice(str):
-    """What ``torch.cuda.current_device`` returns without CUDA.
+    """The return value of ``torch.cuda.current_device`` without CUDA.
 
-    OpenRLHF uses the value both as a device (``tensor.to(value)``: here ``"cpu"``) and inside ``f"cuda:{value}"``
+    OpenRLHF uses the value both as a device (``tensor.to(value)``, here ``"cpu"``) and inside ``f"cuda:{value}"``
     (only to build a ``torch.device`` object that is never used on this path).
     """
 
@@ -71,7 +71,7 @@ def _no_shm_op(module: Any) -> None:
 
 
 def _flash_attention_modules() -> dict[str, types.ModuleType]:
-    """Stand-ins for the names that ``ring_attn_utils`` imports; padding and unpadding work, ring attention does not."""
+    """Return stand-ins for the names that ``ring_attn_utils`` imports; padding works, ring attention does not."""
     import torch
     import torch.nn.functional as F
     from einops import rearrange
@@ -148,7 +148,7 @@ class _Loader(importlib.abc.Loader):
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds the modules to change where Python would, and wraps their loader."""
+    """Finds the modules to change as Python would, and wraps their loader."""
 
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> importlib.machinery.ModuleSpec | None:
         if fullname not in _AFTER and fullname not in _DURING:
@@ -163,7 +163,7 @@ def install() -> None:
     """Prepare this process for OpenRLHF. Idempotent.
 
     Raises:
-        RuntimeError: OpenRLHF was imported before, too late for the changes to take effect.
+        RuntimeError: OpenRLHF was imported before, so the changes cannot take effect.
     """
     if any(isinstance(finder, _Finder) for finder in sys.meta_path):
         return

@@ -1,6 +1,6 @@
 """The agent rollout actor: OpenRLHF's vLLM actor that also plays the episodes.
 
-Generation, prompts and the environment workers' pipes share one actor process, so a turn costs no further hop.
+Generation, prompts and the pipes of the environment workers share one actor process, so a turn needs no other process.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class AgentRolloutActorBase(_OpenrlhfRollout):
         on_gpu = kwargs.get("distributed_executor_backend") == "ray" or compat.cuda_available()
         if not on_gpu:
             kwargs = _cpu_engine_arguments(kwargs)
-            # On a CPU, vLLM would put the model into a third process (actor, engine core, worker) to pin its threads.
+            # On a CPU, vLLM would run the model in a third process (actor, engine core, worker) to pin its threads.
             os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         await _OpenrlhfRollout.__init__(self, *args, **kwargs)
         self._player: EpisodePlayer | None = None
@@ -64,15 +64,15 @@ class AgentRolloutActorBase(_OpenrlhfRollout):
         return await self.player.play(requests, EnginePolicy(self.llm), sampling)
 
     async def env_stats(self) -> dict[str, float]:
-        """Counters of the environment workers."""
+        """Return the counters of the environment workers."""
         return self.player.stats()
 
     async def load_weight_file(self, path: str) -> None:
-        """Take the policy's weights from an in-memory file (the route without CUDA)."""
+        """Load the policy's weights from an in-memory file (the route without CUDA)."""
         await self.llm.collective_rpc("load_weight_file", args=(path,))
 
     async def log_probs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
-        """Log-probabilities this engine gives to the tokens of each sequence from the second on (for checks)."""
+        """Return this engine's log-probabilities of the tokens of each sequence from the second on (for checks)."""
         params = VllmSamplingParams(
             max_tokens=1, prompt_logprobs=0, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY
         )
@@ -98,10 +98,10 @@ class EnginePolicy:
         self.llm = llm
 
     async def generate(self, prompt: Prompt, params: SamplingParams) -> Completion:
-        # No minimum length: it would hide the end-of-sequence token from the first position's distribution, and the
-        # recorded log-probability of a one-token action would not be the policy's. No seed either: batches depend on
-        # timing, so it would not make runs repeatable, and vLLM's CPU build fails on a seeded request whose prompt it
-        # cuts in two (its generators cannot step back).
+        # There is no minimum length, because it would remove the end-of-sequence token from the first position's
+        # distribution, and the recorded log-probability of a one-token action would not be the policy's. There is no
+        # seed, because batches depend on timing, so it would not make runs repeatable, and vLLM's CPU build fails on a
+        # seeded request whose prompt it cuts in two (its generators cannot step back).
         output = await _final(
             self.llm,
             prompt.token_ids,
@@ -128,10 +128,10 @@ async def _final(llm: Any, prompt_ids: Sequence[int], params: VllmSamplingParams
 
 
 def _cpu_engine_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Engine arguments that only mean something on a GPU, replaced for the CPU build of vLLM."""
+    """Replace engine arguments that have a meaning only on a GPU for the CPU build of vLLM."""
     arguments = {**kwargs, "worker_extension_cls": _CPU_WORKER, "enforce_eager": True, "enable_sleep_mode": False}
     if "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
-        # By default vLLM would reserve a share of the machine's memory, as it does with a GPU's.
+        # By default vLLM would reserve a share of the machine's memory, as it does on a GPU.
         arguments["kv_cache_memory_bytes"] = _CPU_CACHE_BYTES
     return arguments
 
@@ -140,7 +140,7 @@ AgentRolloutActor = ray.remote(AgentRolloutActorBase)
 
 
 class _WithArguments:
-    """Stands where OpenRLHF looks up its rollout actor, and adds engine arguments it has no parameter for."""
+    """Replaces the rollout actor that OpenRLHF looks up, and adds engine arguments for which it has no parameter."""
 
     def __init__(self, actor_class: Any, arguments: dict[str, Any]) -> None:
         self.actor_class = actor_class
@@ -154,7 +154,7 @@ class _WithArguments:
 
 
 def create_engines(args: Any, placement_group: Any) -> list[Any]:
-    """OpenRLHF's ``create_vllm_engines`` with our actor class, the run's dtype and processed log-probabilities."""
+    """Call OpenRLHF's ``create_vllm_engines`` with our actor class, the run's dtype and processed log-probabilities."""
     original = vllm_engine.RolloutRayActor
     vllm_engine.RolloutRayActor = _WithArguments(AgentRolloutActor, {"dtype": _DTYPES[args.ds.param_dtype]})
     try:

@@ -1,6 +1,6 @@
 """Step-level experience: log-probabilities of all rows from the policy and the reference, then planned micro-batches.
 
-Advantages come with the rows, finished, before any padding or balancing.
+The rows already carry their final advantages, before any padding or balancing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class StepExperienceMaker(RemoteExperienceMaker):
     """OpenRLHF's experience maker for rows that already carry their advantage."""
 
     def log_probs(self, rows: Sequence[TokenRow], batches: Sequence[MicroBatch], group: Any) -> list[Tensor]:
-        """Log-probabilities of every row's response tokens under a model group, in row order.
+        """Compute the log-probabilities of every row's response tokens under a model group, in row order.
 
         Args:
             batches: a partition of the rows, as many micro-batches as the group has ranks or a multiple.
@@ -35,7 +35,7 @@ class StepExperienceMaker(RemoteExperienceMaker):
         tokens = [self._collate(rows, batch) for batch in batches]
         refs = self._dispatch_forward(
             group,
-            # Models on the same GPU give their cached memory back before the next one computes.
+            # Models on the same GPU release their cached memory before the next one computes.
             sync_condition=self.args.train.colocate_all or self.args.train.colocate_actor_ref,
             sequences=[batch.sequences for batch in tokens],
             action_mask=[batch.action_mask for batch in tokens],

@@ -1,7 +1,7 @@
 """Weight sync from the policy to a vLLM engine on the same machine, without CUDA.
 
 The policy writes its parameters (safetensors) to an anonymous in-memory file and passes the engine its ``/proc`` path.
-The kernel frees such a file with its last user, so nothing stays behind, whichever process is killed when.
+The kernel frees such a file when its last user closes it, so nothing is left when a process is killed at any time.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 __all__ = ["WeightFileWorker", "weight_file"]
 
 # vLLM imports this module in its engine process before it loads a model. That process is spawned, and there tqdm's own
-# lock would be a named semaphore, which stays in /dev/shm for ever when the process is killed.
+# lock would be a named semaphore, which remains in /dev/shm when the process is killed.
 tqdm.set_lock(threading.RLock())
 
 
 @contextmanager
 def weight_file(named_parameters: Iterable[tuple[str, torch.Tensor]]) -> Iterator[str]:
-    """Path of an in-memory safetensors file that exists while the context is open."""
+    """Yield the path of an in-memory safetensors file that exists while the context is open."""
     from safetensors.torch import save
 
     payload = save({name: parameter.detach().contiguous() for name, parameter in named_parameters})
@@ -50,7 +50,7 @@ class WeightFileWorker:
         def get_model(self) -> Any: ...
 
     def load_weight_file(self, path: str) -> int:
-        """Replace all weights; returns how many tensors were loaded."""
+        """Replace all weights and return the number of loaded tensors."""
         from safetensors.torch import load
 
         tensors = load(Path(path).read_bytes())
@@ -59,7 +59,7 @@ class WeightFileWorker:
         return len(tensors)
 
     def _repack_tied_heads(self) -> None:
-        """Renew the packed copies that vLLM's CPU kernels keep of weights the checkpoint does not name.
+        """Renew the packed copies that vLLM's CPU kernels keep of weights that the checkpoint does not name.
 
         A tied ``lm_head`` is such a weight: after a reload the embedding is new, but the head's packed copy is the old
         one. Layers that were reloaded by name have an empty ``weight`` (vLLM keeps only the packed copy of those).

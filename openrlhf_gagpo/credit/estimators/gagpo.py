@@ -27,7 +27,7 @@ PRESETS: Mapping[str, object] = {**BASELINE_PRESETS, "actor.policy_loss_type": g
 
 @dataclass(frozen=True)
 class GagpoOptions(EstimatorOptions):
-    """Options of GAGPO; the defaults are the paper's settings, the others its ablations and two refinements."""
+    """Options of GAGPO; defaults are the paper's settings, other values are its ablations and two refinements."""
 
     gamma: float = option("gamma", 0.95)
     lambd: float = declare(
@@ -62,14 +62,14 @@ class GagpoOptions(EstimatorOptions):
 
 @register("gagpo", GagpoOptions, PRESETS)
 def gagpo(batch: StepBatch, options: GagpoOptions) -> CreditResult:
-    """GAE whose critic is the mean return of all visits of a state by the trajectories of one rollout group.
+    """Compute GAE with the mean return of all visits of a state within one rollout group in place of a critic.
 
     ``delta_t = r_t + gamma V(s_{t+1}) - V(s_t)``, ``A_t = delta_t + gamma lambda A_{t+1}``, V = 0 after the last step,
     then standardised over the steps of the group. All steps of a group whose advantages do not differ get exactly 0.
 
-    With a step's penalty c_t in mode ``reward``, r_t is the reward less c_t everywhere. In mode ``local`` it is so in
-    delta_t, but V averages R_t - c_t with R_t the return without penalties. V(s_{t+1}) and the lambda sum then carry a
-    penalty to earlier steps all the same, which the Monte Carlo form R_t - c_t - V(s_t) does not.
+    With a step's penalty c_t in mode ``reward``, r_t is the reward minus c_t everywhere. In mode ``local`` this holds
+    in delta_t only, and V averages R_t - c_t with R_t the return without penalties. V(s_{t+1}) and the lambda sum then
+    still carry a penalty to earlier steps, unlike the Monte Carlo form R_t - c_t - V(s_t).
     """
     gamma = options.gamma
     rewards = batch.reward - step_penalty(batch, options)
@@ -92,7 +92,7 @@ def gagpo(batch: StepBatch, options: GagpoOptions) -> CreditResult:
 
 
 def _end_values(batch: StepBatch, state_value: Floats, options: GagpoOptions) -> Floats:
-    """Value after the last step of each trajectory: 0, or bootstrapped from the state that a truncated one ended in.
+    """Return the value after each trajectory's last step: 0, or that of the final state of a truncated one.
 
     A state that was never visited has the value 0.
     """
@@ -103,10 +103,10 @@ def _end_values(batch: StepBatch, state_value: Floats, options: GagpoOptions) ->
 
 
 def _passed_through(batch: StepBatch, rewards: Floats, value: Floats, end_value: Floats, gamma: float) -> Floats:
-    """Values with those of states visited once replaced by reward plus discounted next value.
+    """Replace the values of states visited once by reward plus discounted next value.
 
-    Then their TD residual is 0 and later credit passes through them undistorted. A chain of such states is a discounted
-    sum up to the next shared state. A bootstrapped end value stays the mean return of its state.
+    Their TD residual is then 0 and later credit passes through them undistorted. The value in a chain of such states is
+    a discounted sum up to the next shared state. A bootstrapped end value remains the mean return of its state.
     """
     alone = batch.states.expand(batch.states.count) == 1
     after_end = batch.trajectories.following(np.zeros(len(batch)), end_value)
@@ -125,6 +125,6 @@ def _normalised(batch: StepBatch, raw: Floats, options: GagpoOptions) -> Floats:
 
 
 def _episode_advantage(batch: StepBatch, options: GagpoOptions) -> Floats:
-    """GiGPO's episode term as GiGPO has it: its scores never carry the penalties of other steps."""
+    """Return GiGPO's episode term as GiGPO computes it, with scores that never include penalties of other steps."""
     scores = totals(batch, batch.reward) - step_penalty(batch, options)
     return standardised(scores, batch.groups, group_statistics(batch, scores, options))

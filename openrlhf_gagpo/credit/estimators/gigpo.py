@@ -31,7 +31,7 @@ class GigpoOptions(EstimatorOptions):
 
 @register("gigpo", GigpoOptions, BASELINE_PRESETS)
 def gigpo(batch: StepBatch, options: GigpoOptions) -> CreditResult:
-    """``A^E + w A^S``: episode score against the group, step return against the other visits of the same state.
+    """Compute ``A^E + w A^S``: episode score against the group, step return against other visits of the same state.
 
     A state visited once has ``A^S = 0``.
     """

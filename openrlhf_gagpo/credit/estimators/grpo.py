@@ -25,7 +25,7 @@ class GrpoOptions(EstimatorOptions):
 
 @register("grpo", GrpoOptions, BASELINE_PRESETS)
 def grpo(batch: StepBatch, options: GrpoOptions) -> CreditResult:
-    """``(score - mean) / (std + eps)`` inside the group; only ``score - mean`` with ``no_std_norm``."""
+    """Compute ``(score - mean) / (std + eps)`` inside the group, or ``score - mean`` with ``no_std_norm``."""
     compare = centred if options.no_std_norm else standardised
     scores = episode_scores(batch, options)
     statistics = group_statistics(batch, scores, options)

@@ -27,7 +27,7 @@ class ReinforceBaselineOptions(EstimatorOptions):
 
 @register("reinforce_baseline", ReinforceBaselineOptions, BASELINE_PRESETS)
 def reinforce_baseline(batch: StepBatch, options: ReinforceBaselineOptions) -> CreditResult:
-    """``score - mean`` inside the group, then whitened over the batch with each row counted once per trained token."""
+    """Compute ``score - mean`` inside the group, whitened over the batch with rows counted once per trained token."""
     scores = episode_scores(batch, options)
     statistics = group_statistics(batch, scores, options)
     tokens = np.where(kept_rows(batch, options), batch.n_tokens, 0)
@@ -41,7 +41,7 @@ def reinforce_baseline(batch: StepBatch, options: ReinforceBaselineOptions) -> C
 
 
 def _whitened(values: Floats, tokens: Ints) -> Floats:
-    """Values less their token-weighted mean, over the square root of the unbiased token variance; 0 without spread."""
+    """Return values minus their token mean, over the root of the unbiased token variance; 0 without spread."""
     total = tokens.sum()
     if total < 2:
         return np.zeros_like(values)

@@ -24,10 +24,10 @@ class RlooOptions(EstimatorOptions):
 
 @register("rloo", RlooOptions, BASELINE_PRESETS)
 def rloo(batch: StepBatch, options: RlooOptions) -> CreditResult:
-    """``(score - mean) n / (n - 1)`` inside the group, which is an entry's score less the mean of the n - 1 others.
+    """Compute ``(score - mean) n / (n - 1)`` inside the group: an entry's score minus the mean of the n - 1 others.
 
     With ``statistics=rows`` the other entries include the sibling steps of the same trajectory. With ``trajectories``
-    the entries are the scores of steps 0; a later step with its own local penalty is no entry, and the factor
+    the entries are the scores of steps 0; a later step with its own local penalty is not an entry, and the factor
     ``n / (n - 1)`` enlarges its penalty.
     """
     scores = episode_scores(batch, options)

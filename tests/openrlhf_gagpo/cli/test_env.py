@@ -171,7 +171,7 @@ def test_play_shows_the_task_where_the_observation_lacks_it(env):
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
-        ((), "the following arguments are required: COMMAND; `gagpo env --help` says more"),
+        ((), "the following arguments are required: COMMAND; `gagpo env --help` describes the arguments"),
         (("play", "volt"), "There is no environment 'volt'; registered are: "),
         (("play", "vault", "--task", "a", "--index", "1"), "--task names one task, so --split and --index"),
         (("play", "vault", "--task", "nope"), "vault has no task 'nope'"),
@@ -255,7 +255,7 @@ def test_check_tells_what_is_wrong(env, plugin):
         (
             ("misworded-vault",),
             "environment 'misworded-vault': the turn prompt template cannot be rendered: 'thought' is undefined; "
-            "mend its prompt",
+            "fix its prompt",
         ),
         (
             ("promptless-vault",),

@@ -127,7 +127,7 @@ def test_models(base, model, monkeypatch):
     ("name", "content", "words"),
     [
         ("config.json", b"{", ["config.json cannot be read", "save the model again"]),
-        ("config.json", b"[]", ["config.json holds no JSON object"]),
+        ("config.json", b"[]", ["config.json does not hold a JSON object"]),
         ("tokenizer_config.json", b"\xff", ["tokenizer_config.json cannot be read"]),
         ("model.safetensors", safetensors()[:-1], ["model.safetensors is cut short or damaged"]),
         ("model.safetensors", safetensors() + b"x", ["model.safetensors is cut short or damaged"]),
@@ -136,7 +136,7 @@ def test_models(base, model, monkeypatch):
         ("more.bin", b"PK\x03\x04 and no more", ["more.bin is cut short or damaged"]),
         ("more.bin", b"", ["more.bin is cut short or damaged"]),
         ("model.safetensors.index.json", b'{"weight_map":{"w":"gone-1.safetensors"}}', ["lacks gone-1.safetensors"]),
-        ("model.safetensors.index.json", b"{}", ["is not the index"]),
+        ("model.safetensors.index.json", b"{}", ["is not an index"]),
     ],
 )
 def test_a_damaged_model_is_named_before_torch_is_imported(base, model, name, content, words):

@@ -162,7 +162,7 @@ def test_every_refused_flag_is_refused():
         ("base: nowhere.yaml", ["cannot read the recipe", "nowhere.yaml"]),
         ("base: recipe.yaml", ["its own base"]),
         ("base: 3", ["path of a recipe"]),
-        ("algo.advantage.step_coef: 1", ["is no option of gagpo (algo.advantage.estimator)", "gigpo"]),
+        ("algo.advantage.step_coef: 1", ["is not an option of gagpo (algo.advantage.estimator)", "gigpo"]),
     ],
 )
 def test_bad_recipes_give_one_sentence(recipe, text, parts):
@@ -193,7 +193,7 @@ def test_changing_the_estimator_later_leaves_the_old_ones_options_out(recipe):
     assert config.actor.policy_loss_type == "ppo"
     fails(
         ["--algo.advantage.estimator", "grpo", "--algo.advantage.lambd", "0.5"],
-        "--algo.advantage.lambd is no option of grpo (algo.advantage.estimator); it belongs to gagpo",
+        "--algo.advantage.lambd is not an option of grpo (algo.advantage.estimator); it belongs to gagpo",
     )
 
 
@@ -216,7 +216,7 @@ def test_the_rule_for_invalid_steps_still_works_and_says_what_follows_it(rule, i
     assert (advantage.invalid_penalty, advantage.inadmissible_penalty) == (invalid, inadmissible)
     warning = capsys.readouterr().err
     assert warning.count("\n") == 1
-    assert "algo.advantage.invalid_rule (command line) will go; use --algo.advantage.invalid_penalty" in warning
+    assert "algo.advantage.invalid_rule (command line) is deprecated; use --algo.advantage.invalid_penalty" in warning
     assert "algo.advantage.invalid_rule" not in config.names()
     resolve([])
     assert not capsys.readouterr().err

@@ -141,5 +141,5 @@ def test_a_field_name_means_the_same_in_every_estimator() -> None:
     class Other(credit.EstimatorOptions):
         step_coef: float = declare(1.0, "something else")
 
-    with pytest.raises(EstimatorError, match=r"step_coef of estimator 'outcome' is described otherwise .* gigpo"):
+    with pytest.raises(EstimatorError, match=r"step_coef of estimator 'outcome' is described differently .* gigpo"):
         credit.register("outcome", Other)
