@@ -13,8 +13,8 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import ModuleType
-from typing import Any, TypeVar, get_args, get_type_hints
+from types import ModuleType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from agent_envs.base import TextEnv
 from agent_envs.errors import RegistryError
@@ -153,7 +153,8 @@ def _check_types(name: str, values: Mapping[str, Any]) -> None:
     except NameError:  # an annotation that only a type checker can read
         return
     for option, value in values.items():
-        kinds = get_args(hints.get(option)) or (hints.get(option),)
+        hint = hints.get(option)
+        kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
         if not all(kind in _PLAIN for kind in kinds):
             continue
         fits = type(value) in kinds or (type(value) is int and float in kinds)

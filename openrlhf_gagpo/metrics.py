@@ -58,7 +58,7 @@ _TABLE: tuple[tuple[str, str, str], ...] = (
     ("rollout/faulted_episodes", "Episodes ended by a failure of the environment and left out of training.", "count"),
     (
         "rollout/skipped_groups",
-        "Groups left with fewer than two usable episodes and therefore not trained on.",
+        "Groups left with too few usable episodes for the estimator, and therefore not trained on.",
         "count",
     ),
     ("rollout/truncated_share", "Share of episodes ended by the step limit.", "share"),
@@ -123,7 +123,7 @@ _TABLE: tuple[tuple[str, str, str], ...] = (
     ("eval/success/<category>", "Success rate on the tasks of one category.", "share"),
     ("eval/success_low/<category>", "Lower end of its 95 % interval.", "share"),
     ("eval/success_high/<category>", "Upper end of its 95 % interval.", "share"),
-    ("eval/tasks/<category>", "Episodes of one category that count in its success rate.", "count"),
+    ("eval/tasks/<category>", "Tasks of one category with an episode that counts in its success rate.", "count"),
     ("time/rollout", "Playing the episodes, from first reset to last step.", "s"),
     ("time/columns", "Computing the columns that credit needs from a model.", "s"),
     ("time/credit", "Computing advantages.", "s"),

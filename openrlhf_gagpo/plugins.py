@@ -36,17 +36,27 @@ def load_algo_plugin(source: str) -> None:
     if is_file and not path.is_file():
         raise PluginError(f"there is no plugin file {source}; give the path of a .py file or a module name")
     name = f"gagpo_plugin_{hashlib.sha1(str(path).encode()).hexdigest()[:12]}" if is_file else source
-    if name in sys.modules:
+    if is_file and name in sys.modules:
         return
     before = estimators.snapshot(), losses.snapshot()
     try:
         import_file(name, path) if is_file else importlib.import_module(name)
-    except Exception as error:
-        estimators.restore(before[0])
-        losses.restore(before[1])
-        raise PluginError(f"plugin {source} failed on import: {type(error).__name__}: {error}") from error
-    if (estimators.snapshot(), losses.snapshot()) == before:
-        raise PluginError(
-            f"plugin {source} registers no estimator and no policy loss; decorate a function with "
-            "openrlhf_gagpo.credit.register or openrlhf_gagpo.losses.register"
-        )
+        problem: BaseException | None = None
+    # SystemExit too: a script that ends when it is imported must not end this program.
+    except (Exception, SystemExit) as error:
+        problem = error
+    after = estimators.snapshot(), losses.snapshot()
+    # A module may have been imported before, so what it registered is looked for by its name.
+    functions = [entry.compute for entries in after for entry in entries.values()]
+    if problem is None and (after != before or any(function.__module__ == name for function in functions)):
+        return
+    estimators.restore(before[0])
+    losses.restore(before[1])
+    if is_file:
+        sys.modules.pop(name, None)
+    if problem is not None:
+        raise PluginError(f"plugin {source} failed on import: {type(problem).__name__}: {problem}") from problem
+    raise PluginError(
+        f"plugin {source} registers no estimator and no policy loss; decorate a function with "
+        "openrlhf_gagpo.credit.register or openrlhf_gagpo.losses.register"
+    )

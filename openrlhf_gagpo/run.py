@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from agent_envs import EnvError, registry
 from openrlhf_gagpo import hygiene
 from openrlhf_gagpo.config.checks import env_options
-from openrlhf_gagpo.config.resolve import Config
+from openrlhf_gagpo.config.resolve import Config, resolve
 from openrlhf_gagpo.errors import ConfigError, RunError
 from openrlhf_gagpo.progress import ProgressDisplay, summary_table
 from openrlhf_gagpo.runfolder import RunFolder
@@ -131,7 +131,8 @@ _MAY_CHANGE = ("ckpt.", "eval.", "logger.", "ray.", "env.workers", "report", "ro
 
 def _check_same_run(config: Config, folder: RunFolder) -> None:
     """Raise ``ConfigError`` if the settings differ from those that the run was started with."""
-    before = folder.config().get("values", {})
+    # Read as a recipe, so that what an older release wrote has its meaning in today's flags.
+    before = resolve(["--config", str(folder.config_path)]).to_dict()["values"]
     now = config.to_dict()["values"]
     for name in sorted(before.keys() & now.keys()):
         longer = name == "train.num_iterations" and config.actor.lr_scheduler == "constant"

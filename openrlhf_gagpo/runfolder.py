@@ -226,16 +226,24 @@ class RunFolder:
         matches = (_ROLLOUT.fullmatch(item.name) for item in self.rollouts_dir.iterdir())
         return sorted(int(match[1]) for match in matches if match)
 
+    def fault_path(self, name: str) -> Path:
+        """Return where the traceback of a fault is kept."""
+        return self.faults_dir / f"{name}.txt"
+
+    def faults(self) -> list[str]:
+        """Return the names of all faults that are kept, sorted."""
+        return sorted(path.stem for path in self.faults_dir.glob("*.txt"))
+
     def add_fault(self, name: str, error: str, traceback: str) -> None:
         """Write the traceback of an environment's failure, unless one of that name exists."""
-        path = self.faults_dir / f"{name}.txt"
+        path = self.fault_path(name)
         if not path.exists():
             self.faults_dir.mkdir(exist_ok=True)
             _write_atomic(path, f"{error}\n\n{traceback}")
 
     def fault(self, name: str) -> str:
         """Return the error and the traceback of a fault; "" if the folder has none of that name."""
-        path = self.faults_dir / f"{name}.txt"
+        path = self.fault_path(name)
         return path.read_text(encoding="utf-8") if path.is_file() else ""
 
     def resume(self, iteration: int) -> None:
@@ -252,7 +260,7 @@ class RunFolder:
                 self.rollout_path(later).unlink()
         info = self.info()
         resumed = [*info.get("resumed", []), {"time": _now(), "iteration": iteration}]
-        self._write_info(info | {"resumed": resumed})
+        self._write_info(info | {"resumed": resumed, "format": _FORMAT})
         self.set_state("running")
 
     def _write_info(self, info: Mapping[str, Any]) -> None:
@@ -330,7 +338,9 @@ def _now() -> str:
 
 def _package_versions(more: Sequence[str]) -> dict[str, str]:
     versions = {"openrlhf-gagpo": __version__}
-    for name in (*_PACKAGES, *more):
+    # Named as they are imported; most distributions have the same name.
+    distributions = metadata.packages_distributions() if more else {}
+    for name in (*_PACKAGES, *(found for package in more for found in distributions.get(package, ())[:1])):
         with suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
     return versions

@@ -23,8 +23,14 @@ __all__ = ["main", "render_episode"]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return the exit status: 0, or 2 with one sentence on stderr for bad input."""
     options = _parser().parse_args(argv)
+    console = Console(highlight=False)
     try:
         run = RunFolder.open(options.run)
+        if options.faults:
+            for name in run.faults():
+                console.print(Rule(name, align="left", style="dim", characters="-"), Text(run.fault(name).rstrip()))
+            console.print(f"{len(run.faults())} kinds of environment failure", style="dim")
+            return 0
         recorded = run.rollout_iterations()
         iteration = options.iteration if options.iteration is not None else (recorded[-1] if recorded else 1)
         played = load_episodes(run, iteration)
@@ -33,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"gagpo: error: {error}\n")
         return 2
     fault = run.fault(chosen.episode.fault) if chosen.episode.fault else ""
-    Console(highlight=False).print(render_episode(chosen, iteration, len(played), fault))
+    console.print(render_episode(chosen, iteration, len(played), fault))
     return 0
 
 
@@ -46,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--episode", type=int, metavar="K", default=0, help="episode of the iteration, from 0 (default)")
     which.add_argument("--best", action="store_true", help="the best episode by success, then return")
+    which.add_argument("--faults", action="store_true", help="the traceback of every kind of environment failure")
     which.add_argument("--worst", action="store_true", help="the worst episode by success, then return")
     return parser
 

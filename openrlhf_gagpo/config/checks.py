@@ -89,19 +89,22 @@ def _algorithm(config: Config) -> Iterator[str]:
 
 def _run_dir(config: Config) -> Iterator[str]:
     path = Path(config.run_dir)
-    if path.exists() and not path.is_dir():
-        yield f"{_say(config, 'run_dir')} {path} is a file; give a folder"
+    where = f"{_say(config, 'run_dir')} {path}"
+    try:
+        if path.exists() and not path.is_dir():
+            yield f"{where} is a file; give a folder"
+            return
+        home = next(folder for folder in (path, *path.resolve().parents) if folder.exists())
+        present = sorted(item.name for item in path.iterdir()) if path.is_dir() else []
+    except OSError as error:
+        yield f"{where} cannot be used: {error.strerror}; give a folder elsewhere"
         return
-    home = next(folder for folder in (path, *path.resolve().parents) if folder.exists())
     if not home.is_dir() or not os.access(home, os.W_OK | os.X_OK):
-        yield f"{_say(config, 'run_dir')} {path} cannot be made: {home} cannot be written; give a folder elsewhere"
-    if config.ckpt.load_enable or not path.is_dir():
-        return
-    present = sorted(item.name for item in path.iterdir())
+        yield f"{where} cannot be made: {home} cannot be written; give a folder elsewhere"
     held = [name for name in _RUN_FILES if name in present]
-    if held:
+    if held and not config.ckpt.load_enable:
         yield f"{path} already holds a run ({held[0]}); give another --run_dir, or resume it with --ckpt.load_enable"
-    elif present:
+    if present and not held:
         yield f"{path} is not empty and holds no run ({present[0]} is there); give a new folder with --run_dir"
 
 

@@ -25,6 +25,7 @@ DEPRECATED_FLAGS: tuple[Flag, ...] = (
         Disposition.BOTH,
         "what makes a step invalid",
         choices=("format", "action", "either"),
+        replaces=_INVALID,
         deprecated=f"--{_INVALID} for malformed responses and --{_INADMISSIBLE} for unrecognised actions",
     ),
 )

@@ -63,21 +63,21 @@ def families() -> tuple[Family, Family]:
     Raises:
         PluginError: two algorithms disagree on an option's type, or a flag cannot hold an option's type.
     """
-    return _families(estimators.names(), losses.names())
+    # Cached by the option classes too: a plugin that failed may come back under the same name.
+    return _families(
+        tuple((name, estimators.get(name).options_cls) for name in estimators.names()),
+        tuple((name, losses.get(name).options_cls) for name in losses.names()),
+    )
 
 
 @lru_cache(maxsize=8)
-def _families(estimator_names: tuple[str, ...], loss_names: tuple[str, ...]) -> tuple[Family, Family]:
-    entries = {name: estimators.get(name) for name in estimator_names}
+def _families(
+    estimator_options: tuple[tuple[str, type[Options]], ...], loss_options: tuple[tuple[str, type[Options]], ...]
+) -> tuple[Family, Family]:
+    presets = {name: estimators.get(name).presets for name, _ in estimator_options}
     return (
-        _family(
-            "estimator",
-            ESTIMATOR,
-            "algo.advantage.",
-            {name: entry.options_cls for name, entry in entries.items()},
-            {name: entry.presets for name, entry in entries.items()},
-        ),
-        _family("policy loss", LOSS, "actor.", {name: losses.get(name).options_cls for name in loss_names}, {}),
+        _family("estimator", ESTIMATOR, "algo.advantage.", dict(estimator_options), presets),
+        _family("policy loss", LOSS, "actor.", dict(loss_options), {}),
     )
 
 
@@ -95,10 +95,10 @@ def _family(
         for item in fields(cls):
             flag = _option_flag(prefix, item, hints[item.name])
             known = options.setdefault(flag.name, flag)
-            if known.kind is not flag.kind:
+            if known != flag:
                 raise PluginError(
-                    f"option {item.name} of {name} is {flag.kind.__name__} here and {known.kind.__name__} in "
-                    f"{owners[flag.name][0]}; rename it"
+                    f"option {item.name} of {name} is described differently than that of {owners[flag.name][0]}; "
+                    "rename it, or describe it the same way"
                 )
             owners[flag.name] = (*owners.get(flag.name, ()), name)
     return Family(kind, chooser, prefix, options_cls, presets, options, owners)
@@ -108,7 +108,8 @@ def _option_flag(prefix: str, item: Field[Any], hint: Any) -> Flag:
     choices = item.metadata.get("choices")
     nargs = None
     if get_origin(hint) in (Union, types.UnionType):
-        (hint,) = [part for part in get_args(hint) if part is not type(None)]
+        kinds = [part for part in get_args(hint) if part is not type(None)]
+        hint = kinds[0] if len(kinds) == 1 else hint
     if get_origin(hint) is Literal:
         choices = choices or get_args(hint)
         hint = type(choices[0])

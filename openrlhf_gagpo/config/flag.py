@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
 from openrlhf_gagpo.errors import ConfigError
 
 __all__ = [
-    "ABOVE_ONE",
     "AT_LEAST_ONE",
     "NEVER_OR_EVERY",
     "NOT_NEGATIVE",
@@ -34,10 +33,9 @@ class Bound:
 
     words: str
     """Completes "it must be ..."."""
-    holds: Callable[[float], bool]
+    holds: Callable[[float], bool] = field(compare=False)
 
 
-ABOVE_ONE = Bound("more than 1", lambda value: 1 < value < math.inf)
 AT_LEAST_ONE = Bound("at least 1", lambda value: value >= 1)
 NEVER_OR_EVERY = Bound("at least 1, or -1 for never", lambda value: value == -1 or value >= 1)
 NOT_NEGATIVE = Bound("0 or more", lambda value: 0 <= value < math.inf)
@@ -92,6 +90,8 @@ class Flag:
     """The range of allowed numbers; a flag with several values checks each of them."""
     deprecated: str = ""
     """What to set instead of a deprecated flag, which still works for now (see ``config.deprecated``)."""
+    replaces: str = ""
+    """A flag whose value a deprecated one changes by its nature; both may be set."""
 
     @property
     def is_list(self) -> bool:

@@ -11,10 +11,12 @@ from openrlhf_gagpo.config.deprecated import DEPRECATED_FLAGS
 from openrlhf_gagpo.config.families import ESTIMATOR, Family, families
 from openrlhf_gagpo.config.flag import AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE, Disposition, Flag
 from openrlhf_gagpo.config.openrlhf_flags import OPENRLHF_FLAGS
+from openrlhf_gagpo.errors import PluginError
 
 __all__ = ["DEFAULT_ESTIMATOR", "all_flags"]
 
 DEFAULT_ESTIMATOR = "gagpo"
+_OURS = "openrlhf_gagpo."
 
 _B = Disposition.BOTH
 _D = Disposition.DISTRIBUTED
@@ -95,5 +97,13 @@ def _all_flags(registered: tuple[Family, Family]) -> dict[str, Flag]:
         default = DEFAULT_ESTIMATOR if family.chooser == ESTIMATOR else chooser.default
         flags[family.chooser] = replace(chooser, default=default, choices=tuple(family.options_cls))
         for name, flag in family.options.items():
-            flags.setdefault(name, flag)
+            ours = any(family.options_cls[owner].__module__.startswith(_OURS) for owner in family.owners[name])
+            if name in flags and not ours:
+                raise PluginError(
+                    f"option {name.removeprefix(family.prefix)} of {family.owners[name][0]} would be the flag --{name} "
+                    "of the run; rename it"
+                )
+            # OpenRLHF's flags of the loss and the estimator mean what the algorithm says.
+            known = flags.get(name, flag)
+            flags[name] = replace(known, help=flag.help, choices=flag.choices, bound=flag.bound)
     return flags | {flag.name: flag for flag in DEPRECATED_FLAGS}

@@ -60,9 +60,11 @@ def offline() -> bool:
 
 def cached(name: str) -> bool:
     """Return whether a hub model was fetched before."""
-    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
-    cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
-    return (cache / f"models--{name.replace('/', '--')}").is_dir()
+    variables = os.environ
+    user_cache = variables.get("XDG_CACHE_HOME") or "~/.cache"
+    home = variables.get("HF_HOME") or f"{user_cache}/huggingface"
+    cache = variables.get("HF_HUB_CACHE") or variables.get("HUGGINGFACE_HUB_CACHE") or f"{home}/hub"
+    return (Path(cache).expanduser() / f"models--{name.replace('/', '--')}").is_dir()
 
 
 def _check_json(file: Path) -> Iterator[str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 from openrlhf_gagpo.config.flag import (
-    ABOVE_ONE,
     AT_LEAST_ONE,
     NEVER_OR_EVERY,
     NOT_NEGATIVE,
@@ -106,10 +105,8 @@ _POLICY = [
         choices=("token-mean", "seq-mean-token-mean"),
     ),
     _flag("actor.eps_clip", float, 0.2, _B, "clip range of the ratio", bound=POSITIVE),
-    _flag(
-        "actor.eps_clip_low_high", float, None, _B, "clip range below and above 1, separately", nargs=2, bound=POSITIVE
-    ),
-    _flag("actor.dual_clip", float, None, _B, "bound on the loss of negative advantages", bound=ABOVE_ONE),
+    _flag("actor.eps_clip_low_high", float, None, _B, "clip range below and above 1, separately", nargs=2),
+    _flag("actor.dual_clip", float, None, _B, "bound on the loss of negative advantages"),
     _flag("actor.entropy_coef", float, None, _B, "weight of the entropy bonus; 0 only measures it"),
     _flag("actor.gradient_checkpointing_enable", bool, False, _B, "recompute activations in the backward pass"),
     _flag("actor.gradient_checkpointing_reentrant", bool, False, _D, "use torch's reentrant checkpointing"),

@@ -160,7 +160,8 @@ def _defaults(flag: Flag, registered: tuple[Family, Family]) -> str:
     everyone = len(known.owners[flag.name]) if known else len(registered[0].options_cls)
     if len(by_value) == 1 and sum(map(len, by_value.values())) == everyone:
         return f"default {next(iter(by_value))}"
-    plain = [] if known or flag.default in (None, [], {}) else [f"default {flag.show(flag.default)}"]
+    covered = sum(map(len, by_value.values())) == everyone
+    plain = [] if known or covered or flag.default in (None, [], {}) else [f"default {flag.show(flag.default)}"]
     return "; ".join([*plain, *(f"{value} for {', '.join(names)}" for value, names in by_value.items())])
 
 

@@ -126,7 +126,7 @@ def resolve(argv: Sequence[str]) -> Config:
     flags = all_flags()
     given = parse(argv)
     layers = [_Layer(DEFAULT, {name: _copy(flag.default) for name, flag in flags.items()})]
-    layers += [_Layer(checked.origin, checked.values) for checked in recipes.check(chain, flags)]
+    layers += [_Layer(checked.origin, _set_values(checked.values)) for checked in recipes.check(chain, flags)]
     layers.append(_Layer(COMMAND_LINE, given))
     for layer in layers[1:]:
         _refuse(layer, flags)
@@ -149,6 +149,12 @@ class _Layer:
     def name(self, flag: str) -> str:
         """Return the name of ``flag`` in this layer for an error message."""
         return f"--{flag}" if self.origin == COMMAND_LINE else f"{flag} in {self.origin}"
+
+
+def _set_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``values`` without unset options of algorithms, which keep the default of the algorithm that is chosen."""
+    options = {name for family in families() for name in family.options}
+    return {name: value for name, value in values.items() if value is not None or name not in options}
 
 
 def _refuse(layer: _Layer, flags: Mapping[str, Flag]) -> None:
@@ -198,9 +204,18 @@ def _merge(layers: Sequence[_Layer]) -> tuple[dict[str, Any], dict[str, str]]:
         if values.get("env.name") not in (None, layer.values.get("env.name", values.get("env.name"))):
             values["env.options"], origins["env.options"] = {}, DEFAULT
         for name, value in layer.values.items():
-            values[name] = {**values["env.options"], **value} if name == "env.options" and name in values else value
-            origins[name] = layer.origin
+            if name == "env.options" and name in values:
+                value = {**values[name], **value}
+            elif name in (PLUGIN, "env.plugin") and name in values:
+                # Each layer's plugins are loaded, so none is forgotten.
+                value = list(dict.fromkeys([*values[name], *value]))
+            values[name], origins[name] = value, layer.origin
     return values, origins
+
+
+def _nobody(values: Mapping[str, Any]) -> set[str]:
+    """Return the origins of values that neither a recipe nor the command line gave."""
+    return {DEFAULT, *(family.origin(values[family.chooser]) for family in families())}
 
 
 def _translate(values: dict[str, Any], origins: dict[str, str]) -> None:
@@ -209,13 +224,15 @@ def _translate(values: dict[str, Any], origins: dict[str, str]) -> None:
     for name, meaning in translate(values).items():
         sys.stderr.write(f"gagpo: warning: {name} ({origins[name]}) is deprecated; use {flags[name].deprecated}\n")
         for flag, value in meaning.items():
+            if flag != flags[name].replaces and origins[flag] not in _nobody(values):
+                raise ConfigError(f"{name} and {flag} contradict each other; remove {name}, which will go")
             values[flag], origins[flag] = value, origins[name]
 
 
 def _derive(values: dict[str, Any], origins: dict[str, str]) -> None:
     """Fill in values that follow from other values or from the machine, unless they were set."""
 
-    nobody = {DEFAULT, *(family.origin(values[family.chooser]) for family in families())}
+    nobody = _nobody(values)
 
     def fill(name: str, value: Any, origin: str = DERIVED) -> None:
         if origins[name] in nobody and value is not None:

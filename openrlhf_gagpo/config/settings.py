@@ -22,7 +22,7 @@ from openrlhf_gagpo.training.settings import (
     OptimizerSettings,
 )
 
-__all__ = ["backend_settings", "loop_settings", "objective_settings", "rollout_settings", "sampling"]
+__all__ = ["absolute", "backend_settings", "loop_settings", "objective_settings", "rollout_settings", "sampling"]
 
 
 def absolute(plugins: Sequence[str]) -> tuple[str, ...]:

@@ -165,7 +165,7 @@ class StepBatch:
 
     def required(self, name: str) -> Floats:
         """Return the model column ``name``. Raises ``EstimatorError`` if the batch was built without it."""
-        column: Floats | None = {"value": self.value, "ig": self.ig, "log_prob": self.log_prob}[name]
+        column: Floats | None = {"value": self.value, "ig": self.ig, "log_prob": self.log_prob}.get(name)
         if column is None:
             raise EstimatorError(f"the step batch has no column {name}; have a model compute it first")
         return column

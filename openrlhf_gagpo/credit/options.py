@@ -29,7 +29,7 @@ _SHARED: Mapping[str, Mapping[str, Any]] = {
     },
     "invalid_penalty_mode": {
         "help": "where a step's penalty counts: reward = part of the reward, so it reaches earlier steps; local = off "
-        "that step's own score or return (gagpo: also its own reward, so later values carry it to earlier steps); "
+        "that step's own score or return (and its own reward, where the estimator sums residuals along the episode); "
         "none = nowhere",
         "choices": ("reward", "local", "none"),
     },

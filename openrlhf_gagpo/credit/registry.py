@@ -89,6 +89,8 @@ def register(
         raise EstimatorError(
             f"estimator {name!r} needs {needs!r}; a model can compute the columns {', '.join(MODEL_COLUMNS)}"
         )
+    if group_min < 1:
+        raise EstimatorError(f"estimator {name!r} has group_min {group_min}; a group has at least 1 trajectory")
     _check_options(name, options_cls)
 
     def add(compute: Compute) -> Compute:
@@ -103,7 +105,7 @@ def _check_options(name: str, options_cls: type[EstimatorOptions]) -> None:
     known = {item.name: (other.name, item) for other in snapshot().values() for item in fields(other.options_cls)}
     for item in fields(options_cls):
         owner, other_item = known.get(item.name, (name, item))
-        if (item.type, item.metadata) != (other_item.type, other_item.metadata):
+        if item.metadata != other_item.metadata:
             raise EstimatorError(
                 f"option {item.name} of estimator {name!r} is described differently than that of {owner}; "
                 "give it another name, or the shared description"

@@ -86,7 +86,7 @@ class Sequences(Sets):
         following = np.roll(_of_length(values, len(self.label)), -1)
         filled = self.count > 0
         last = (self.start + self.count - 1)[filled]
-        following[last] = np.broadcast_to(end, self.count.shape)[filled]
+        following[last] = _per_entry(end, len(self.count))[filled]
         return following
 
     def backward_sum(self, values: Floats, decay: Floats | float) -> Floats:
@@ -95,7 +95,7 @@ class Sequences(Sets):
         ``decay`` is one number, or one per entry. Each pass of the loop handles one position in all sequences at once.
         """
         total = np.array(_of_length(values, len(self.label)), dtype=np.float64)
-        decay = np.broadcast_to(decay, total.shape)
+        decay = _per_entry(decay, len(total))
         for entry in reversed(self._followed_entries):
             total[entry] += decay[entry] * total[entry + 1]
         return total
@@ -110,6 +110,11 @@ class Sequences(Sets):
             entries.append(entry)
             entry, left = entry + 1, left - 1
         return entries
+
+
+def _per_entry(values: Floats | float, expected: int) -> Floats:
+    """Return one number for each of ``expected`` entries: ``values`` itself, or the one number repeated."""
+    return np.full(expected, values) if np.ndim(values) == 0 else _of_length(np.asarray(values), expected)
 
 
 def _of_length(values: NDArray[Any], expected: int) -> NDArray[Any]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from openrlhf_gagpo.credit.sets import Floats, Ints, Sets
+from openrlhf_gagpo.errors import EstimatorError
 
 __all__ = ["ROUNDING", "Statistics", "centred", "standardised", "statistics_of"]
 
@@ -45,7 +46,10 @@ def statistics_of(values: Floats, sets: Sets, ddof: int = 1) -> Statistics:
 
 def centred(values: Floats, sets: Sets, statistics: Statistics) -> Floats:
     """Return ``x - mean``, exactly 0 where that is rounding noise; the statistics may come from other entries."""
-    deviation = values - sets.expand(statistics.mean)
+    mean = sets.expand(statistics.mean)
+    if values.shape != mean.shape:
+        raise EstimatorError(f"an array of {len(values)} numbers was given for {len(mean)} entries")
+    deviation = values - mean
     return np.where(np.abs(deviation) > sets.expand(statistics.noise), deviation, 0.0)
 
 

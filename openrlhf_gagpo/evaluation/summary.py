@@ -13,11 +13,12 @@ __all__ = ["CategorySuccess", "evaluation_metrics", "success_by_category"]
 
 @dataclass(frozen=True)
 class CategorySuccess:
-    """Success on the tasks of one category ("" if the environment has only one)."""
+    """Success on the tasks of one category ("" where the environment has only one)."""
 
     category: str
     successes: int
     episodes: int
+    tasks: int
 
     @property
     def share(self) -> float:
@@ -26,17 +27,22 @@ class CategorySuccess:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % Wilson interval of the success rate."""
-        return wilson_interval(self.successes, self.episodes)
+        """95 % Wilson interval of the success rate, with one (mean) outcome per task."""
+        return wilson_interval(round(self.share * self.tasks), self.tasks)
 
 
 def success_by_category(episodes: Iterable[Episode]) -> list[CategorySuccess]:
     """Return the success per category, by name; faulted episodes do not count."""
-    counts: dict[str, list[int]] = {}
+    by_category: dict[str, list[Episode]] = {}
     for episode in episodes:
         if not episode.faulted:
-            counts.setdefault(episode.category, []).append(episode.success)
-    return [CategorySuccess(name, sum(won), len(won)) for name, won in sorted(counts.items())]
+            by_category.setdefault(episode.category, []).append(episode)
+    return [
+        CategorySuccess(
+            name, sum(episode.success for episode in played), len(played), len({episode.task for episode in played})
+        )
+        for name, played in sorted(by_category.items())
+    ]
 
 
 def evaluation_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
@@ -63,5 +69,5 @@ def evaluation_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
             metrics[f"eval/success/{entry.category}"] = entry.share
             metrics[f"eval/success_low/{entry.category}"] = low
             metrics[f"eval/success_high/{entry.category}"] = high
-            metrics[f"eval/tasks/{entry.category}"] = entry.episodes
+            metrics[f"eval/tasks/{entry.category}"] = entry.tasks
     return metrics

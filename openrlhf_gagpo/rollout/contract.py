@@ -10,6 +10,8 @@ import json
 import math
 from dataclasses import replace
 
+import numpy as np
+
 from agent_envs.base import EnvError, Reset, StepResult
 
 __all__ = ["sound_reset", "sound_step"]
@@ -59,10 +61,10 @@ def _check_texts(answer: Reset | StepResult, names: tuple[str, ...], method: str
 
 def _info(answer: Reset | StepResult, method: str) -> dict[str, object]:
     """Return ``info`` as JSON gives it back, so that records hold exactly what was played."""
-    if not answer.info:
+    if isinstance(answer.info, dict) and not answer.info:
         return {}
     try:
-        plain = json.loads(json.dumps(answer.info if isinstance(answer.info, dict) else dict(answer.info)))
+        plain: dict[str, object] = json.loads(json.dumps(dict(answer.info), allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
         raise EnvError(
             f"the environment's {method} returned an info that is not JSON ({error}): use plain Python values"
@@ -73,7 +75,7 @@ def _info(answer: Reset | StepResult, method: str) -> dict[str, object]:
 def _number(answer: StepResult, name: str) -> float:
     value = getattr(answer, name)
     try:
-        number = float(value)
+        number = math.nan if isinstance(value, str | bytes) else float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
@@ -83,7 +85,7 @@ def _number(answer: StepResult, name: str) -> float:
 
 def _switch(answer: StepResult, name: str) -> bool:
     value = getattr(answer, name)
-    try:
-        return bool(value)
-    except (TypeError, ValueError):  # an array of several
-        raise EnvError(f"the environment returned {name} as a {type(value).__name__}: it must be a bool") from None
+    # NumPy's booleans are none of Python's; 0 and 1 equal them. Text and NaN would count as true.
+    if isinstance(value, str | bytes) or np.ndim(value) != 0 or value not in (False, True):
+        raise EnvError(f"the environment returned {value!r} as {name}: it must be True or False")
+    return bool(value)

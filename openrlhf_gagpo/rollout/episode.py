@@ -255,12 +255,13 @@ def _note_fault(episode: Episode, fault: BaseException) -> None:
     episode.error = _describe(fault)
     if isinstance(fault, EnvFault) and fault.details:
         episode.traceback = fault.details
-        episode.fault = hashlib.blake2b(_place(fault.details).encode(), digest_size=6).hexdigest()
+        episode.fault = hashlib.blake2b(_kind(fault.details).encode(), digest_size=6).hexdigest()
 
 
-def _place(traceback: str) -> str:
-    """Return the frames without the message, which are equal for two failures at the same place."""
-    return "\n".join(line for line in traceback.splitlines() if line.startswith("  File "))
+def _kind(traceback: str) -> str:
+    """Return what two failures of one kind have in common: the frames and the type of the error, not its message."""
+    lines = traceback.rstrip().splitlines()
+    return "\n".join([*(line for line in lines if line.startswith("  File ")), lines[-1].partition(":")[0]])
 
 
 def _check_completion(completion: Completion) -> None:

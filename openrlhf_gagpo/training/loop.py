@@ -16,7 +16,7 @@ from openrlhf_gagpo.errors import RunError
 from openrlhf_gagpo.evaluation import evaluate
 from openrlhf_gagpo.rollout.grouping import drop_incomplete
 from openrlhf_gagpo.rollout.records import StepKey, write_episodes
-from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, SamplingParams
+from openrlhf_gagpo.rollout.types import Episode
 from openrlhf_gagpo.runfolder import RunFolder
 from openrlhf_gagpo.seeds import stable_seed
 from openrlhf_gagpo.training import schedule
@@ -80,8 +80,13 @@ class Trainer:
         with _timed(metrics, "time/iteration"):
             tasks = schedule.iteration_tasks(settings.train_tasks, settings.tasks_per_iteration, iteration, seed)
             requests = schedule.training_requests(tasks, settings.group_size, iteration, seed)
+            self.observer.phase(iteration, "rollout", len(requests))
             with _timed(metrics, "time/rollout"):
-                episodes = self._play(requests, settings.sampling, iteration)
+                episodes = self.backend.rollout(requests, settings.sampling, self.observer.episode)
+            self._keep_faults(episodes)
+            if not _any_played(episodes):
+                self._record(iteration, episodes, {})
+                raise self._nothing_played(episodes, f"rollout of iteration {iteration}")
             kept, groups = drop_incomplete(episodes, self.estimator.group_min)
             metrics |= rollout_metrics(episodes, groups)
             table = StepTable.from_episodes(kept)
@@ -110,7 +115,9 @@ class Trainer:
             return None
         self.observer.phase(iteration, "evaluation", len(plan.tasks) * plan.samples)
         result = evaluate(self.backend.rollout, plan, iteration, self.observer.episode)
-        self._take_in(result.episodes, f"evaluation after iteration {iteration}")
+        self._keep_faults(result.episodes)
+        if not _any_played(result.episodes):
+            raise self._nothing_played(result.episodes, f"evaluation after iteration {iteration}")
         self.run.append_eval(iteration, result.metrics, split=plan.split)
         self.backend.track(iteration, result.metrics, evaluation=True)
         self.observer.evaluation(iteration, result.metrics)
@@ -121,23 +128,19 @@ class Trainer:
         if all(row["iteration"] != iteration for row in self.run.evals()):
             self.evaluate(iteration)
 
-    def _play(self, requests: list[EpisodeRequest], sampling: SamplingParams, iteration: int) -> list[Episode]:
-        self.observer.phase(iteration, "rollout", len(requests))
-        episodes = self.backend.rollout(requests, sampling, self.observer.episode)
-        self._take_in(episodes, f"rollout of iteration {iteration}")
-        return episodes
-
-    def _take_in(self, episodes: Sequence[Episode], what: str) -> None:
-        """Record the faults of played episodes. Raises ``RunError`` unless some episode has a step."""
+    def _keep_faults(self, episodes: Sequence[Episode]) -> None:
         for episode in episodes:
             if episode.fault:
                 self.run.add_fault(episode.fault, episode.error, episode.traceback)
-        if all(episode.faulted or not episode.steps for episode in episodes):
-            cause = " ".join(episodes[0].error.split()).rstrip(".")
-            raise RunError(
-                f"no episode of the {what} could be played ({len(episodes)} failed, the first with: {cause}); "
-                f"fix the environment {self.settings.environment}, its options, or --data.max_len"
-            )
+
+    def _nothing_played(self, episodes: Sequence[Episode], what: str) -> RunError:
+        first = episodes[0]
+        cause = " ".join(first.error.split()).rstrip(".")
+        trace = f"; its traceback is in {self.run.fault_path(first.fault)}" if first.fault else ""
+        return RunError(
+            f"no episode of the {what} could be played ({len(episodes)} failed, the first with: {cause}{trace}); "
+            f"fix the environment {self.settings.environment}, its options, or --data.max_len"
+        )
 
     def _credit(self, table: StepTable, metrics: dict[str, float]) -> tuple[CreditResult, list[TrainingRow]]:
         """Compute the credit of the table's steps, and the rows to train on."""
@@ -157,6 +160,10 @@ class Trainer:
         # The iteration number is enough, because tasks, seeds and schedule follow from it (see ``schedule``).
         with _timed(self._carried, "time/checkpoint"):
             self.backend.save_checkpoint(f"global_step{iteration}", {"iteration": iteration})
+
+
+def _any_played(episodes: Sequence[Episode]) -> bool:
+    return any(not episode.faulted and episode.steps for episode in episodes)
 
 
 @contextmanager

@@ -112,6 +112,50 @@ def test_loading_twice_does_nothing() -> None:
     assert "surprising_tokens" in credit.names()
 
 
+LOSS_WITH = (
+    "from dataclasses import dataclass\n"
+    "from openrlhf_gagpo.losses import LossOptions, register\n"
+    "from openrlhf_gagpo.options import declare\n"
+    "@dataclass(frozen=True)\nclass Options(LossOptions):\n    {}\n"
+    "register('other', Options, token_advantages=True)(lambda batch, options: None)\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("max_norm: float = declare(1.0, 'text')", "would be the flag --actor.max_norm of the run"),
+        ("loss_agg_mode: str = declare('sum', 'text', choices=('sum', 'max'))", "described differently"),
+        ("width: int | str = declare(1, 'text')", "which no flag can carry"),
+    ],
+)
+def test_options_that_cannot_be_flags_are_refused(tmp_path: Path, option: str, words: str) -> None:
+    with pytest.raises(PluginError, match=words) as stop:
+        resolve(["--algo.plugin", plugin(tmp_path, LOSS_WITH.format(option))])
+    assert "\n" not in str(stop.value)
+
+
+def test_a_module_or_file_without_anything_is_refused_every_time(tmp_path: Path) -> None:
+    empty = plugin(tmp_path, "x = 1")
+    for source in (empty, empty, "json"):
+        with pytest.raises(PluginError, match="registers no estimator and no policy loss"):
+            load_algo_plugin(source)
+    with pytest.raises(PluginError, match="SystemExit"):
+        load_algo_plugin(plugin(tmp_path, "raise SystemExit(3)"))
+
+
+def test_a_plugin_without_postponed_annotations_may_share_options(tmp_path: Path) -> None:
+    source = plugin(
+        tmp_path,
+        "from dataclasses import dataclass\n"
+        "from openrlhf_gagpo.credit import EstimatorOptions, option, register\n"
+        "@dataclass(frozen=True)\nclass Options(EstimatorOptions):\n    gamma: float = option('gamma', 0.9)\n"
+        "register('plain', Options)(lambda batch, options: None)\n",
+    )
+    load_algo_plugin(source)
+    assert "plain" in credit.names()
+
+
 def test_two_meanings_of_one_option_are_refused(tmp_path: Path) -> None:
     other = plugin(
         tmp_path,

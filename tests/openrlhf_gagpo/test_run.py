@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from openrlhf_gagpo.config.resolve import resolve
 from openrlhf_gagpo.errors import ConfigError, RunError
 from openrlhf_gagpo.progress import ProgressDisplay
 from openrlhf_gagpo.runfolder import RunFolder
+from support.paths import DATA
 
 
 def _folder(path: Path, *flags: str) -> RunFolder:
@@ -66,3 +68,19 @@ def test_a_schedule_fixes_the_number_of_iterations(tmp_path: Path) -> None:
     longer = _config(tmp_path / "run", "--actor.lr_scheduler", "linear", "--train.num_iterations", "900")
     with pytest.raises(ConfigError, match="num_iterations"):
         run_module._check_same_run(longer, folder)
+
+
+def test_a_run_of_the_first_release_is_continued_with_its_own_flags(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it saved has its meaning in today's flags, the deprecated ones included."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(DATA / "run_format1", "runs/old")
+    folder = RunFolder.open("runs/old")
+    words = folder.info()["command"][2:]
+    run_module._check_same_run(resolve([*words, "--ckpt.load_enable"]), folder)
+    other = resolve([*words, "--ckpt.load_enable", "--algo.advantage.invalid_rule", "format"])
+    with pytest.raises(ConfigError, match="inadmissible_penalty"):
+        run_module._check_same_run(other, folder)
+    folder.resume(0)
+    assert folder.info()["format"] == 2

@@ -22,26 +22,14 @@ _OPENRLHF_FLAGS = "openrlhf_gagpo/config/openrlhf_flags.py"
 _DEFAULT_LINE = ("openrlhf_gagpo/config/flags.py", "DEFAULT_ESTIMATOR")
 
 # What a package may import of ours, from the bottom up.
-GROUND = {
-    "errors",
-    "hygiene",
-    "machine",
-    "metrics",
-    "options",
-    "plugins",
-    "registry",
-    "runfolder",
-    "seeds",
-    "stats",
-    "losses",
-}
+GROUND = {"errors", "hygiene", "machine", "metrics", "options", "registry", "runfolder", "seeds", "stats"}
 LAYERS = {
     "losses": {"errors", "options", "registry"},
     "credit": {"errors", "options", "registry", "losses"},
     "rollout": GROUND,
     "evaluation": GROUND | {"rollout"},
-    "training": GROUND | {"rollout", "credit", "evaluation"},
-    "backends": GROUND | {"rollout", "credit", "evaluation", "training"},
+    "training": GROUND | {"rollout", "credit", "losses", "evaluation", "plugins"},
+    "backends": GROUND | {"rollout", "evaluation", "training"},
 }
 
 

@@ -65,7 +65,7 @@ def test_train_help_shows_the_defaults_that_a_run_has(capsys, monkeypatch):
     described = {
         "--algo.advantage.gamma": "(default 0.95)",
         "--algo.advantage.invalid_penalty_mode": "(reward for gagpo; local for gigpo, grpo, reinforce_baseline, rloo)",
-        "--actor.policy_loss_type": "(default ppo; gspo for gagpo; ppo for gigpo, grpo, reinforce_baseline, rloo)",
+        "--actor.policy_loss_type": "(gspo for gagpo; ppo for gigpo, grpo, reinforce_baseline, rloo)",
         "--actor.lr_scheduler": "(default constant)",
         "--algo.advantage.estimator": "(default gagpo)",
         "--rollout.n_samples_per_prompt": "(default 8)",

@@ -70,7 +70,7 @@ def test_a_sound_configuration_passes(base):
         ("--algo.kl.target 1 --algo.kl.init_coef 0", ["algo.kl.target"]),
         ("--actor.lr_scheduler wavy", ["--actor.lr_scheduler", "cosine"]),
         ("--algo.advantage.inadmissible_penalty -1", ["inadmissible_penalty is -1", "0 or more"]),
-        ("--actor.dual_clip 0.5", ["--actor.dual_clip", "more than 1"]),
+        ("--actor.dual_clip 0.5", ["--actor.dual_clip is 0.5", "1 or more"]),
         ("--eval_only", ["--eval_only needs a split", "--env.eval_split"]),
         ("--eval.steps 5", ["eval.steps needs a split"]),
         ("--train.threads 2", ["--train.threads", "the local backend only"]),

@@ -222,6 +222,21 @@ def test_the_rule_for_invalid_steps_still_works_and_says_what_follows_it(rule, i
     assert not capsys.readouterr().err
 
 
+def test_a_deprecated_rule_and_the_price_that_follows_it_contradict_each_other(recipe):
+    path = recipe("algo.advantage: {invalid_rule: either, invalid_penalty: 0.1}")
+    fails(["--config", path, "--algo.advantage.inadmissible_penalty", "0.5"], "contradict each other", "invalid_rule")
+
+
+def test_plugins_of_all_layers_are_kept(recipe):
+    path = recipe("env.plugin: a.py")
+    assert resolve(["--config", path, "--env.plugin", "b.py", "--env.plugin", "a.py"]).env.plugin == ["a.py", "b.py"]
+
+
+def test_an_unset_option_in_a_saved_configuration_is_the_estimators_default(recipe):
+    path = recipe("algo.advantage: {estimator: gagpo, inadmissible_penalty: null}")
+    assert resolve(["--config", path]).algo.advantage.inadmissible_penalty == 0.0
+
+
 def test_derived_values_follow_and_yield_to_explicit_ones(monkeypatch):
     monkeypatch.setattr(machine, "gpus", lambda: 0)
     config = resolve(

@@ -202,7 +202,7 @@ def test_environment_truncation() -> None:
         (StepResult("o", "s", 0.0, False, False, score=math.inf), "EnvError: .*score inf, which is not finite"),
         (StepResult("o", ["s"], 0.0, False, False), "EnvError: .*list as state_key: it must be a str"),  # type: ignore[arg-type]
         (StepResult(None, "s", 0.0, False, False), "EnvError: .*NoneType as observation"),  # type: ignore[arg-type]
-        (StepResult("o", "s", 0.0, np.zeros(2), False), "EnvError: .*terminated as a ndarray"),  # type: ignore[arg-type]
+        (StepResult("o", "s", 0.0, np.zeros(2), False), "EnvError: .*as terminated: it must be True or False"),  # type: ignore[arg-type]
         (StepResult("o", "s", 0.0, False, False, admissible_actions="go"), "EnvError: .*admissible_actions"),  # type: ignore[arg-type]
         (None, "EnvError: .*step returned a NoneType: it must return a StepResult"),
         (("o", 1.0, True, {}), "EnvError: .*step returned a tuple"),
