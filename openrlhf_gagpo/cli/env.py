@@ -114,9 +114,7 @@ def _parser(makes_data: bool) -> argparse.ArgumentParser:
         "--tasks", type=int, default=2, metavar="N", help="tasks of each split to check the contract on (default 2)"
     )
 
-    generate = command(
-        "generate", "make data for an environment that can be played without its original data", plugins
-    )
+    generate = command("generate", "make data for an environment that can be played without its original data", plugins)
     if makes_data:
         _add_generators(generate, plugins)
     return parser
