@@ -53,7 +53,7 @@ class Reset:
     category: str = ""
     """Task type, for success per category ("" when there is only one)."""
     info: Mapping[str, Any] = field(default_factory=dict)
-    """Whatever else is worth recording, in JSON types."""
+    """Anything else worth recording, in JSON types."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class StepResult:
     """Task score in [0, 1]; equal to ``success`` if there is no partial credit."""
     admissible_actions: tuple[str, ...] = ()
     info: Mapping[str, Any] = field(default_factory=dict)
-    """Whatever else is worth recording, in JSON types."""
+    """Anything else worth recording, in JSON types."""
 
 
 Expert = Callable[[], str]

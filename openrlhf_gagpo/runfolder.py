@@ -138,7 +138,7 @@ class RunFolder:
         return run
 
     def info(self) -> dict[str, Any]:
-        """The contents of ``run.json``."""
+        """Return the contents of ``run.json``."""
         try:
             info = json.loads(self.info_path.read_text(encoding="utf-8"))
         except ValueError:
@@ -153,7 +153,7 @@ class RunFolder:
         return info
 
     def config(self) -> dict[str, Any]:
-        """The contents of ``config.yaml``; empty when the file is absent."""
+        """Return the contents of ``config.yaml``; empty if the file is missing."""
         try:
             loaded = yaml.safe_load(self.config_path.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -163,7 +163,7 @@ class RunFolder:
         return loaded if isinstance(loaded, dict) else {}
 
     def prompt(self) -> str:
-        """The resolved prompt template; empty when the file is absent."""
+        """Return the resolved prompt template; empty if the file is missing."""
         return self.prompt_path.read_text(encoding="utf-8") if self.prompt_path.is_file() else ""
 
     def add_facts(self, facts: Mapping[str, str]) -> None:

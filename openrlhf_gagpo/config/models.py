@@ -46,7 +46,7 @@ def check_hub_model(name: str) -> Iterator[str]:
     except Exception as error:  # the client's transport may raise anything
         yield (
             f"there is no model folder {name}, and the hub cannot be reached ({type(error).__name__}); give a local "
-            "folder, or fetch the model where there is a network"
+            "folder, or fetch the model on a machine with a network"
         )
 
 

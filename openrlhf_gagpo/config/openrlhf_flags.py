@@ -32,7 +32,7 @@ def _flag(name: str, kind: type, default: Any, who: Disposition, text: str, **mo
 
 
 def _refused(reason: str, *rows: tuple[Any, ...]) -> list[Flag]:
-    """Flags that OpenRLHF has and this tool does not act on; ``reason`` completes "... is not supported: "."""
+    """Make flags of OpenRLHF on which this tool does not act; ``reason`` completes "... is not supported: "."""
     return [
         _flag(row[0], row[1], row[2], Disposition.REFUSED, reason, **(row[3] if len(row) > 3 else {})) for row in rows
     ]
@@ -53,8 +53,8 @@ _PLACEMENT = [
     ),
     _flag("ref.num_gpus_per_node", int, 8, _D, "GPUs of the reference model on each node", bound=AT_LEAST_ONE),
     _flag("ref.offload", bool, False, _D, "keep the reference model's weights in main memory"),
-    _flag("train.colocate_actor_ref", bool, False, _D, "policy and reference model share GPUs"),
-    _flag("train.colocate_all", bool, False, _D, "policy, reference model and vLLM engines share GPUs"),
+    _flag("train.colocate_actor_ref", bool, False, _D, "let policy and reference model share GPUs"),
+    _flag("train.colocate_all", bool, False, _D, "let policy, reference model and vLLM engines share GPUs"),
 ]
 _VLLM = [
     _flag("vllm.num_engines", int, None, _D, "number of vLLM engines"),
@@ -62,8 +62,8 @@ _VLLM = [
     _flag("vllm.sync_backend", str, "nccl", _D, "collective library that carries new weights to the engines"),
     _flag("vllm.sync_with_ray", bool, False, _D, "carry new weights with Ray's collectives"),
     _flag("vllm.enable_prefix_caching", bool, False, _D, "reuse the computed prefix of earlier prompts"),
-    _flag("vllm.enforce_eager", bool, False, _D, "no CUDA graphs in the engines"),
-    _flag("vllm.enable_sleep", bool, False, _D, "engines free their GPU memory while the policy trains"),
+    _flag("vllm.enforce_eager", bool, False, _D, "use no CUDA graphs in the engines"),
+    _flag("vllm.enable_sleep", bool, False, _D, "let engines free their GPU memory while the policy trains"),
     _flag(
         "vllm.gpu_memory_utilization",
         float,
@@ -147,24 +147,22 @@ _ROLLOUT = [
     _flag("rollout.temperature", float, 1.0, _B, "sampling temperature in training episodes", bound=POSITIVE),
     _flag("data.max_len", int, 2048, _B, "tokens of prompt and response together", bound=AT_LEAST_ONE),
     _flag("data.disable_fast_tokenizer", bool, False, _D, "use the tokenizer's Python version"),
-    _flag("eval.steps", int, -1, _B, "evaluate every so many iterations; -1: never between", bound=NEVER_OR_EVERY),
+    _flag("eval.steps", int, -1, _B, "iterations between evaluations; -1: none in between", bound=NEVER_OR_EVERY),
     _flag("eval.temperature", float, 0.6, _B, "sampling temperature in evaluation", bound=NOT_NEGATIVE),
     _flag("eval.n_samples_per_prompt", int, 4, _B, "evaluation episodes of one task", bound=AT_LEAST_ONE),
 ]
 _CHECKPOINTS = [
-    _flag(
-        "ckpt.save_steps", int, -1, _B, "save a checkpoint every so many iterations; -1: never", bound=NEVER_OR_EVERY
-    ),
+    _flag("ckpt.save_steps", int, -1, _B, "iterations between checkpoints; -1: no checkpoints", bound=NEVER_OR_EVERY),
     _flag("ckpt.path", str, "./ckpt/checkpoints_ppo_ray", _B, "folder of the checkpoints to resume from"),
     _flag("ckpt.output_dir", str, "./ckpt", _B, "folder of the trained model"),
     _flag("ckpt.save_hf", bool, False, _D, "save a loadable model with every checkpoint"),
     _flag("ckpt.disable_ds", bool, False, _D, "save no DeepSpeed state (such a checkpoint cannot be resumed)"),
     _flag("ckpt.max_num", int, 3, _B, "checkpoints kept", bound=AT_LEAST_ONE),
     _flag("ckpt.max_mem", float, float("inf"), _D, "gigabytes of checkpoints kept"),
-    _flag("ckpt.load_enable", bool, False, _B, "resume from ckpt.path where it holds a checkpoint"),
-    _flag("logger.logging_steps", int, 1, _D, "log every so many iterations", bound=AT_LEAST_ONE),
+    _flag("ckpt.load_enable", bool, False, _B, "resume from ckpt.path if it holds a checkpoint"),
+    _flag("logger.logging_steps", int, 1, _D, "iterations between log entries", bound=AT_LEAST_ONE),
     _flag("logger.tensorboard_dir", str, None, _D, "folder of TensorBoard logs"),
-    _flag("logger.wandb.key", str, None, _D, "Weights & Biases key; setting it switches that log on", secret=True),
+    _flag("logger.wandb.key", str, None, _D, "Weights & Biases key; setting it turns on logging there", secret=True),
     _flag("logger.wandb.org", str, None, _D, "Weights & Biases entity"),
     _flag("logger.wandb.group", str, None, _D, "Weights & Biases group"),
     _flag("logger.wandb.project", str, "openrlhf_train_ppo", _D, "Weights & Biases project"),
@@ -187,9 +185,9 @@ _DEEPSPEED = [
     _flag("ds.zpg", int, 1, _D, "ZeRO++ partition size", bound=AT_LEAST_ONE),
     _flag("ds.adam_offload", bool, False, _D, "keep the optimizer's state in main memory"),
     _flag("ds.use_liger_kernel", bool, False, _D, "Liger kernels"),
-    _flag("ds.grad_accum_dtype", str, None, _D, "number format in which gradients add up"),
+    _flag("ds.grad_accum_dtype", str, None, _D, "number format in which gradients are accumulated"),
     _flag("ds.overlap_comm", bool, False, _D, "overlap gradient communication with the backward pass"),
-    _flag("ds.enable_sleep", bool, False, _D, "training state leaves the GPU during rollouts"),
+    _flag("ds.enable_sleep", bool, False, _D, "move the training state off the GPU during rollouts"),
     _flag("ds.tensor_parallel_size", int, 1, _D, "GPUs that split one copy of the policy", bound=AT_LEAST_ONE),
     _flag("ds.packing_samples", bool, False, _D, "pack rows without padding"),
     _flag("ds.ring_attn_size", int, 1, _D, "GPUs that split one sequence", bound=AT_LEAST_ONE),
@@ -301,7 +299,7 @@ _REFUSED = [
         ("train.ema_beta", float, 0.992),
     ),
     *_refused(
-        "every checkpoint is kept by age; evaluations are in eval.jsonl, remove it",
+        "checkpoints are kept by age; remove it, evaluations are in eval.jsonl",
         ("ckpt.best_metric_key", str, ""),
     ),
     *_refused("a run is counted in iterations; use --train.num_iterations", ("train.num_episodes", int, 1)),

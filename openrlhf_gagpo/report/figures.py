@@ -201,7 +201,7 @@ def panels(rows: Rows, eval_rows: Rows, evals: dict[str, list[Evaluation]]) -> l
     candidates = [
         (
             "Success rate",
-            "Training episodes are sampled anew each iteration; bands are 95 % intervals over the evaluated tasks.",
+            "Each iteration samples new training episodes; bands are 95 % intervals over the evaluated tasks.",
             _success(rows, evals),
         ),
         (

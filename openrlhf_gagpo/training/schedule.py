@@ -19,7 +19,7 @@ __all__ = [
 
 
 def iteration_tasks(tasks: Sequence[str], per_iteration: int, iteration: int, seed: int) -> list[str]:
-    """Return the tasks of one iteration (counted from 1), taken from endless passes that are each shuffled anew."""
+    """Return the tasks of one iteration (counted from 1), taken from endless passes with a new order each."""
     start = (iteration - 1) * per_iteration
     orders: dict[int, np.ndarray] = {}
     chosen = []

@@ -138,7 +138,7 @@ class StepTable:
         ]
 
     def recorded(self, credit: CreditResult) -> dict[StepKey, dict[str, float]]:
-        """Credit of the kept steps, for the rollout records; what the estimator does not have is left out."""
+        """Return the credit of the kept steps for the rollout records, without values that the estimator lacks."""
         present = {
             name: values
             for name, values in zip(

@@ -1,4 +1,4 @@
-"""GRPO: the episode score against the other episodes of its group, the same for every step."""
+"""GRPO: the episode score compared with the other episodes of its group, the same for every step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RLOO: the episode score against the mean of the other entries of its group."""
+"""RLOO: the episode score compared with the mean of the other entries of its group."""
 
 from __future__ import annotations
 
