@@ -126,7 +126,7 @@ LOSS_WITH = (
     [
         ("max_norm: float = declare(1.0, 'text')", "would be the flag --actor.max_norm of the run"),
         ("loss_agg_mode: str = declare('sum', 'text', choices=('sum', 'max'))", "described differently"),
-        ("width: int | str = declare(1, 'text')", "which no flag can carry"),
+        ("width: int | str = declare(1, 'text')", "which a flag cannot hold"),
     ],
 )
 def test_options_that_cannot_be_flags_are_refused(tmp_path: Path, option: str, words: str) -> None:
