@@ -82,19 +82,29 @@ class Product:
     def to_json(self) -> bytes:
         """For ``from_json``; without the long texts."""
         people = [[entry.text, entry.attributes, entry.options] for entry in self.instructions]
-        values = [getattr(self, name) for name in _PLAIN]
-        return _encode([*values, people]).encode()
+        names = [self.asin, self.title, self.price_tag, self.category, self.query, self.product_category]
+        goal = [self.instruction, self.instruction_attributes]
+        return _encode([*names, self.options, self.attributes, self.prices, *goal, people]).encode()
 
     @classmethod
     def from_json(cls, record: bytes, long_texts: Callable[[], LongTexts]) -> Product:
         """What ``to_json`` wrote."""
-        *values, people = json.loads(record)
-        fields = dict(zip(_PLAIN, values, strict=True))
-        for name in ("attributes", "prices", "instruction_attributes"):
-            fields[name] = tuple(fields[name])
-        fields["options"] = {name: tuple(choices) for name, choices in fields["options"].items()}
-        fields["instructions"] = tuple(Instruction(text, tuple(a), tuple(o)) for text, a, o in people)
-        return cls(long_texts=long_texts, **fields)
+        asin, title, tag, category, query, path, options, attributes, prices, stem, asked, people = json.loads(record)
+        return cls(
+            asin=asin,
+            title=title,
+            price_tag=tag,
+            options={name: tuple(values) for name, values in options.items()},
+            attributes=tuple(attributes),
+            category=category,
+            query=query,
+            product_category=path,
+            long_texts=long_texts,
+            prices=tuple(prices),
+            instructions=tuple(Instruction(text, tuple(a), tuple(o)) for text, a, o in people),
+            instruction=stem,
+            instruction_attributes=tuple(asked),
+        )
 
     @property
     def document(self) -> str:
@@ -102,9 +112,6 @@ class Product:
         choices = ", and ".join(f"{name}: {', '.join(values)}" for name, values in self.options.items())
         description, bullets = self.long_texts()
         return f"{self.title} {description} {bullets[0] if bullets else ''} {choices}".lower()
-
-
-_PLAIN = tuple(name for name in Product.__dataclass_fields__ if name not in ("instructions", "long_texts"))
 
 
 def parse_product(entry: Mapping[str, Any], attributes: Any, people: Any, place: str) -> Product:
