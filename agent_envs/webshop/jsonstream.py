@@ -17,6 +17,7 @@ __all__ = ["stream_list", "stream_object"]
 
 _CHUNK_CHARS = 1 << 20
 _LARGEST_ELEMENT_CHARS = 1 << 25
+_NUMBER_TAIL = 3
 _SPACES = " \t\r\n"
 
 
@@ -105,8 +106,8 @@ class _Text:
                 if len(self._buffer) - self._at > _LARGEST_ELEMENT_CHARS or not self._read_on():
                     raise
                 continue
-            # A number at the very end of what was read may go on.
-            if end == len(self._buffer) and self._read_on():
+            # A number near the end of what was read may go on: of "1.5e-7" the part "1.5e-" is read as 1.5.
+            if len(self._buffer) - end < _NUMBER_TAIL and self._read_on():
                 continue
             self._at = end
             return value
