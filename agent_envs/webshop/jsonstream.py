@@ -113,11 +113,13 @@ class _Text:
             return value
 
     def _read_on(self) -> bool:
-        """Hold more of the text; False where there is no more."""
+        """Hold more of the text; False, and nothing changes, where there is no more."""
         # A long value is decoded anew after each time, so that each time brings more.
         chunk = self._file.read(max(_CHUNK_CHARS, len(self._buffer) - self._at))
+        if not chunk:
+            return False
         self._buffer, self._at = self._buffer[self._at :] + chunk, 0
-        return bool(chunk)
+        return True
 
 
 @contextmanager
