@@ -17,6 +17,7 @@ __all__ = ["stream_list", "stream_object"]
 
 _CHUNK_CHARS = 1 << 20
 _LARGEST_ELEMENT_CHARS = 1 << 25
+_NUMBER_TAIL = 3
 _SPACES = " \t\r\n"
 
 
@@ -105,18 +106,20 @@ class _Text:
                 if len(self._buffer) - self._at > _LARGEST_ELEMENT_CHARS or not self._read_on():
                     raise
                 continue
-            # A number at the very end of what was read may go on.
-            if end == len(self._buffer) and self._read_on():
+            # A number near the end of what was read may go on: of "1.5e-7" the part "1.5e-" is read as 1.5.
+            if len(self._buffer) - end < _NUMBER_TAIL and self._read_on():
                 continue
             self._at = end
             return value
 
     def _read_on(self) -> bool:
-        """Hold more of the text; False where there is no more."""
+        """Hold more of the text; False, and nothing changes, where there is no more."""
         # A long value is decoded anew after each time, so that each time brings more.
         chunk = self._file.read(max(_CHUNK_CHARS, len(self._buffer) - self._at))
+        if not chunk:
+            return False
         self._buffer, self._at = self._buffer[self._at :] + chunk, 0
-        return bool(chunk)
+        return True
 
 
 @contextmanager

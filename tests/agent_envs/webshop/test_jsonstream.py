@@ -122,6 +122,13 @@ def test_a_byte_order_mark_and_blanks_around_are_no_matter(tmp_path: Path) -> No
     assert pairs(written(tmp_path, f"\ufeff\t{OBJECT} ")) == json.loads(OBJECT)
 
 
+@pytest.mark.parametrize("size", range(1, 8))
+def test_numbers_may_be_cut_anywhere_by_a_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setattr(jsonstream, "_CHUNK_CHARS", size)
+    text = "[0.5,-1.5e-7, 2E+10,3e5 ,-0.0,12.25]"
+    assert list(stream_list(written(tmp_path, text))) == json.loads(text)
+
+
 def test_repeated_names_all_come(tmp_path: Path) -> None:
     assert list(stream_object(written(tmp_path, '{"a": 1, "a": 2}'))) == [("a", 1), ("a", 2)]
 
