@@ -97,3 +97,15 @@ def test_unknown_flag_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["run", "--best", "--worst"])
     capsys.readouterr()
+
+
+def test_the_tracebacks_of_environment_failures_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = RunFolder.create(tmp_path / "run", {}, "")
+    run.add_fault("aa11", "EnvFault: lost", 'Traceback\n  File "env.py", line 3\nKeyError: [lost]')
+    run.add_fault("aa11", "EnvFault: again", "another text is not kept")
+    assert main([str(run.path), "--faults"]) == 0
+    page = capsys.readouterr().out
+    assert 'File "env.py", line 3' in page
+    assert "KeyError: [lost]" in page
+    assert "1 kinds of environment failure" in page
+    assert "another text" not in page
