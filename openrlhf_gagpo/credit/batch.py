@@ -25,8 +25,9 @@ from openrlhf_gagpo.errors import EstimatorError
 
 __all__ = ["MODEL_COLUMNS", "StepBatch"]
 
-MODEL_COLUMNS = ("value", "ig", "log_prob")
+MODEL_COLUMNS = ("value", "token_value", "ig", "log_prob")
 """Columns that a model has to compute; an estimator gets those that it declares in ``needs``."""
+_OPTIONAL = ("action", "success", *MODEL_COLUMNS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,8 +62,14 @@ class StepBatch:
     n_tokens: Ints
     """Trained response tokens of the step."""
 
+    action: Keys | None
+    """What the agent did; None if the batch was built without actions."""
+    success: Bools | None
+    """Whether the step's episode reached its goal, as the environment says; None if that is not known."""
     value: Floats | None
-    """Critic's estimate for ``state``."""
+    """Critic's estimate at the end of the step's prompt."""
+    token_value: Floats | None
+    """Critic's estimate before every trained token; see ``tokens``. A step's first one is its ``value``."""
     ig: Floats | None
     """Information gain of the step, NaN where it has none."""
     log_prob: Floats | None
@@ -98,7 +105,10 @@ class StepBatch:
         invalid: ArrayLike | None = None,
         inadmissible: ArrayLike | None = None,
         n_tokens: ArrayLike | None = None,
+        action: KeyColumn | None = None,
+        success: ArrayLike | None = None,
         value: ArrayLike | None = None,
+        token_value: ArrayLike | None = None,
         ig: ArrayLike | None = None,
         log_prob: ArrayLike | None = None,
         allow_open: bool = False,
@@ -109,8 +119,9 @@ class StepBatch:
             invalid: whether the response was malformed; by default none was.
             inadmissible: whether the environment did not recognise the action; by default it recognised all.
             n_tokens: 1 each by default.
+            success: the same for all steps of a trajectory.
             ig: NaN for steps without an information gain.
-            log_prob: one number per trained token, row after row in the order of the given rows.
+            token_value, log_prob: one number per trained token, row after row in the order of the given rows.
             allow_open: whether the last step of a trajectory may be neither terminated nor truncated; estimators then
                 treat it as terminated.
 
@@ -118,8 +129,8 @@ class StepBatch:
             StepBatchError: a column has the wrong length or type, or a row is wrong, in which case the message names
                 the first such row. A row is wrong if it leaves a gap or repeats a step of its trajectory, its
                 trajectory is in two groups, it ends the trajectory before the last step or in both ways, the last
-                step does not end it, its next state is not the state of the following row, or a value is not a
-                finite number or not a truth value.
+                step does not end it, its success is not that of its trajectory, its next state is not the state of
+                the following row, or a value is not a finite number or not a truth value.
         """
         steps = step_column(step)
         n = len(steps)
@@ -131,7 +142,7 @@ class StepBatch:
 
         no = np.zeros(n, dtype=np.bool_)
         tokens = np.ones(n, dtype=np.int64) if n_tokens is None else count_column("n_tokens", n_tokens, rows)
-        log_probs = None if log_prob is None else token_column("log_prob", log_prob, tokens, rows)
+        token_order = _token_order(order, tokens)
         trajectories = _runs(traj_number[order])
         first, last = trajectories.start, trajectories.start + trajectories.count - 1
         group_number, state_number, next_number = group_number[order], state_number[order], next_number[order]
@@ -149,9 +160,14 @@ class StepBatch:
             invalid=no if invalid is None else switch_column("invalid", invalid, rows)[order],
             inadmissible=no if inadmissible is None else switch_column("inadmissible", inadmissible, rows)[order],
             n_tokens=tokens[order],
+            action=None if action is None else _keys("action", action, n)[order],
+            success=None if success is None else switch_column("success", success, rows)[order],
             value=None if value is None else float_column("value", value, rows)[order],
+            token_value=None
+            if token_value is None
+            else token_column("token_value", token_value, tokens, rows)[token_order],
             ig=None if ig is None else float_column("ig", ig, rows, nan=True)[order],
-            log_prob=None if log_probs is None else log_probs[_token_order(order, tokens)],
+            log_prob=None if log_prob is None else token_column("log_prob", log_prob, tokens, rows)[token_order],
             groups=_runs(group_number),
             trajectories=trajectories,
             states=visits,
@@ -161,13 +177,17 @@ class StepBatch:
         batch._check_ends(rows, allow_open)
         moved = next_number != np.roll(state_number, -1)
         rows.refuse(order[moved & ~trajectories.is_last], "its next_state is not the state of the following step")
+        if batch.success is not None:
+            other = batch.success != trajectories.expand(batch.success[first])
+            rows.refuse(order[other], "its success is not that of the trajectory's first step")
         return batch
 
-    def required(self, name: str) -> Floats:
-        """Return the model column ``name``. Raises ``EstimatorError`` if the batch was built without it."""
-        column: Floats | None = {"value": self.value, "ig": self.ig, "log_prob": self.log_prob}.get(name)
+    def required(self, name: str) -> NDArray[Any]:
+        """Return the optional column ``name``. Raises ``EstimatorError`` if the batch was built without it."""
+        column: NDArray[Any] | None = {known: getattr(self, known) for known in _OPTIONAL}.get(name)
         if column is None:
-            raise EstimatorError(f"the step batch has no column {name}; have a model compute it first")
+            source = "have a model compute it first" if name in MODEL_COLUMNS else "build the batch with it"
+            raise EstimatorError(f"the step batch has no column {name}; {source}")
         return column
 
     @cached_property
@@ -208,6 +228,11 @@ class StepBatch:
                 self.order[is_last & ~ended],
                 "the last step is neither terminated nor truncated; the episode is incomplete",
             )
+
+
+def _keys(name: str, column: KeyColumn, n: int) -> Keys:
+    keys, (number,) = key_columns(n, **{name: column})
+    return keys[number]
 
 
 def _order(rows: RowNames, group: Ints, traj: Ints) -> Ints:

@@ -13,6 +13,17 @@ __all__ = ["EstimatorOptions", "option"]
 
 _SHARED: Mapping[str, Mapping[str, Any]] = {
     "gamma": {"help": "discount of rewards per environment step", "range": (0.0, 1.0)},
+    "lambd": {
+        "help": "decay of the sum over later TD residuals (GAE lambda), per environment step",
+        "range": (0.0, 1.0),
+    },
+    "gigpo_mode": {
+        "help": "whether deviations are divided by the standard deviation (mean_std_norm) or only centred (mean_norm)",
+        "choices": ("mean_norm", "mean_std_norm"),
+    },
+    "step_coef": {"help": "weight of the step advantage next to the episode advantage"},
+    "episode_coef": {"help": "weight of the episode advantage next to the step advantage"},
+    "no_std_norm": {"help": "centre the scores of a group without dividing by their standard deviation"},
     "statistics": {
         "help": "entries of a group's episode-score statistics: one per trajectory, or one per row, where long "
         "episodes weigh more",

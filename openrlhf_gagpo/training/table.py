@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,9 @@ class StepTable:
     """Whether the response was malformed."""
     inadmissible: list[bool]
     """Whether the environment did not recognise the action."""
+    action: list[str]
+    success: list[bool]
+    """Whether the step's episode reached its goal."""
     tokens: list[TokenRow]
 
     def __len__(self) -> int:
@@ -53,7 +57,7 @@ class StepTable:
         Raises:
             CreditError: an episode ended by an environment fault; it must be removed from its group first.
         """
-        table = cls([], [], [], [], [], [], [], [], [], [], [])
+        table = cls(*([] for _ in fields(cls)))
         for episode in episodes:
             if episode.faulted:
                 raise CreditError(
@@ -72,6 +76,8 @@ class StepTable:
                 table.truncated.append(step.truncated or cut)
                 table.invalid.append(not step.format_valid)
                 table.inadmissible.append(not step.admissible)
+                table.action.append(step.action)
+                table.success.append(episode.success)
                 table.tokens.append(TokenRow(step.prompt_ids, step.response_ids, step.sampling_log_probs))
         return table
 
@@ -81,7 +87,7 @@ class StepTable:
         Raises:
             StepBatchError: the rows do not form whole trajectories, or a column does not match them.
         """
-        computed = columns or {}
+        computed: Mapping[str, Any] = columns or {}
         return StepBatch.from_columns(
             group=self.group,
             traj=self.trajectory,
@@ -94,9 +100,9 @@ class StepTable:
             invalid=self.invalid,
             inadmissible=self.inadmissible,
             n_tokens=[len(row.response_ids) for row in self.tokens],
-            value=computed.get("value"),
-            ig=computed.get("ig"),
-            log_prob=computed.get(LOG_PROB),
+            action=self.action,
+            success=self.success,
+            **computed,
         )
 
     def training_rows(

@@ -39,12 +39,15 @@ def credit_of(batch: StepBatch, name: str, **options: Any) -> CreditResult:
     return estimator(batch, estimator.options_cls(**options))
 
 
+_TOKEN_COLUMNS = ("log_prob", "token_value")
+
+
 def shuffled(columns: dict[str, Any], order: np.ndarray) -> dict[str, Any]:
-    """Columns of one entry per row in another row order; ``log_prob`` has ``n_tokens`` entries per row."""
-    out = {name: [column[row] for row in order] for name, column in columns.items() if name != "log_prob"}
-    if "log_prob" in columns:
-        responses = np.split(np.asarray(columns["log_prob"]), np.cumsum(columns["n_tokens"])[:-1])
-        out["log_prob"] = np.concatenate([responses[row] for row in order])
+    """Columns in another row order; those of ``_TOKEN_COLUMNS`` have ``n_tokens`` entries per row."""
+    out = {name: [column[row] for row in order] for name, column in columns.items() if name not in _TOKEN_COLUMNS}
+    for name in set(columns).intersection(_TOKEN_COLUMNS):
+        responses = np.split(np.asarray(columns[name]), np.cumsum(columns["n_tokens"])[:-1])
+        out[name] = np.concatenate([responses[row] for row in order])
     return out
 
 

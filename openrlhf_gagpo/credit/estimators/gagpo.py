@@ -30,9 +30,7 @@ class GagpoOptions(EstimatorOptions):
     """Options of GAGPO; defaults are the paper's settings, other values are its ablations and two refinements."""
 
     gamma: float = option("gamma", 0.95)
-    lambd: float = declare(
-        0.8, "decay of the sum over later TD residuals (GAE lambda), per environment step", range=(0.0, 1.0)
-    )
+    lambd: float = option("lambd", 0.8)
     normalize: str = declare(
         "group",
         "set of steps whose mean and standard deviation normalise the advantages",

@@ -11,7 +11,6 @@ from openrlhf_gagpo.credit.registry import register
 from openrlhf_gagpo.credit.result import CreditResult
 from openrlhf_gagpo.credit.scores import episode_scores, group_statistics, step_returns
 from openrlhf_gagpo.credit.statistics import centred, standardised, statistics_of
-from openrlhf_gagpo.options import declare
 
 __all__ = ["GigpoOptions", "gigpo"]
 
@@ -21,12 +20,8 @@ class GigpoOptions(EstimatorOptions):
     """Options of GiGPO; the defaults are its ALFWorld settings."""
 
     gamma: float = option("gamma", 0.95)
-    gigpo_mode: str = declare(
-        "mean_std_norm",
-        "whether GiGPO divides by the standard deviation (mean_std_norm) or only centres (mean_norm)",
-        choices=("mean_norm", "mean_std_norm"),
-    )
-    step_coef: float = declare(1.0, "weight of GiGPO's step advantage next to its episode advantage")
+    gigpo_mode: str = option("gigpo_mode", "mean_std_norm")
+    step_coef: float = option("step_coef", 1.0)
 
 
 @register("gigpo", GigpoOptions, BASELINE_PRESETS)

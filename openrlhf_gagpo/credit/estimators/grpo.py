@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from openrlhf_gagpo.credit.batch import StepBatch
-from openrlhf_gagpo.credit.options import EstimatorOptions
+from openrlhf_gagpo.credit.options import EstimatorOptions, option
 from openrlhf_gagpo.credit.presets import BASELINE_PRESETS
 from openrlhf_gagpo.credit.registry import register
 from openrlhf_gagpo.credit.result import CreditResult
 from openrlhf_gagpo.credit.scores import episode_scores, group_statistics
 from openrlhf_gagpo.credit.statistics import centred, standardised
-from openrlhf_gagpo.options import declare
 
 __all__ = ["GrpoOptions", "grpo"]
 
@@ -20,7 +19,7 @@ __all__ = ["GrpoOptions", "grpo"]
 class GrpoOptions(EstimatorOptions):
     """Options of GRPO over environment steps."""
 
-    no_std_norm: bool = declare(False, "centre the scores of a group without dividing by their standard deviation")
+    no_std_norm: bool = option("no_std_norm", False)
 
 
 @register("grpo", GrpoOptions, BASELINE_PRESETS)

@@ -46,6 +46,11 @@ def columns(**changes: Any) -> dict[str, Any]:
         ({"state": ["A"]}, "column state has 1 rows but step has 5"),
         ({"truncated": [True]}, "column truncated has shape"),
         ({"invalid": [0, 0, -1, 0, 0]}, r"row 2 .*: invalid is neither true nor false"),
+        ({"success": [1, 1, 0, 0, 0]}, r"row 2 .*: its success is not that of the trajectory's first step"),
+        ({"success": [1, 1, 1, 2, 2]}, r"row 3 .*: success is neither true nor false"),
+        ({"action": ["go"]}, "column action has 1 rows but step has 5"),
+        ({"action": ["go", "go", 1, "go", "go"]}, "keys in action must be all str or all int"),
+        ({"token_value": [0.0] * 4}, r"column token_value has shape \(4,\) but n_tokens sums to 5"),
         ({"inadmissible": [0, 0, 0, 0.5, 0]}, r"row 3 .*: inadmissible is neither true nor false"),
         ({"terminated": [False, False, "True", False, False]}, r"row 2 .*: terminated is neither true nor false"),
         ({"terminated": ["False"] * 5}, r"row 0 .*: terminated is neither true nor false"),
@@ -170,6 +175,15 @@ def test_model_columns_follow_their_rows() -> None:
     np.testing.assert_allclose(batch.tokens.sum(log_prob), [-6.3, -12.6, -0.3, 0, -2.1])
     with pytest.raises(EstimatorError, match="no column value"):
         StepBatch.from_columns(**columns()).required("value")
+
+
+def test_facts_that_may_be_unknown_follow_their_rows() -> None:
+    given = columns(action=["a", "b", "c", "d", "e"], success=[True, True, True, False, False])
+    batch = StepBatch.from_columns(**shuffled(given, np.array([4, 2, 3, 0, 1])))
+    assert batch.required("action").tolist() == ["d", "e", "a", "b", "c"]
+    assert batch.required("success").tolist() == [False, False, True, True, True]
+    with pytest.raises(EstimatorError, match="no column action; build the batch with it"):
+        StepBatch.from_columns(**columns()).required("action")
 
 
 def test_steps_without_trained_tokens() -> None:

@@ -85,7 +85,7 @@ def test_a_column_that_is_needed_and_absent_is_named() -> None:
 
 @pytest.mark.parametrize("needs", [["values"], "value", ["value", "reward"]])
 def test_needs_are_columns_that_a_model_computes(needs: Any) -> None:
-    with pytest.raises(EstimatorError, match="a model can compute the columns value, ig, log_prob"):
+    with pytest.raises(EstimatorError, match="a model can compute the columns value, token_value, ig, log_prob"):
         credit.register("critic", credit.EstimatorOptions, needs=needs)
 
 
