@@ -73,3 +73,8 @@ class EstimatorOptions(Options):
     inadmissible_penalty: float = option("inadmissible_penalty", 0.0)
     invalid_penalty_mode: str = option("invalid_penalty_mode", "local")
     drop_reward_free_groups: bool = option("drop_reward_free_groups", False)
+
+    @property
+    def token_advantages(self) -> bool:
+        """Whether the estimator gives every token an advantage of its own, which not every policy loss takes."""
+        return False

@@ -13,10 +13,12 @@ import numpy as np
 from openrlhf_gagpo.credit.sets import Floats, Ints, Sets
 from openrlhf_gagpo.errors import EstimatorError
 
-__all__ = ["ROUNDING", "Statistics", "centred", "standardised", "statistics_of"]
+__all__ = ["ROUNDING", "Statistics", "centred", "standardised", "statistics_of", "whitened"]
 
 EPSILON = 1e-6
 """Added to a standard deviation before dividing by it."""
+VARIANCE_EPSILON = 1e-8
+"""Added to a variance before taking the root."""
 ROUNDING = 1e-9
 """Spread up to this share of the mean's magnitude (or of 1) is rounding noise."""
 
@@ -58,3 +60,19 @@ def standardised(values: Floats, sets: Sets, statistics: Statistics) -> Floats:
     scale = np.where(statistics.noise > 0.0, 1.0, statistics.std + EPSILON)
     standard: Floats = centred(values, sets, statistics) / sets.expand(scale)
     return standard
+
+
+def whitened(values: Floats, weights: Ints) -> Floats:
+    """Return ``x - mean`` over the root of the unbiased variance, each entry counted ``weights`` times.
+
+    All entries are 0 if there is no spread. This is the whitening of PPO code, with the weight of trained tokens.
+    """
+    total = weights.sum()
+    if total < 2:
+        return np.zeros_like(values)
+    deviation = values - np.sum(weights * values) / total
+    variance = np.sum(weights * deviation**2) / (total - 1)
+    if np.sqrt(variance) <= ROUNDING * max(1.0, np.abs(values).max()):
+        return np.zeros_like(values)
+    result: Floats = deviation / np.sqrt(variance + VARIANCE_EPSILON)
+    return result

@@ -12,12 +12,9 @@ from openrlhf_gagpo.credit.presets import BASELINE_PRESETS
 from openrlhf_gagpo.credit.registry import register
 from openrlhf_gagpo.credit.result import CreditResult
 from openrlhf_gagpo.credit.scores import episode_scores, group_statistics, kept_rows
-from openrlhf_gagpo.credit.sets import Floats, Ints
-from openrlhf_gagpo.credit.statistics import ROUNDING, centred
+from openrlhf_gagpo.credit.statistics import centred, whitened
 
 __all__ = ["ReinforceBaselineOptions", "reinforce_baseline"]
-
-VARIANCE_EPSILON = 1e-8
 
 
 @dataclass(frozen=True)
@@ -34,20 +31,7 @@ def reinforce_baseline(batch: StepBatch, options: ReinforceBaselineOptions) -> C
     return CreditResult.of(
         batch,
         options,
-        advantage=_whitened(centred(scores, batch.groups, statistics), tokens),
+        advantage=whitened(centred(scores, batch.groups, statistics), tokens),
         return_=scores,
         value=batch.groups.expand(statistics.mean),
     )
-
-
-def _whitened(values: Floats, tokens: Ints) -> Floats:
-    """Return values minus their token mean, over the root of the unbiased token variance; 0 without spread."""
-    total = tokens.sum()
-    if total < 2:
-        return np.zeros_like(values)
-    deviation = values - np.sum(tokens * values) / total
-    variance = np.sum(tokens * deviation**2) / (total - 1)
-    if np.sqrt(variance) <= ROUNDING * max(1.0, np.abs(values).max()):
-        return np.zeros_like(values)
-    whitened: Floats = deviation / np.sqrt(variance + VARIANCE_EPSILON)
-    return whitened

@@ -42,13 +42,20 @@ KEYS: dict[str, tuple[str, dict[str, Any], str]] = {
     "rloo": ("rloo", ROWS, "advantage"),
     "rloo.per_traj": ("rloo", {"statistics": "trajectories"}, "advantage"),
     "reinforce_pp_baseline": ("reinforce_baseline", ROWS, "advantage"),
+    "ppo_step_gae": ("gae", {"whiten": False}, "advantage"),
+    "ppo_step_gae.whiten": ("gae", {}, "advantage"),
+    "ppo_row": ("gae", {"gae_level": "token", "lambd": 1.0, "invalid_penalty_mode": "local"}, "advantage"),
 }
 
 
 def run(case: dict[str, Any], name: str, settings: dict[str, Any], order: np.ndarray) -> credit.CreditResult:
     columns = {key: [column[row] for row in order] for key, column in case["rows"].items()}
     done, truncated = np.array(columns.pop("done")), np.array(columns.pop("truncated"))
-    batch = credit.StepBatch.from_columns(**columns, terminated=done & ~truncated, truncated=truncated)
+    # A critic that is constant within a response.
+    token_value = np.repeat(columns["value"], columns["n_tokens"])
+    batch = credit.StepBatch.from_columns(
+        **columns, token_value=token_value, terminated=done & ~truncated, truncated=truncated
+    )
     estimator, params = credit.get(name), case["params"]
     given = {
         "gamma": params["gamma"],
