@@ -33,9 +33,13 @@ class BackendEntry:
 
 BACKENDS: Mapping[str, BackendEntry] = {
     "distributed": BackendEntry(
-        "openrlhf_gagpo.backends.distributed.backend:DistributedBackend", frozenset({"log_prob"}), one_process=False
+        "openrlhf_gagpo.backends.distributed.backend:DistributedBackend",
+        frozenset({"log_prob", "value", "token_value"}),
+        one_process=False,
     ),
-    "local": BackendEntry("openrlhf_gagpo.backends.local:LocalBackend", frozenset({"log_prob"}), one_process=True),
+    "local": BackendEntry(
+        "openrlhf_gagpo.backends.local:LocalBackend", frozenset({"log_prob", "value", "token_value"}), one_process=True
+    ),
 }
 
 

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_model
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, get_scheduler, set_seed
+from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 from transformers.utils.logging import disable_progress_bar
 
+from openrlhf_gagpo.backends.local_critic import LocalCritic
+from openrlhf_gagpo.backends.local_models import build_optimizer, load_model, write_model
 from openrlhf_gagpo.backends.sampler import BatchSampler
-from openrlhf_gagpo.errors import RunError
 from openrlhf_gagpo.rollout.player import EpisodePlayer, RolloutSettings
 from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, SamplingParams
 from openrlhf_gagpo.training.collate import TokenBatch, TokenValues, action_tensors, collate, per_row
@@ -35,14 +33,11 @@ from openrlhf_gagpo.training.objective import (
     token_log_probs,
 )
 from openrlhf_gagpo.training.rows import MicroBatch, TokenRow, TrainingRow, unique_rows
-from openrlhf_gagpo.training.schedule import offset_warmup
-from openrlhf_gagpo.training.settings import BackendSettings, OptimizerSettings
+from openrlhf_gagpo.training.settings import BackendSettings, CriticSettings
 from openrlhf_gagpo.training.table import LOG_PROB
+from openrlhf_gagpo.training.values import value_columns
 
 __all__ = ["LocalBackend"]
-
-# Parameters without weight decay, by name, as in OpenRLHF's optimizer groups.
-_NO_DECAY = ("bias", "layer_norm.weight", "layernorm.weight", "norm.weight", "ln_f.weight")
 
 
 class LocalBackend:
@@ -82,23 +77,24 @@ class LocalBackend:
         )
         if settings.gradient_checkpointing:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
-        self.optimizer, self.scheduler = _optimizer(self.model, settings.optimizer, settings.iterations)
+        self.optimizer, self.scheduler = build_optimizer(self.model, settings.optimizer, settings.iterations)
+        self.critic = None if settings.critic is None else self._make_critic(settings.critic)
         self.sampler = BatchSampler(self.model, _eos_ids(self.model, self.tokenizer), self.tokenizer.pad_token_id)
         self._player = self._runner.run(_make_player(settings.rollout, self.tokenizer))
         return {"devices": str(self.device), "start_models_s": f"{time.perf_counter() - started:.1f}"}
 
     def _load_model(self, path: str) -> Any:
-        try:
-            model = AutoModelForCausalLM.from_pretrained(
-                path,
-                dtype=torch.float32,
-                attn_implementation="sdpa",
-                trust_remote_code=True,
-            )
-        except (OSError, ValueError, RuntimeError) as error:
-            cause = str(error).strip().splitlines()[0].rstrip(".")
-            raise RunError(f"the model {path} cannot be loaded: {cause}; check --actor.model_name_or_path") from error
-        return model.to(self.device).eval()
+        return load_model(AutoModelForCausalLM, path, "actor.model_name_or_path").to(self.device)
+
+    def _make_critic(self, settings: CriticSettings) -> LocalCritic:
+        return LocalCritic(
+            settings,
+            self.settings.batches,
+            iterations=self.settings.iterations,
+            pad_id=self.tokenizer.pad_token_id,
+            device=self.device,
+            autocast=self._autocast,
+        )
 
     def _autocast(self) -> torch.autocast:
         """Return the context of passes in ``--ds.param_dtype``; weights stay in float32, as the optimizer needs."""
@@ -118,12 +114,25 @@ class LocalBackend:
             return self._runner.run(self.player.play(requests, self.sampler, sampling, done))
 
     def compute(self, rows: Sequence[TokenRow], columns: Collection[str]) -> dict[str, NDArray[np.float64]]:
-        if set(columns) != {LOG_PROB}:
-            raise ValueError(f"the local backend computes {LOG_PROB}, not {', '.join(columns)}")
-        values = self._log_probs(self.model, rows)
-        return {LOG_PROB: torch.cat(values).double().numpy()}
+        computed: dict[str, NDArray[np.float64]] = {}
+        if LOG_PROB in columns:
+            computed[LOG_PROB] = torch.cat(self._log_probs(self.model, rows)).double().numpy()
+        if self.critic is not None:
+            computed |= value_columns(self.critic.values(rows), rows)
+        missing = set(columns) - set(computed)
+        if missing:
+            raise ValueError(f"the local backend cannot compute {', '.join(sorted(missing))} in this run")
+        return computed
 
-    def update(self, rows: Sequence[TrainingRow], seed: int) -> dict[str, float]:
+    def update(self, rows: Sequence[TrainingRow], seed: int, *, policy: bool = True) -> dict[str, float]:
+        metrics: dict[str, float] = {}
+        if self.critic is not None:
+            started = time.perf_counter()
+            metrics = self.critic.update(rows, seed)
+            metrics["time/critic"] = time.perf_counter() - started
+        return metrics | self._update_policy(rows if policy else [], seed)
+
+    def _update_policy(self, rows: Sequence[TrainingRow], seed: int) -> dict[str, float]:
         started = time.perf_counter()
         old = self._old_log_probs(rows)
         reference = None if self.reference is None else self._log_probs(self.reference, rows)
@@ -223,10 +232,12 @@ class LocalBackend:
         partial = root / f".{tag}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        _save_model(self.model, partial)
+        write_model(self.model, partial)
         torch.save(
             {"optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict()}, partial / "state.pt"
         )
+        if self.critic is not None:
+            self.critic.save(partial / "critic")
         (partial / "loop.json").write_text(json.dumps(state), encoding="utf-8")
         shutil.rmtree(root / tag, ignore_errors=True)
         os.replace(partial, root / tag)
@@ -248,11 +259,15 @@ class LocalBackend:
         states = torch.load(folder / "state.pt", map_location=self.device, weights_only=True)
         self.optimizer.load_state_dict(states["optimizer"])
         self.scheduler.load_state_dict(states["scheduler"])
+        if self.critic is not None:
+            self.critic.load(folder / "critic")
         return json.loads((folder / "loop.json").read_text(encoding="utf-8"))
 
     def export(self) -> None:
-        _save_model(self.model, self.settings.checkpoints.output_dir)
+        write_model(self.model, self.settings.checkpoints.output_dir)
         self.tokenizer.save_pretrained(self.settings.checkpoints.output_dir)
+        if self.critic is not None and self.critic.settings.export:
+            self.critic.export(self.settings.checkpoints.critic_dir)
 
     def parameters(self) -> dict[str, Tensor]:
         """Return copies of all parameters by name (for tests)."""
@@ -265,14 +280,6 @@ class LocalBackend:
         self._runner.close()
 
 
-def _save_model(model: Any, folder: Path) -> None:
-    """Write a Hugging Face folder like ``save_pretrained``, which would import DeepSpeed if it is installed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    model.config.save_pretrained(folder)
-    model.generation_config.save_pretrained(folder)
-    save_model(model, str(folder / "model.safetensors"), metadata={"format": "pt"})
-
-
 async def _make_player(settings: RolloutSettings, tokenizer: Any) -> EpisodePlayer:
     return EpisodePlayer(settings, tokenizer)
 
@@ -282,28 +289,3 @@ def _eos_ids(model: Any, tokenizer: Any) -> list[int]:
     configured = model.generation_config.eos_token_id
     configured = configured if isinstance(configured, list) else [configured]
     return [token for token in {*configured, tokenizer.eos_token_id} if token is not None]
-
-
-def _optimizer(model: Any, settings: OptimizerSettings, iterations: int) -> tuple[torch.optim.AdamW, Any]:
-    """Build AdamW and a schedule over iterations, with OpenRLHF's parameter groups."""
-
-    def parameters(decayed: bool) -> Iterator[Tensor]:
-        for name, parameter in model.named_parameters():
-            if any(part in name for part in _NO_DECAY) != decayed:
-                yield parameter
-
-    groups = [
-        {"params": list(parameters(True)), "weight_decay": settings.weight_decay},
-        {"params": list(parameters(False)), "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps)
-    has_floor = settings.scheduler in ("cosine_with_min_lr", "cosine_warmup_with_min_lr")
-    scheduler = get_scheduler(
-        settings.scheduler,
-        optimizer,
-        num_warmup_steps=math.ceil(iterations * settings.warmup_ratio),
-        num_training_steps=iterations,
-        scheduler_specific_kwargs={"min_lr_rate": settings.min_lr_ratio} if has_floor else {},
-    )
-    offset_warmup(scheduler, settings.warmup_ratio)
-    return optimizer, scheduler

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from openrlhf_gagpo import machine
+from openrlhf_gagpo import losses, machine
 from openrlhf_gagpo.backends import BACKENDS
+from openrlhf_gagpo.config.families import families
 from openrlhf_gagpo.config.flags import all_flags
 from openrlhf_gagpo.config.models import cached, check_hub_model, check_model_folder, offline
 from openrlhf_gagpo.config.placement import Plan, place
-from openrlhf_gagpo.config.resolve import COMMAND_LINE, DEFAULT, DERIVED, Config
+from openrlhf_gagpo.config.resolve import COMMAND_LINE, DEFAULT, DERIVED, Config, uses_critic
 from openrlhf_gagpo.credit import registry as estimators
 from openrlhf_gagpo.errors import ConfigError
 
@@ -79,6 +80,17 @@ def _algorithm(config: Config) -> Iterator[str]:
             f"the estimator {estimator.name} needs {', '.join(missing)} of every step, which the {config.backend} "
             "backend cannot compute; choose another --algo.advantage.estimator"
         )
+    loss = losses.get(config.actor.policy_loss_type)
+    if config.options(families()[0]).token_advantages and not loss.token_advantages:
+        yield (
+            f"{estimator.name} gives every token an advantage of its own and the policy loss {loss.name} takes one per "
+            "action; choose another --actor.policy_loss_type"
+        )
+    if uses_critic(config) and config.critic.freezing_steps >= config.train.num_iterations:
+        yield (
+            f"{_say(config, 'critic.freezing_steps')} is {config.critic.freezing_steps}, so none of the "
+            f"{config.train.num_iterations} iterations would train the policy; lower it"
+        )
     attention, dtype = config.ds.attn_implementation, config.ds.param_dtype
     if "flash" in attention and dtype == "fp32":
         yield f"ds.attn_implementation {attention} cannot compute in fp32; use --ds.attn_implementation sdpa"
@@ -109,15 +121,21 @@ def _run_dir(config: Config) -> Iterator[str]:
 
 
 def _model(config: Config) -> Iterator[str]:
-    name = config.actor.model_name_or_path
-    if not name:
+    if not config.actor.model_name_or_path:
         yield "no model is given; set --actor.model_name_or_path to a model folder or a Hugging Face name"
         return
+    yield from _model_at("actor.model_name_or_path", config)
+    if uses_critic(config) and config.critic.model_name_or_path != config.actor.model_name_or_path:
+        yield from _model_at("critic.model_name_or_path", config)
+
+
+def _model_at(flag: str, config: Config) -> Iterator[str]:
+    name = config.get(flag)
     folder = Path(name).expanduser()
     if folder.is_dir():
         yield from check_model_folder(folder)
     elif folder.exists() or not _HUB_NAME.fullmatch(name) or name.startswith("."):
-        yield f"there is no model folder {name}; check --actor.model_name_or_path"
+        yield f"there is no model folder {name}; check --{flag}"
     elif not cached(name):
         if offline():
             yield f"there is no model folder {name}, and the hub is switched off (HF_HUB_OFFLINE); give a local folder"
@@ -148,6 +166,15 @@ def _distributed(config: Config, plan: Plan) -> Iterator[str]:
     if shared and config.algo.kl.init_coef > 0 and not same:
         yield "policy and reference model share GPUs; leave out ref.num_nodes and ref.num_gpus_per_node"
     split = ds.ring_attn_size * ds.tensor_parallel_size
+    if uses_critic(config):
+        critics = config.critic.num_nodes * config.critic.num_gpus_per_node
+        if train.colocate_all and critics != workers:
+            yield "policy and critic share GPUs; leave out critic.num_nodes and critic.num_gpus_per_node"
+        if critics % split:
+            yield (
+                f"{critics} critic workers cannot be divided by ds.ring_attn_size x ds.tensor_parallel_size ({split}); "
+                "change critic.num_gpus_per_node"
+            )
     if workers % split:
         yield (
             f"{workers} policy workers cannot be divided by ds.ring_attn_size x ds.tensor_parallel_size ({split}); "

@@ -10,11 +10,13 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from openrlhf_gagpo import losses
 from openrlhf_gagpo.config.flag import Disposition, Flag, between
+from openrlhf_gagpo.config.openrlhf_flags import CRITIC_FLAGS
+from openrlhf_gagpo.credit import CRITIC_COLUMNS
 from openrlhf_gagpo.credit import registry as estimators
 from openrlhf_gagpo.errors import ConfigError, PluginError
 from openrlhf_gagpo.options import Options
 
-__all__ = ["ESTIMATOR", "LOSS", "Family", "families"]
+__all__ = ["ESTIMATOR", "LOSS", "Family", "families", "needs_critic"]
 
 ESTIMATOR = "algo.advantage.estimator"
 LOSS = "actor.policy_loss_type"
@@ -37,7 +39,7 @@ class Family:
     options: Mapping[str, Flag]
     """Flag name -> flag, for the union of all options."""
     owners: Mapping[str, tuple[str, ...]]
-    """Flag name -> the algorithms that have the option."""
+    """Flag name -> the algorithms that have the option, or for which a flag of the run has a meaning."""
 
     def origin(self, name: str) -> str:
         """Return how values are marked that choosing ``name`` presets."""
@@ -55,6 +57,11 @@ class Family:
             return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()})
         except ValueError as error:
             raise ConfigError(f"{self.prefix}{error}") from None
+
+
+def needs_critic(estimator: str) -> bool:
+    """Return whether the estimator asks for a critic's values."""
+    return bool(estimators.get(estimator).needs & CRITIC_COLUMNS)
 
 
 def families() -> tuple[Family, Family]:
@@ -75,9 +82,17 @@ def _families(
     estimator_options: tuple[tuple[str, type[Options]], ...], loss_options: tuple[tuple[str, type[Options]], ...]
 ) -> tuple[Family, Family]:
     presets = {name: estimators.get(name).presets for name, _ in estimator_options}
+    critics = tuple(name for name, _ in estimator_options if needs_critic(name))
     return (
-        _family("estimator", ESTIMATOR, "algo.advantage.", dict(estimator_options), presets),
-        _family("policy loss", LOSS, "actor.", dict(loss_options), {}),
+        _family(
+            "estimator",
+            ESTIMATOR,
+            "algo.advantage.",
+            dict(estimator_options),
+            presets,
+            dict.fromkeys(CRITIC_FLAGS, critics),
+        ),
+        _family("policy loss", LOSS, "actor.", dict(loss_options), {}, {}),
     )
 
 
@@ -87,9 +102,10 @@ def _family(
     prefix: str,
     options_cls: Mapping[str, type[Options]],
     presets: Mapping[str, Mapping[str, object]],
+    run_flags: Mapping[str, tuple[str, ...]],
 ) -> Family:
     options: dict[str, Flag] = {}
-    owners: dict[str, tuple[str, ...]] = {}
+    owners = dict(run_flags)
     for name, cls in options_cls.items():
         hints = get_type_hints(cls)
         for item in fields(cls):

@@ -21,7 +21,7 @@ from openrlhf_gagpo.config.flag import (
     between,
 )
 
-__all__ = ["OPENRLHF_FLAGS"]
+__all__ = ["CRITIC_FLAGS", "OPENRLHF_FLAGS"]
 
 _B = Disposition.BOTH
 _D = Disposition.DISTRIBUTED
@@ -124,6 +124,52 @@ _POLICY = [
     _flag("actor.min_lr_ratio", float, 0.1, _B, "final learning rate as a share of the first", bound=SHARE),
     _flag("actor.max_norm", float, 1.0, _B, "gradient norm above which gradients are scaled down", bound=NOT_NEGATIVE),
 ]
+_CRITIC = [
+    _flag("critic.num_nodes", int, 1, _D, "nodes of the critic; the policy's if all share GPUs", bound=AT_LEAST_ONE),
+    _flag("critic.num_gpus_per_node", int, 8, _D, "GPUs of the critic on each node", bound=AT_LEAST_ONE),
+    _flag("critic.model_name_or_path", str, None, _B, "model folder the critic starts from; unset: the policy's"),
+    _flag("critic.value_clip", float, 0.5, _B, "change of a value beyond which it is not rewarded", bound=POSITIVE),
+    _flag(
+        "critic.freezing_steps",
+        int,
+        -1,
+        _B,
+        "iterations at the start that train the critic alone",
+        bound=NEVER_OR_EVERY,
+    ),
+    _flag("critic.save_value_network", bool, False, _B, "write the trained critic beside the model"),
+    _flag("critic.optim", str, "adam", _D, "optimizer of the critic", choices=("adam", "muon")),
+    _flag("critic.muon.lr", float, 0.02, _D, "Muon's learning rate for the critic", bound=POSITIVE),
+    _flag("critic.muon.momentum", float, 0.95, _D, "Muon's momentum for the critic"),
+    _flag("critic.muon.ns_steps", int, 5, _D, "Newton-Schulz steps of Muon, where DeepSpeed reads them"),
+    _flag("critic.muon.nesterov", bool, True, _D, "Nesterov momentum in Muon, where DeepSpeed reads it"),
+    _flag("critic.adam.lr", float, 9e-06, _B, "AdamW's learning rate for the critic", bound=POSITIVE),
+    _flag(
+        "critic.adam.betas",
+        float,
+        (0.9, 0.95),
+        _B,
+        "AdamW's decay rates for the critic",
+        nargs=2,
+        bound=SHARE_BELOW_ONE,
+    ),
+    _flag("critic.adam.eps", float, 1e-08, _B, "AdamW's epsilon for the critic", bound=POSITIVE),
+    _flag("critic.adam.weight_decay", float, 0.0, _B, "AdamW's weight decay for the critic", bound=NOT_NEGATIVE),
+    _flag("critic.lr_scheduler", str, "cosine_with_min_lr", _B, "the critic's learning-rate schedule"),
+    _flag("critic.lr_warmup_ratio", float, 0.03, _B, "share of the critic's schedule that warms up", bound=SHARE),
+    _flag(
+        "critic.min_lr_ratio", float, 0.1, _B, "the critic's final learning rate as a share of the first", bound=SHARE
+    ),
+    _flag(
+        "critic.max_norm",
+        float,
+        1.0,
+        _B,
+        "the critic's gradient norm above which gradients are scaled down",
+        bound=NOT_NEGATIVE,
+    ),
+    _flag("ds.value_head_prefix", str, "score", _D, "name of the critic's value head in its weights"),
+]
 _TRAIN = [
     _flag(
         "train.batch_size", int, 128, _B, "rows (environment steps) of one optimizer step, at most", bound=AT_LEAST_ONE
@@ -196,30 +242,7 @@ _DEEPSPEED = [
 _OPTIM = {"choices": ("adam", "muon")}
 _PAIR = {"nargs": 2}
 _REFUSED = [
-    *_refused(
-        "no estimator here trains a critic; remove it and choose one with --algo.advantage.estimator",
-        ("critic.num_nodes", int, 1),
-        ("critic.num_gpus_per_node", int, 8),
-        ("train.colocate_critic_reward", bool, False),
-        ("critic.model_name_or_path", str, None),
-        ("critic.value_clip", float, 0.5),
-        ("critic.freezing_steps", int, -1),
-        ("critic.save_value_network", bool, False),
-        ("critic.optim", str, "adam", _OPTIM),
-        ("critic.muon.lr", float, 0.02),
-        ("critic.muon.momentum", float, 0.95),
-        ("critic.muon.ns_steps", int, 5),
-        ("critic.muon.nesterov", bool, True),
-        ("critic.adam.lr", float, 9e-06),
-        ("critic.adam.betas", float, (0.9, 0.95), _PAIR),
-        ("critic.adam.eps", float, 1e-08),
-        ("critic.adam.weight_decay", float, 0.0),
-        ("critic.lr_scheduler", str, "cosine_with_min_lr"),
-        ("critic.lr_warmup_ratio", float, 0.03),
-        ("critic.min_lr_ratio", float, 0.1),
-        ("critic.max_norm", float, 1.0),
-        ("ds.value_head_prefix", str, "score"),
-    ),
+    *_refused("there is no reward model to share GPUs with; remove it", ("train.colocate_critic_reward", bool, False)),
     *_refused(
         "rewards come from the environment alone; remove it, or change them with --env.options or --env.plugin",
         ("reward.num_nodes", int, 1),
@@ -320,6 +343,9 @@ _REFUSED = [
     ),
 ]
 
+CRITIC_FLAGS: tuple[str, ...] = tuple(flag.name for flag in _CRITIC)
+"""Flags that have a meaning only with an estimator that needs a critic."""
+
 OPENRLHF_FLAGS: tuple[Flag, ...] = (
-    *_PLACEMENT, *_VLLM, *_ALGORITHM, *_POLICY, *_TRAIN, *_ROLLOUT, *_CHECKPOINTS, *_DEEPSPEED, *_REFUSED,
+    *_PLACEMENT, *_VLLM, *_ALGORITHM, *_POLICY, *_CRITIC, *_TRAIN, *_ROLLOUT, *_CHECKPOINTS, *_DEEPSPEED, *_REFUSED,
 )  # fmt: skip

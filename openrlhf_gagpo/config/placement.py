@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from openrlhf_gagpo import machine
 from openrlhf_gagpo.backends import BACKENDS, SHARE
-from openrlhf_gagpo.config.resolve import Config
+from openrlhf_gagpo.config.resolve import Config, uses_critic
 
 __all__ = ["Bundles", "Plan", "Process", "place"]
 
@@ -85,17 +85,24 @@ def _groups(config: Config) -> tuple[Bundles, ...]:
     all_shared = config.train.colocate_all
     models_shared = all_shared or config.train.colocate_actor_ref
     share = SHARE if models_shared else 1
+    critics = config.critic.num_nodes * config.critic.num_gpus_per_node if uses_critic(config) else 0
     policy = Process("policy worker", workers, share)
     reference = Process("reference worker", references, share)
+    critic = Process("critic worker", critics, SHARE if all_shared else 1)
     engine = Process("vLLM engine", engines, per_engine * (SHARE if all_shared else 1))
     if all_shared:
-        groups = [Bundles(workers, (policy, reference, engine))]
+        groups = [Bundles(workers, (policy, reference, critic, engine))]
     elif models_shared:
-        groups = [Bundles(workers, (policy, reference)), Bundles(engines * per_engine, (engine,))]
+        groups = [
+            Bundles(workers, (policy, reference)),
+            Bundles(critics, (critic,)),
+            Bundles(engines * per_engine, (engine,)),
+        ]
     else:
         groups = [
             Bundles(workers, (policy,)),
             Bundles(references, (reference,)),
+            Bundles(critics, (critic,)),
             Bundles(engines * per_engine, (engine,)),
         ]
     present = [Bundles(group.count, tuple(p for p in group.processes if p.count)) for group in groups]

@@ -16,14 +16,14 @@ from openrlhf_gagpo import machine
 from openrlhf_gagpo.backends import BACKENDS
 from openrlhf_gagpo.config import recipes
 from openrlhf_gagpo.config.deprecated import translate
-from openrlhf_gagpo.config.families import ESTIMATOR, Family, families
+from openrlhf_gagpo.config.families import ESTIMATOR, Family, families, needs_critic
 from openrlhf_gagpo.config.flag import Disposition, Flag
 from openrlhf_gagpo.config.flags import all_flags
 from openrlhf_gagpo.config.parser import parse, preparse
 from openrlhf_gagpo.errors import ConfigError
 from openrlhf_gagpo.plugins import load_algo_plugins
 
-__all__ = ["COMMAND_LINE", "DEFAULT", "Config", "resolve"]
+__all__ = ["COMMAND_LINE", "DEFAULT", "Config", "resolve", "uses_critic"]
 
 DEFAULT = "default"
 COMMAND_LINE = "command line"
@@ -139,6 +139,11 @@ def resolve(argv: Sequence[str]) -> Config:
     for family in families():
         config.options(family)
     return config
+
+
+def uses_critic(config: Config) -> bool:
+    """Return whether the run's estimator needs a critic's values."""
+    return needs_critic(config.get(ESTIMATOR))
 
 
 @dataclass
@@ -264,6 +269,11 @@ def _derive(values: dict[str, Any], origins: dict[str, str]) -> None:
     if values["train.colocate_all"] or values["train.colocate_actor_ref"]:
         fill("ref.num_nodes", values["actor.num_nodes"])
         fill("ref.num_gpus_per_node", values["actor.num_gpus_per_node"])
+    if needs_critic(values[ESTIMATOR]):
+        fill("critic.model_name_or_path", values["actor.model_name_or_path"])
+        if values["train.colocate_all"]:
+            fill("critic.num_nodes", values["actor.num_nodes"])
+            fill("critic.num_gpus_per_node", values["actor.num_gpus_per_node"])
     if values["train.dynamic_batch_enable"]:
         fill("rollout.max_tokens_per_gpu", values["train.max_tokens_per_gpu"])
     if values["train.dynamic_batch_enable"] or values["ds.ring_attn_size"] > 1:

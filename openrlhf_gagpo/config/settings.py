@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from openrlhf_gagpo.config.checks import env_options
 from openrlhf_gagpo.config.families import families
 from openrlhf_gagpo.config.placement import place
-from openrlhf_gagpo.config.resolve import Config
+from openrlhf_gagpo.config.resolve import Config, uses_critic
 from openrlhf_gagpo.evaluation import EvaluationPlan
 from openrlhf_gagpo.rollout.player import RolloutSettings
 from openrlhf_gagpo.rollout.types import SamplingParams
@@ -17,6 +18,7 @@ from openrlhf_gagpo.training.settings import (
     BackendSettings,
     BatchSettings,
     CheckpointSettings,
+    CriticSettings,
     LoopSettings,
     ObjectiveSettings,
     OptimizerSettings,
@@ -72,6 +74,32 @@ def objective_settings(config: Config) -> ObjectiveSettings:
     )
 
 
+def _optimizer(section: Any) -> OptimizerSettings:
+    """Return the optimizer of the policy or of the critic, whose flags have the same names."""
+    return OptimizerSettings(
+        lr=section.adam.lr,
+        betas=(section.adam.betas[0], section.adam.betas[1]),
+        eps=section.adam.eps,
+        weight_decay=section.adam.weight_decay,
+        scheduler=section.lr_scheduler,
+        warmup_ratio=section.lr_warmup_ratio,
+        min_lr_ratio=section.min_lr_ratio,
+        max_norm=section.max_norm,
+    )
+
+
+def _critic(config: Config) -> CriticSettings:
+    critic = config.critic
+    return CriticSettings(
+        model=critic.model_name_or_path,
+        new_head=critic.model_name_or_path == config.actor.model_name_or_path,
+        optimizer=_optimizer(critic),
+        value_clip=critic.value_clip,
+        gradient_checkpointing=config.actor.gradient_checkpointing_enable,
+        export=critic.save_value_network,
+    )
+
+
 def backend_settings(config: Config) -> BackendSettings:
     """Return the settings of the backend."""
     actor, train, rollout = config.actor, config.train, config.rollout
@@ -94,16 +122,8 @@ def backend_settings(config: Config) -> BackendSettings:
             epochs=train.max_epochs,
         ),
         objective=objective_settings(config),
-        optimizer=OptimizerSettings(
-            lr=actor.adam.lr,
-            betas=(actor.adam.betas[0], actor.adam.betas[1]),
-            eps=actor.adam.eps,
-            weight_decay=actor.adam.weight_decay,
-            scheduler=actor.lr_scheduler,
-            warmup_ratio=actor.lr_warmup_ratio,
-            min_lr_ratio=actor.min_lr_ratio,
-            max_norm=actor.max_norm,
-        ),
+        optimizer=_optimizer(actor),
+        critic=_critic(config) if uses_critic(config) else None,
         checkpoints=CheckpointSettings(Path(config.ckpt.path), Path(config.ckpt.output_dir), config.ckpt.max_num),
         gpus=place(config).gpus,
         device=train.device,
@@ -140,5 +160,6 @@ def loop_settings(config: Config, train_tasks: Sequence[str], eval_tasks: Sequen
         evaluate_before=config.eval.before_train,
         evaluate_after=config.eval.after_train,
         save_every=config.ckpt.save_steps if config.ckpt.save_steps > 0 else None,
+        critic_warmup=max(config.critic.freezing_steps, 0),
         record=config.rollout.record == "all",
     )

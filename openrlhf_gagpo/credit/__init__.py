@@ -9,12 +9,13 @@ import importlib
 import pkgutil
 
 from openrlhf_gagpo.credit import estimators
-from openrlhf_gagpo.credit.batch import MODEL_COLUMNS, StepBatch
+from openrlhf_gagpo.credit.batch import CRITIC_COLUMNS, MODEL_COLUMNS, StepBatch
 from openrlhf_gagpo.credit.options import EstimatorOptions, option
 from openrlhf_gagpo.credit.registry import Estimator, get, names, register
 from openrlhf_gagpo.credit.result import CreditResult
 
 __all__ = [
+    "CRITIC_COLUMNS",
     "MODEL_COLUMNS",
     "CreditResult",
     "Estimator",

@@ -23,10 +23,12 @@ from openrlhf_gagpo.credit.columns import (
 from openrlhf_gagpo.credit.sets import Bools, Floats, Ints, Sequences, Sets
 from openrlhf_gagpo.errors import EstimatorError
 
-__all__ = ["MODEL_COLUMNS", "StepBatch"]
+__all__ = ["CRITIC_COLUMNS", "MODEL_COLUMNS", "StepBatch"]
 
 MODEL_COLUMNS = ("value", "token_value", "ig", "log_prob")
 """Columns that a model has to compute; an estimator gets those that it declares in ``needs``."""
+CRITIC_COLUMNS = frozenset({"value", "token_value"})
+"""Those of them that a critic computes."""
 _OPTIONAL = ("action", "success", *MODEL_COLUMNS)
 
 

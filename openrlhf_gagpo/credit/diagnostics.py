@@ -9,7 +9,7 @@ from openrlhf_gagpo.credit.scores import reward_free_groups
 from openrlhf_gagpo.credit.sets import Bools, Floats
 from openrlhf_gagpo.credit.statistics import ROUNDING
 
-__all__ = ["SIZE_BINS", "diagnose"]
+__all__ = ["SIZE_BINS", "diagnose", "explained_variance"]
 
 SIZE_BINS: tuple[tuple[str, int, float], ...] = (
     ("1", 1, 1),
@@ -53,3 +53,14 @@ def diagnose(batch: StepBatch, advantage: Floats, keep: Bools) -> dict[str, floa
         inside = (sizes >= smallest) & (sizes <= largest)
         report[f"state_group_size_share/{label}"] = float(sizes[inside].sum() / len(batch))
     return report
+
+
+def explained_variance(returns: Floats, values: Floats) -> float:
+    """Return the share of the variance of ``returns`` that ``values`` predict: 1 for all, 0 for a constant's share.
+
+    It is below 0 if the values are worse than a constant, and 0 if the returns do not vary.
+    """
+    variance = float(returns.var())
+    if variance <= ROUNDING:
+        return 0.0
+    return 1.0 - float((returns - values).var()) / variance

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openrlhf_gagpo.credit.batch import StepBatch
-from openrlhf_gagpo.credit.diagnostics import diagnose
+from openrlhf_gagpo.credit.diagnostics import diagnose, explained_variance
 from openrlhf_gagpo.credit.options import EstimatorOptions
 from openrlhf_gagpo.credit.scores import kept_rows
 from openrlhf_gagpo.credit.sets import Bools, Floats, Ints
@@ -104,6 +104,14 @@ class CreditResult:
     def state_group_size(self) -> Ints:
         """Number of steps of the same group in the same state, including the step itself."""
         return self.batch.restore(self.batch.states.expand(self.batch.states.count))
+
+    @property
+    def explained_variance(self) -> float | None:
+        """Share of the variance of the returns that the critic's values predict; None without a critic."""
+        trains_critic = self.value_target is not None or self.token_value_target is not None
+        if not trains_critic or self.return_ is None or self.value is None:
+            return None
+        return explained_variance(self.return_, self.value)
 
     @cached_property
     def diagnostics(self) -> dict[str, float]:

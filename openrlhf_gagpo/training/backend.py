@@ -32,10 +32,15 @@ class Backend(Protocol):
         """Compute the model columns that credit needs, in the form that ``credit.StepBatch`` takes.
 
         Called before an iteration's first update, and only for columns that the backend's entry in ``backends`` lists.
+        A critic's columns, ``value`` and ``token_value``, come from one pass; asking for one returns both.
         """
 
-    def update(self, rows: Sequence[TrainingRow], seed: int) -> dict[str, float]:
-        """Run one iteration of optimizer steps over the rows and return ``policy/*`` and ``time/*`` metrics."""
+    def update(self, rows: Sequence[TrainingRow], seed: int, *, policy: bool = True) -> dict[str, float]:
+        """Run one iteration of optimizer steps over the rows and return ``policy/*``, ``critic/*``, ``time/*`` metrics.
+
+        Args:
+            policy: False trains only the critic; the policy's learning-rate schedule advances all the same.
+        """
 
     def sync(self) -> None:
         """Give the sampler the policy's weights."""

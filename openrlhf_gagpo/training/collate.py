@@ -52,7 +52,8 @@ class ActionTensors:
 
 def collate(rows: Sequence[TokenRow], *, pad_id: int, padding: int = 0) -> TokenBatch:
     """Pad rows to one batch, followed by ``padding`` empty rows without any action token."""
-    width = max((row.length for row in rows), default=2)
+    # The end of a prompt has a position even if the response is empty.
+    width = max((max(row.length, len(row.prompt_ids) + 1) for row in rows), default=2)
     count = len(rows) + padding
     sequences = torch.full((count, width), pad_id, dtype=torch.long)
     attention_mask = torch.zeros((count, width), dtype=torch.long)

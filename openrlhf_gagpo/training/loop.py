@@ -24,7 +24,7 @@ from openrlhf_gagpo.training.backend import Backend
 from openrlhf_gagpo.training.rows import TrainingRow
 from openrlhf_gagpo.training.settings import LoopSettings
 from openrlhf_gagpo.training.summary import rollout_metrics
-from openrlhf_gagpo.training.table import StepTable
+from openrlhf_gagpo.training.table import VALUE, StepTable
 
 __all__ = ["Observer", "Trainer"]
 
@@ -96,10 +96,12 @@ class Trainer:
                 result, rows = self._credit(table, metrics)
                 credited = table.recorded(result)
                 metrics |= {f"credit/{name}": value for name, value in result.diagnostics.items()}
+                metrics |= _critic_quality(result)
             self._record(iteration, episodes, credited)
             if rows is not None:
                 self.observer.phase(iteration, "update", 0)
-                metrics |= self.backend.update(rows, stable_seed(seed, "batches", iteration))
+                batch_seed = stable_seed(seed, "batches", iteration)
+                metrics |= self.backend.update(rows, batch_seed, policy=iteration > settings.critic_warmup)
                 with _timed(metrics, "time/sync"):
                     self.backend.sync()
             metrics |= {name: value - counted[name] for name, value in self.backend.env_stats().items()}
@@ -118,10 +120,19 @@ class Trainer:
         self._keep_faults(result.episodes)
         if not _any_played(result.episodes):
             raise self._nothing_played(result.episodes, f"evaluation after iteration {iteration}")
-        self.run.append_eval(iteration, result.metrics, split=plan.split)
-        self.backend.track(iteration, result.metrics, evaluation=True)
-        self.observer.evaluation(iteration, result.metrics)
-        return result.metrics
+        metrics = result.metrics | self._evaluate_critic(result.episodes)
+        self.run.append_eval(iteration, metrics, split=plan.split)
+        self.backend.track(iteration, metrics, evaluation=True)
+        self.observer.evaluation(iteration, metrics)
+        return metrics
+
+    def _evaluate_critic(self, episodes: Sequence[Episode]) -> dict[str, float]:
+        """Return how well the critic predicts the returns of episodes that it was not trained on, if there is one."""
+        if VALUE not in self.estimator.needs:
+            return {}
+        table = StepTable.from_episodes([episode for episode in episodes if not episode.faulted])
+        columns = self.backend.compute(table.tokens, self.estimator.needs)
+        return _critic_quality(self.estimator(table.batch(columns), self.settings.estimator_options))
 
     def _evaluate_once(self, iteration: int) -> None:
         """Evaluate, unless the run had done so before it was interrupted."""
@@ -160,6 +171,11 @@ class Trainer:
         # The iteration number is enough, because tasks, seeds and schedule follow from it (see ``schedule``).
         with _timed(self._carried, "time/checkpoint"):
             self.backend.save_checkpoint(f"global_step{iteration}", {"iteration": iteration})
+
+
+def _critic_quality(result: CreditResult) -> dict[str, float]:
+    quality = result.explained_variance
+    return {} if quality is None else {"critic/explained_variance": quality}
 
 
 def _any_played(episodes: Sequence[Episode]) -> bool:

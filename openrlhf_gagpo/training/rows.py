@@ -41,6 +41,10 @@ class TrainingRow(TokenRow):
     """Factor of both clip bounds."""
     token_advantages: NDArray[np.float64] | None = field(default=None, compare=False)
     """One per response token, used instead of ``advantage``."""
+    value: float | None = None
+    """Critic's estimate at the end of the prompt, before the iteration's first update."""
+    token_values: NDArray[np.float64] | None = field(default=None, compare=False)
+    """The same before every response token."""
     value_target: float | None = None
     """What a critic should predict at the end of the prompt."""
     token_value_targets: NDArray[np.float64] | None = field(default=None, compare=False)

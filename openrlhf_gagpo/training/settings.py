@@ -19,6 +19,7 @@ __all__ = [
     "BackendSettings",
     "BatchSettings",
     "CheckpointSettings",
+    "CriticSettings",
     "LoopSettings",
     "ObjectiveSettings",
     "OptimizerSettings",
@@ -107,12 +108,33 @@ class OptimizerSettings:
 
 
 @dataclass(frozen=True)
+class CriticSettings:
+    """The critic of estimators that need its values."""
+
+    model: str
+    """Model folder, or name on the hub."""
+    new_head: bool
+    """Whether the model has no value head yet, because it is the policy's."""
+    optimizer: OptimizerSettings
+    value_clip: float
+    """Distance from its earlier value beyond which a value's improvement does not count."""
+    gradient_checkpointing: bool
+    export: bool
+    """Whether the trained critic is written as a Hugging Face folder beside the policy's."""
+
+
+@dataclass(frozen=True)
 class CheckpointSettings:
     """Where training state and the final model are written."""
 
     path: Path
     output_dir: Path
     max_num: int
+
+    @property
+    def critic_dir(self) -> Path:
+        """Folder of the trained critic, as OpenRLHF names it."""
+        return self.output_dir.with_name(self.output_dir.name + "_critic")
 
 
 @dataclass(frozen=True)
@@ -134,6 +156,8 @@ class BackendSettings:
     objective: ObjectiveSettings
     optimizer: OptimizerSettings
     checkpoints: CheckpointSettings
+    critic: CriticSettings | None = None
+    """None if the estimator needs no critic."""
     gpus: int = 0
     """GPUs that the placement needs; on a machine without GPUs they are logical ones, which only Ray counts."""
     device: str = "auto"
@@ -163,5 +187,7 @@ class LoopSettings:
     evaluate_before: bool = True
     evaluate_after: bool = True
     save_every: int | None = None
+    critic_warmup: int = 0
+    """Iterations at the start in which only the critic is trained."""
     record: bool = True
     """Whether every episode is written to the run folder."""

@@ -16,10 +16,12 @@ from openrlhf_gagpo.rollout.records import StepKey
 from openrlhf_gagpo.rollout.types import Episode
 from openrlhf_gagpo.training.rows import TokenRow, TrainingRow
 
-__all__ = ["StepTable"]
+__all__ = ["LOG_PROB", "TOKEN_VALUE", "VALUE", "StepTable"]
 
 LOG_PROB = "log_prob"
 """Model column of the log-probabilities before the update, which the update needs too."""
+VALUE, TOKEN_VALUE = "value", "token_value"
+"""Model columns of a critic, which its update needs too."""
 
 _RECORDED = ("advantage", "return", "value", "td_residual", "state_group_size", "clip_scale")
 
@@ -123,6 +125,7 @@ class StepTable:
             for name, values in (
                 ("token_advantages", credit.token_advantage),
                 ("token_value_targets", credit.token_value_target),
+                ("token_values", columns.get(TOKEN_VALUE)),
                 ("old_log_probs", columns.get(LOG_PROB)),
             )
             if values is not None
@@ -136,6 +139,7 @@ class StepTable:
                 trajectory=self.trajectory[index],
                 step=self.step[index],
                 clip_scale=1.0 if credit.clip_scale is None else float(credit.clip_scale[index]),
+                value=None if VALUE not in columns else float(columns[VALUE][index]),
                 value_target=None if credit.value_target is None else float(credit.value_target[index]),
                 **{name: values[index] for name, values in by_token.items()},
             )

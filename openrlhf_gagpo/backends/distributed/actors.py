@@ -12,6 +12,7 @@ from typing import Any
 
 import ray
 import torch
+from openrlhf.models import Actor
 from openrlhf.trainer.ray import launcher, ppo_actor
 from openrlhf.utils.deepspeed import DeepspeedStrategy
 from openrlhf.utils.distributed_util import torch_dist_barrier_and_cuda_sync
@@ -23,7 +24,7 @@ from openrlhf_gagpo.training.objective import LossScale, finish_metrics, masked_
 from openrlhf_gagpo.training.schedule import offset_warmup
 from openrlhf_gagpo.training.settings import ObjectiveSettings
 
-__all__ = ["PolicyActor", "ReferenceActor", "StepStrategy", "UpdateStep", "plain_class"]
+__all__ = ["PolicyActor", "ReferenceActor", "StepStrategy", "UpdateStep", "plain_class", "use_available_attention"]
 
 
 def plain_class(actor_class: Any) -> Any:
@@ -33,7 +34,7 @@ def plain_class(actor_class: Any) -> Any:
 
 @dataclass
 class UpdateStep:
-    """The part of an optimizer step that one rank receives."""
+    """The part of an optimizer step that one rank of the policy receives."""
 
     micro_batches: list[tuple[TokenBatch, ActionTensors]]
     scale: LossScale
@@ -61,14 +62,41 @@ class StepStrategy(DeepspeedStrategy):
         config["train_micro_batch_size_per_gpu"] = 1
         return config
 
+    def accumulate(self, loss: torch.Tensor, model: Any, optimizer: Any, boundary: bool) -> None:
+        """Run the backward pass of a micro-batch; ``boundary`` marks the last one before an optimizer step."""
+        # DeepSpeed averages gradients over the data-parallel ranks; the totals in the loss already span them.
+        ranks = self.world_size // self.ring_attn_size // self.ds_tensor_parallel_size
+        _engine(model).set_gradient_accumulation_boundary(boundary)
+        self.backward(loss * ranks, model, optimizer)
+
+    def reduce_sums(self, totals: dict[str, float]) -> dict[str, float]:
+        """Merge the sums of all data-parallel ranks."""
+        if self.world_size == 1 or not totals:
+            return totals
+        group = self.ds_device_mesh["dp"].get_group()
+        shards: list[Any] = [None] * torch.distributed.get_world_size(group)
+        torch.distributed.all_gather_object(shards, totals, group=group)
+        merged: dict[str, float] = {}
+        for shard in shards:
+            merge_sums(merged, shard)
+        return merged
+
     def optimizer_step(self, _optimizer: Any, model: Any, _scheduler: Any, name: str = "model", **kwargs: Any) -> None:
         """Step the optimizer but not the learning-rate schedule, because schedules count iterations here."""
-        engine = getattr(model, "model", model)
+        engine = _engine(model)
         scheduler, engine.lr_scheduler = engine.lr_scheduler, None
         try:
             engine.step()
         finally:
             engine.lr_scheduler = scheduler
+
+
+def _engine(model: Any) -> Any:
+    """Return the DeepSpeed engine of a model; only the policy is wrapped.
+
+    Asking for ``model.model`` instead would not do: a critic's engine passes that on to the module inside it.
+    """
+    return model.model if isinstance(model, Actor) else model
 
 
 class StepPolicyTrainer(ppo_actor.ActorPPOTrainer):
@@ -99,7 +127,7 @@ class StepPolicyTrainer(ppo_actor.ActorPPOTrainer):
             self.strategy.optimizer_step(self.actor_optim, self.actor, self.actor_scheduler, name="actor")
             norms.append(self.strategy.get_grad_norm(self.actor))
         self.actor_scheduler.step()
-        metrics = finish_metrics(self._reduce(totals), len(self.planned))
+        metrics = finish_metrics(self.strategy.reduce_sums(totals), len(self.planned))
         if norms:
             metrics["policy/grad_norm"] = sum(norms) / len(norms)
         metrics["policy/lr"] = learning_rate
@@ -129,22 +157,8 @@ class StepPolicyTrainer(ppo_actor.ActorPPOTrainer):
                 # The actor has already divided the logits by the temperature.
                 entropy = masked_entropy(output["logits"][:, :-1], actions.mask)
         loss, sums = step_loss(log_probs, entropy, actions, scale, self.objective)
-        # DeepSpeed averages gradients over the data-parallel ranks; the totals in `scale` already span them.
-        ranks = self.strategy.world_size // self.strategy.ring_attn_size // self.strategy.ds_tensor_parallel_size
-        self.actor.model.set_gradient_accumulation_boundary(boundary)
-        self.strategy.backward(loss * ranks, self.actor, self.actor_optim)
+        self.strategy.accumulate(loss, self.actor, self.actor_optim, boundary)
         return sums
-
-    def _reduce(self, totals: dict[str, float]) -> dict[str, float]:
-        if self.strategy.world_size == 1 or not totals:
-            return totals
-        group = self.strategy.ds_device_mesh["dp"].get_group()
-        shards: list[Any] = [None] * torch.distributed.get_world_size(group)
-        torch.distributed.all_gather_object(shards, totals, group=group)
-        merged: dict[str, float] = {}
-        for shard in shards:
-            merge_sums(merged, shard)
-        return merged
 
     def broadcast_to_vllm(self) -> None:
         """Send the weights to every engine, then drop the cached prefixes that were computed with the old ones."""
@@ -158,7 +172,7 @@ class StepPolicyTrainer(ppo_actor.ActorPPOTrainer):
         torch_dist_barrier_and_cuda_sync()
 
 
-def _use_available_attention(strategy: StepStrategy) -> None:
+def use_available_attention(strategy: StepStrategy) -> None:
     """Choose the attention kernel in the worker, because the driver does not know whether the worker has a GPU."""
     if not compat.cuda_available() and "flash" in strategy.args.ds.attn_implementation:
         strategy.args.ds.attn_implementation = "sdpa"
@@ -176,7 +190,7 @@ class PolicyActorBase(_OpenrlhfPolicy):
         _OpenrlhfPolicy.__init__(self, *args, **kwargs)
 
     def init_model_from_pretrained(self, strategy: StepStrategy, *args: Any, **kwargs: Any) -> None:
-        _use_available_attention(strategy)
+        use_available_attention(strategy)
         # OpenRLHF builds its trainer through this module global.
         ppo_actor.ActorPPOTrainer, original = StepPolicyTrainer, ppo_actor.ActorPPOTrainer
         try:
@@ -200,7 +214,7 @@ class ReferenceActorBase(_OpenrlhfReference):
         _OpenrlhfReference.__init__(self, *args, **kwargs)
 
     def init_model_from_pretrained(self, strategy: StepStrategy, *args: Any, **kwargs: Any) -> None:
-        _use_available_attention(strategy)
+        use_available_attention(strategy)
         _OpenrlhfReference.init_model_from_pretrained(self, strategy, *args, **kwargs)
 
 

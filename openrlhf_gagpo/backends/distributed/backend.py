@@ -26,15 +26,17 @@ from torch import Tensor
 from openrlhf_gagpo.backends import SHARE
 from openrlhf_gagpo.backends.distributed import compat
 from openrlhf_gagpo.backends.distributed.actors import PolicyActor, ReferenceActor, StepStrategy
+from openrlhf_gagpo.backends.distributed.critic import CriticActor
 from openrlhf_gagpo.backends.distributed.engine import create_engines
 from openrlhf_gagpo.backends.distributed.experience import StepExperienceMaker
 from openrlhf_gagpo.errors import RunError
 from openrlhf_gagpo.machine import cores
 from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, SamplingParams
 from openrlhf_gagpo.training.collate import TokenValues
-from openrlhf_gagpo.training.rows import TokenRow, TrainingRow
+from openrlhf_gagpo.training.rows import MicroBatch, TokenRow, TrainingRow
 from openrlhf_gagpo.training.settings import BackendSettings, BatchSettings
 from openrlhf_gagpo.training.table import LOG_PROB
+from openrlhf_gagpo.training.values import value_columns
 
 __all__ = ["DistributedBackend", "StepTrainer"]
 
@@ -87,34 +89,50 @@ class StepTrainer(BasePPOTrainer):
         self,
         strategy: StepStrategy,
         policy: Any,
+        critic: Any,
         reference: Any,
         engines: list[Any],
         tokenizer: Any,
         batches: BatchSettings,
     ) -> None:
-        super().__init__(strategy, policy, None, None, reference, engines, tokenizer)
-        self.experience_maker = StepExperienceMaker(policy, None, None, reference, self.kl_ctl, strategy, tokenizer)
+        super().__init__(strategy, policy, critic, None, reference, engines, tokenizer)
+        self.experience_maker = StepExperienceMaker(policy, critic, None, reference, self.kl_ctl, strategy, tokenizer)
         self.batches = batches
-        ds, actor = self.args.ds, self.args.actor
-        self.ranks: int = actor.num_nodes * actor.num_gpus_per_node // (ds.ring_attn_size * ds.tensor_parallel_size)
+
+    def _ranks(self, section: Any) -> int:
+        """Return the data-parallel ranks of the policy or the critic."""
+        ds = self.args.ds
+        ranks: int = section.num_nodes * section.num_gpus_per_node // (ds.ring_attn_size * ds.tensor_parallel_size)
+        return ranks
+
+    def values(self, rows: Sequence[TokenRow]) -> list[Tensor]:
+        """Compute the critic's values at the positions of every row, in row order."""
+        return self.experience_maker.values(rows, self._passes(rows, self.args.critic))
 
     def log_probs(self, rows: Sequence[TokenRow], group: Any) -> list[Tensor]:
         """Compute the log-probabilities of every row's response tokens under a model group, in row order."""
-        # Rank after rank, as OpenRLHF deals a list of batches out in contiguous chunks.
-        plan = self.batches.plan_forward(rows, self.ranks)
-        batches = [batch for step in plan for shard in step.shards for batch in shard]
-        return self.experience_maker.log_probs(rows, batches, group)
+        return self.experience_maker.log_probs(rows, self._passes(rows, self.args.actor), group)
 
-    def update(self, rows: Sequence[TrainingRow], seed: int) -> dict[str, float]:
-        """Run one iteration of optimizer steps on the rows."""
+    def _passes(self, rows: Sequence[TokenRow], section: Any) -> list[MicroBatch]:
+        """Cut the rows into passes, rank after rank, as OpenRLHF deals a list of batches out in contiguous chunks."""
+        plan = self.batches.plan_forward(rows, self._ranks(section))
+        return [batch for step in plan for shard in step.shards for batch in shard]
+
+    def update(self, rows: Sequence[TrainingRow], seed: int, *, policy: bool) -> dict[str, float]:
+        """Run one iteration of optimizer steps on the rows; the critic's and the policy's run at the same time."""
         started = time.perf_counter()
+        if self.critic_model_group is not None:
+            plan = self.batches.plan_training(rows, self._ranks(self.args.critic), seed)
+            self.experience_maker.hand_over_values(rows, plan)
+        rows = rows if policy else []
         old = self._old_log_probs(rows)
         group = self.reference_model_group
         reference = None if group is None else self.log_probs(rows, group)
         forwarded = time.perf_counter()
-        plan = self.batches.plan_training(rows, self.ranks, seed)
+        plan = self.batches.plan_training(rows, self._ranks(self.args.actor), seed)
         self.experience_maker.hand_over(rows, plan, old, reference)
-        metrics = self.ppo_train(global_steps=1)
+        # OpenRLHF would leave the policy alone in early steps; here its plan is empty then.
+        metrics = self.ppo_train(global_steps=self.args.critic.freezing_steps + 1)
         return {
             **metrics,
             "time/forward": forwarded - started,
@@ -170,12 +188,17 @@ class DistributedBackend:
         self.engines = create_engines(args, self._group if args.train.colocate_all else None)
         policy = self._actors(args.actor, PolicyActor, shared)
         reference = self._actors(args.ref, ReferenceActor, shared) if args.algo.kl.init_coef > 0 else None
+        critic = self._actors(args.critic, CriticActor, args.train.colocate_all) if self.settings.critic else None
         model = args.actor.model_name_or_path
         tokenizer = get_tokenizer(model, None, "left", strategy, use_fast=not args.data.disable_fast_tokenizer)
-        self._trainer = StepTrainer(strategy, policy, reference, self.engines, tokenizer, self.settings.batches)
+        self._trainer = StepTrainer(strategy, policy, critic, reference, self.engines, tokenizer, self.settings.batches)
         refs = policy.async_init_model_from_pretrained(strategy, model, self.settings.iterations, self.engines)
         if reference is not None:
             refs += reference.async_init_model_from_pretrained(strategy, model)
+        if critic is not None:
+            refs += critic.async_init_model_from_pretrained(
+                strategy, args.critic.model_name_or_path, self.settings.iterations
+            )
         share = -(-self.settings.rollout.concurrency // len(self.engines))
         rollout = replace(self.settings.rollout, concurrency=share)
         fast = not args.data.disable_fast_tokenizer
@@ -269,14 +292,21 @@ class DistributedBackend:
 
     @_explained
     def compute(self, rows: Sequence[TokenRow], columns: Collection[str]) -> dict[str, NDArray[np.float64]]:
-        if set(columns) != {LOG_PROB}:
-            raise ValueError(f"the distributed backend computes {LOG_PROB}, not {', '.join(columns)}")
-        values = self.trainer.log_probs(rows, self.trainer.actor_model_group)
-        return {LOG_PROB: torch.cat(values).double().numpy()}
+        computed: dict[str, NDArray[np.float64]] = {}
+        if LOG_PROB in columns:
+            computed[LOG_PROB] = (
+                torch.cat(self.trainer.log_probs(rows, self.trainer.actor_model_group)).double().numpy()
+            )
+        if self.settings.critic is not None:
+            computed |= value_columns([value.float() for value in self.trainer.values(rows)], rows)
+        missing = set(columns) - set(computed)
+        if missing:
+            raise ValueError(f"the distributed backend cannot compute {', '.join(sorted(missing))} in this run")
+        return computed
 
     @_explained
-    def update(self, rows: Sequence[TrainingRow], seed: int) -> dict[str, float]:
-        return self.trainer.update(rows, seed)
+    def update(self, rows: Sequence[TrainingRow], seed: int, *, policy: bool = True) -> dict[str, float]:
+        return self.trainer.update(rows, seed, policy=policy)
 
     @_explained
     def sync(self) -> None:
@@ -298,9 +328,13 @@ class DistributedBackend:
 
     @_explained
     def save_checkpoint(self, tag: str, state: dict[str, Any]) -> None:
+        critic = self.trainer.critic_model_group
+        if critic is not None:
+            # First, because the policy's holds the loop's state and decides what a run resumes from.
+            ray.get(critic.async_run_method(method_name="save_checkpoint", tag=tag))
         ray.get(
             self.trainer.actor_model_group.async_run_method(
-                method_name="save_checkpoint", tag=tag, client_states={"loop": json.dumps(state)}
+                method_name="save_checkpoint", tag=tag, client_states={"loop": json.dumps(state), "tag": tag}
             )
         )
 
@@ -309,12 +343,18 @@ class DistributedBackend:
         states = ray.get(self.trainer.actor_model_group.async_run_method(method_name="get_checkpoint_states"))[0]
         if not states:
             return None
+        critic = self.trainer.critic_model_group
+        if critic is not None:
+            ray.get(critic.async_run_method(method_name="load_checkpoint", tag=states["tag"]))
         self.sync()
         return json.loads(states["loop"])
 
     @_explained
     def export(self) -> None:
         ray.get(self.trainer.actor_model_group.async_save_model())
+        if self.trainer.critic_model_group is not None:
+            # OpenRLHF writes it only with --critic.save_value_network.
+            ray.get(self.trainer.critic_model_group.async_save_model())
 
     def close(self) -> None:
         if self._trainer is not None:

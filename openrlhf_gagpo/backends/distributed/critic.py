@@ -1,0 +1,112 @@
+"""DeepSpeed workers of the critic: OpenRLHF's critic actor with planned updates."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from openrlhf.trainer.ray import ppo_critic
+
+from openrlhf_gagpo.backends.distributed.actors import StepStrategy, plain_class, use_available_attention
+from openrlhf_gagpo.training.collate import TokenBatch
+from openrlhf_gagpo.training.objective import LossScale, merge_sums
+from openrlhf_gagpo.training.schedule import offset_warmup
+from openrlhf_gagpo.training.values import ValueTensors, finish_value_metrics, value_loss
+
+__all__ = ["CriticActor", "CriticStep"]
+
+
+@dataclass
+class CriticStep:
+    """The part of an optimizer step that one rank of the critic receives."""
+
+    micro_batches: list[tuple[TokenBatch, ValueTensors]]
+    scale: LossScale
+
+
+class StepCriticTrainer(ppo_critic.CriticPPOTrainer):
+    """Runs planned optimizer steps on the critic.
+
+    OpenRLHF's own loop would drop rows that do not fill a batch and step the schedule with the optimizer.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        offset_warmup(self.critic_scheduler, self.args.critic.lr_warmup_ratio)
+        self.planned: list[CriticStep] = []
+
+    def ppo_train(self) -> dict[str, float]:
+        """Run one iteration's updates: every planned step once, then advance the learning-rate schedule by one."""
+        started = time.perf_counter()
+        totals: dict[str, float] = {}
+        norms = []
+        learning_rate = self.critic_scheduler.get_last_lr()[0]
+        for step in self.planned:
+            for index, (tokens, values) in enumerate(step.micro_batches):
+                boundary = index + 1 == len(step.micro_batches)
+                merge_sums(totals, self._backward(tokens, values, step.scale, boundary))
+            self.strategy.optimizer_step(self.critic_optim, self.critic, self.critic_scheduler, name="critic")
+            norms.append(self.strategy.get_grad_norm(self.critic))
+        self.critic_scheduler.step()
+        metrics = finish_value_metrics(self.strategy.reduce_sums(totals), len(self.planned))
+        if norms:
+            metrics["critic/grad_norm"] = sum(norms) / len(norms)
+        self.planned = []
+        return metrics | {"critic/lr": learning_rate, "time/critic": time.perf_counter() - started}
+
+    def _backward(
+        self, tokens: TokenBatch, targets: ValueTensors, scale: LossScale, boundary: bool
+    ) -> dict[str, torch.Tensor]:
+        device = torch.device(torch.cuda.current_device())
+        targets = targets.to(device)
+        values = self.critic(
+            tokens.sequences.to(device),
+            action_mask=targets.mask,
+            attention_mask=tokens.attention_mask.to(device),
+            ring_attn_group=self.strategy.ring_attn_group,
+        )
+        loss, sums = value_loss(values.float(), targets, scale, self.value_clip)
+        self.strategy.accumulate(loss, self.critic, self.critic_optim, boundary)
+        return sums
+
+
+_OpenrlhfCritic: Any = plain_class(ppo_critic.CriticModelActor)
+
+
+class CriticActorBase(_OpenrlhfCritic):
+    """OpenRLHF's critic actor with the step-level trainer."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        _OpenrlhfCritic.__init__(self, *args, **kwargs)
+
+    def init_model_from_pretrained(self, strategy: StepStrategy, *args: Any, **kwargs: Any) -> None:
+        use_available_attention(strategy)
+        # OpenRLHF builds its trainer through this module global.
+        ppo_critic.CriticPPOTrainer, original = StepCriticTrainer, ppo_critic.CriticPPOTrainer
+        try:
+            _OpenrlhfCritic.init_model_from_pretrained(self, strategy, *args, **kwargs)
+        finally:
+            ppo_critic.CriticPPOTrainer = original
+
+    def plan(self, steps: Sequence[CriticStep]) -> None:
+        """Set the optimizer steps of the next ``fit``."""
+        self.trainer.planned = list(steps)
+
+    def load_checkpoint(self, tag: str) -> None:
+        """Restore the checkpoint called ``tag``.
+
+        OpenRLHF has loaded the critic's newest one, which is not the policy's if a run ended between the two.
+        """
+        self.strategy.load_ckpt(self.critic, str(Path(self.strategy.args.ckpt.path) / "_critic"), tag=tag)
+
+    def parameters(self) -> dict[str, torch.Tensor]:
+        """Return copies of all parameters by name (for tests and small models)."""
+        return {name: p.detach().float().cpu().clone() for name, p in self.critic.module.named_parameters()}
+
+
+CriticActor = ray.remote(num_gpus=1)(CriticActorBase)
