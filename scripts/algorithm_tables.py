@@ -28,31 +28,34 @@ def with_tables(page: str) -> str:
 def _options() -> str:
     estimators = _estimators()
     known: dict[str, Field] = {}
-    for estimator in estimators.values():
-        known |= {field.name: known.get(field.name, field) for field in fields(estimator.options_cls)}
-    defaults = {
-        name: {field.name: _show(field.default) for field in fields(estimator.options_cls)}
-        for name, estimator in estimators.items()
-    }
+    defaults: dict[str, dict[str, str]] = {}
+    for name, estimator in estimators.items():
+        for field in fields(estimator.options_cls):
+            known.setdefault(field.name, field)
+            defaults.setdefault(field.name, {})[name] = _show(field.default)
     rows = [
-        [
-            f"`{option}`",
-            field.metadata["help"],
-            _values(field),
-            *(defaults[name].get(option, "") for name in estimators),
-        ]
+        [f"`{option}`", field.metadata["help"], _values(field), _grouped(defaults[option], len(estimators))]
         for option, field in known.items()
     ]
-    return _table(["option", "meaning", "values", *estimators], rows)
+    return _table(["option", "meaning", "values", "default"], rows)
 
 
 def _presets() -> str:
     estimators = _estimators()
     flags = dict.fromkeys(flag for estimator in estimators.values() for flag in estimator.presets)
-    rows = [
-        [f"`{flag}`", *(_show(estimator.presets.get(flag, "")) for estimator in estimators.values())] for flag in flags
-    ]
-    return _table(["flag", *estimators], rows)
+    rows = []
+    for flag in flags:
+        values = {name: _show(entry.presets[flag]) for name, entry in estimators.items() if flag in entry.presets}
+        rows.append([f"`{flag}`", _grouped(values, len(estimators))])
+    return _table(["flag", "value"], rows)
+
+
+def _grouped(values: Mapping[str, str], of: int) -> str:
+    """Return each value with the estimators that have it; the estimators are left out if all ``of`` them have it."""
+    owners: dict[str, list[str]] = {}
+    for name, value in values.items():
+        owners.setdefault(value, []).append(f"`{name}`")
+    return "; ".join(value if len(names) == of else f"{value} ({', '.join(names)})" for value, names in owners.items())
 
 
 def _needs() -> str:

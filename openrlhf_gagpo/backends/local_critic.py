@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
+from transformers.utils.logging import set_verbosity_error
 
 from openrlhf_gagpo.backends.local_models import build_optimizer, load_model, write_model
 from openrlhf_gagpo.training.collate import TokenBatch, collate, per_row
@@ -45,6 +46,8 @@ class LocalCritic:
         self.pad_id = pad_id
         self.device = device
         self.autocast = autocast
+        # transformers would warn that the head is missing, which is meant.
+        set_verbosity_error()
         self.model = load_model(
             AutoModelForSequenceClassification, settings.model, "critic.model_name_or_path", num_labels=1
         ).to(device)

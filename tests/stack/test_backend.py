@@ -1,6 +1,7 @@
 """The distributed backend against its oracle, and the failures of the stack that would otherwise be silent.
 
 One backend (policy, reference, vLLM engine) per kind of model serves all tests; starting one takes most of a minute.
+The one of the untied model has a critic too.
 """
 
 from __future__ import annotations
@@ -13,14 +14,17 @@ from typing import Any
 import pytest
 import torch
 
+from openrlhf_gagpo import metrics as glossary
 from openrlhf_gagpo.backends.local import LocalBackend
 from openrlhf_gagpo.config.resolve import resolve
-from openrlhf_gagpo.config.settings import backend_settings
+from openrlhf_gagpo.config.settings import backend_settings, loop_settings
 from openrlhf_gagpo.errors import RunError
 from openrlhf_gagpo.rollout.types import Episode, SamplingParams
+from openrlhf_gagpo.runfolder import RunFolder
 from openrlhf_gagpo.training import schedule
+from openrlhf_gagpo.training.loop import Trainer
 from openrlhf_gagpo.training.rows import TrainingRow
-from support.models import make_model
+from support.models import make_critic, make_model
 
 # The long prompts of an instruction, a history and a list of actions: several 128-token blocks of vLLM's CPU cache.
 FLAGS = [
@@ -38,6 +42,13 @@ def configuration(model: Path, run_dir: Path, *extra: str) -> Any:
     return resolve([*FLAGS, "--actor.model_name_or_path", str(model), "--run_dir", str(run_dir), *extra])
 
 
+def with_critic(model: Path | str) -> list[str]:
+    """The flags of PPO with a critic that starts from saved weights, so that two backends start from the same ones."""
+    critic = make_critic(Path(model), Path(model).parent / "critic")
+    flags = "--algo.advantage.estimator gae --critic.adam.lr 3e-3 --critic.adam.eps 1e-4"
+    return [*flags.split(), "--critic.model_name_or_path", str(critic)]
+
+
 @pytest.fixture(scope="module", params=["tied", "untied"])
 def backend(
     request: pytest.FixtureRequest, ray_runtime: dict[str, str], tmp_path_factory: pytest.TempPathFactory
@@ -46,7 +57,7 @@ def backend(
 
     folder = tmp_path_factory.mktemp(request.param)
     model = make_model(folder / "model", tied=request.param == "tied")
-    config = configuration(model, folder / "run")
+    config = configuration(model, folder / "run", *(with_critic(model) if request.param == "untied" else ()))
     backend = DistributedBackend(backend_settings(config), config.namespace())
     try:
         backend.start()
@@ -61,7 +72,9 @@ def oracle(backend: Any, tmp_path: Path) -> Iterator[Any]:
     made = []
 
     def make(*extra: str) -> LocalBackend:
-        config = configuration(backend.args.actor.model_name_or_path, tmp_path, "--backend", "local", *extra)
+        model = backend.args.actor.model_name_or_path
+        critic = with_critic(model) if backend.settings.critic else ()
+        config = configuration(model, tmp_path, "--backend", "local", *critic, *extra)
         local = LocalBackend(backend_settings(config), config.namespace())
         local.start()
         made.append(local)
@@ -80,7 +93,7 @@ def play(backend: Any, iteration: int, tasks: int = 4) -> list[Episode]:
 
 
 def rows_of(episodes: list[Episode], count: int, seed: int = 0) -> list[TrainingRow]:
-    """Recorded steps with made-up advantages of both signs."""
+    """Recorded steps with made-up advantages of both signs, and targets for a critic at the ends of prompts."""
     rng = random.Random(seed)
     steps = [(episode, step) for episode in episodes for step in episode.steps]
     assert len(steps) >= count
@@ -92,6 +105,8 @@ def rows_of(episodes: list[Episode], count: int, seed: int = 0) -> list[Training
             advantage=rng.gauss(0, 1),
             trajectory=episode.trajectory,
             step=step.index,
+            value=rng.gauss(0, 0.1),
+            value_target=rng.gauss(0, 1),
         )
         for episode, step in rng.sample(steps, count)
     ]
@@ -102,6 +117,12 @@ def policy_parameters(backend: Any) -> dict[str, torch.Tensor]:
 
     actor = backend.trainer.actor_model_group._actor_handlers[0]
     return ray.get(actor.parameters.remote())
+
+
+def critic_parameters(backend: Any) -> dict[str, torch.Tensor]:
+    import ray
+
+    return ray.get(backend.trainer.critic_model_group._actor_handlers[0].parameters.remote())
 
 
 def gap(backend: Any, episodes: list[Episode]) -> float:
@@ -135,6 +156,11 @@ def test_updates_match_the_local_backend_and_reach_vllm(backend: Any, oracle: An
             assert twin["policy/grad_norm"] == pytest.approx(metrics["policy/grad_norm"], rel=1e-4)
             for name, value in local.parameters().items():
                 assert float((value - reached[name]).abs().max()) <= 1e-5, name
+            if local.critic is not None:
+                assert twin["critic/loss"] == pytest.approx(metrics["critic/loss"], rel=1e-4)
+                assert twin["critic/grad_norm"] == pytest.approx(metrics["critic/grad_norm"], rel=1e-4)
+                for name, value in critic_parameters(backend).items():
+                    assert float((value - local.critic.parameters()[name]).abs().max()) <= 1e-5, name
 
     # The engine still answers with the old weights, also from its prefix cache, until the sync.
     assert gap(backend, play(backend, iteration=1)) > 1e-2
@@ -167,6 +193,39 @@ def test_engine_log_probs_of_long_prompts_after_a_sync(backend: Any) -> None:
                 logits = model(torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
             expected = logits.gather(-1, torch.tensor(ids[1:])[:, None]).squeeze(-1)
             assert float((torch.tensor(answer) - expected).abs().max()) <= 5e-6
+
+
+METHODS = {
+    "tied": [["hgpo"], ["graphgpo"], ["gigpo", "--algo.advantage.similarity", "0.9"]],
+    "untied": [["gae", "--algo.advantage.gae_level", level] for level in ("turn", "bilevel", "token")],
+}
+
+
+def test_methods_train_two_iterations(backend: Any, tmp_path: Path) -> None:
+    """PPO at all its levels where there is a critic, other estimators where there is none."""
+
+    class Silent:
+        def phase(self, *_: object) -> None: ...
+
+        episode = iteration = evaluation = phase
+
+    kind = "untied" if backend.settings.critic else "tied"
+    for number, (name, *options) in enumerate(METHODS[kind]):
+        config = configuration(
+            backend.args.actor.model_name_or_path, tmp_path / f"{number}", "--train.num_iterations", "2",
+            "--algo.advantage.estimator", name, *options, "--env.eval_split", "valid",
+        )  # fmt: skip
+        names = [f"vault-train-{index}" for index in range(8)]
+        settings = loop_settings(config, names, ["vault-valid-0", "vault-valid-1"])
+        run = RunFolder.create(tmp_path / f"{number}", {}, "")
+        Trainer(settings, backend, run, Silent()).fit()
+        rows = [*run.metrics(), *run.evals()]
+        assert glossary.undocumented(rows) == set()
+        assert [row["iteration"] for row in run.metrics()] == [1, 2]
+        for row in run.metrics():
+            assert row["policy/rows_trained"] == row["rollout/steps"]
+            assert ("critic/explained_variance" in row) == (kind == "untied")
+        assert max(row["credit/advantage_max"] for row in run.metrics()) > 0
 
 
 def test_an_iteration_without_rows_changes_nothing(backend: Any) -> None:

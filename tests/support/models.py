@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["make_model", "model_folder", "safetensors"]
+__all__ = ["make_critic", "make_model", "model_folder", "safetensors"]
 
 
 def safetensors(values: int = 6) -> bytes:
@@ -51,4 +51,17 @@ def make_model(folder: Path, *, tied: bool, words: str = "", seed: int = 0) -> P
         model.lm_head = head
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def make_critic(model: Path, folder: Path, *, seed: int = 0) -> Path:
+    """A critic with the weights of a saved model and a value head that predicts more than noise; made once."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, set_seed
+
+    if not folder.exists():
+        set_seed(seed)
+        critic = AutoModelForSequenceClassification.from_pretrained(model, num_labels=1, dtype=torch.float32)
+        torch.nn.init.normal_(critic.score.weight, std=critic.config.hidden_size**-0.5)
+        critic.save_pretrained(folder)
     return folder

@@ -16,6 +16,8 @@ from support.models import model_folder, safetensors
 
 SHARED = "--actor.num_gpus_per_node 1 --vllm.num_engines 1 --train.colocate_all"
 
+GAE = "--algo.advantage.estimator gae"
+
 
 @pytest.fixture(autouse=True)
 def cpu_machine(monkeypatch):
@@ -165,9 +167,31 @@ def test_a_run_folder_that_cannot_be_used(base, tmp_path):
 
 
 def test_an_estimator_that_needs_what_the_backend_lacks_is_refused(base, monkeypatch):
-    entry = replace(registry.get("grpo"), needs=frozenset({"value"}))
+    entry = replace(registry.get("grpo"), needs=frozenset({"ig"}))
     monkeypatch.setattr(registry, "get", lambda name: entry)
-    fails(f"{base} --algo.advantage.estimator grpo", "grpo needs value of every step", "choose another")
+    fails(f"{base} --algo.advantage.estimator grpo", "grpo needs ig of every step", "choose another")
+
+
+@pytest.mark.parametrize(
+    ("extra", "parts"),
+    [
+        ("--critic.num_gpus_per_node 2", ["policy and critic share GPUs", "critic.num_gpus_per_node"]),
+        ("--critic.model_name_or_path nowhere/at/all", ["there is no model folder", "--critic.model_name_or_path"]),
+        ("--critic.freezing_steps 160", ["--critic.freezing_steps is 160", "none of the 160 iterations", "lower it"]),
+        ("--critic.freezing_steps 0", ["--critic.freezing_steps is 0", "-1 for never"]),
+        ("--critic.value_clip 0", ["--critic.value_clip is 0"]),
+        (
+            "--algo.advantage.gae_level token --actor.policy_loss_type gspo",
+            ["gae gives every token an advantage", "gspo takes one per action", "--actor.policy_loss_type"],
+        ),
+    ],
+)
+def test_bad_settings_of_a_critic_are_named(base, extra, parts):
+    fails(f"{base} --algo.advantage.estimator gae {extra}", *parts)
+
+
+def test_ppo_trains_single_episodes_too(base):
+    check(resolve(f"{base} --algo.advantage.estimator gae --rollout.n_samples_per_prompt 1".split()))
 
 
 def test_a_folder_with_a_run_is_refused_unless_resumed(base, tmp_path):
@@ -227,6 +251,13 @@ def test_more_gpus_than_there_are(base, monkeypatch):
         ("--train.colocate_actor_ref --vllm.num_engines 3", 5, [[0.2, 0.2], [1]]),
         ("--ref.num_gpus_per_node 1 --vllm.num_engines 1 --vllm.tensor_parallel_size 2", 5, [[1], [1], [2]]),
         ("--algo.kl.init_coef 0 --vllm.num_engines 1", 3, [[1], [1]]),
+        (f"{GAE} --train.colocate_all --vllm.num_engines 2", 2, [[0.2, 0.2, 0.2, 0.2]]),
+        (
+            f"{GAE} --train.colocate_actor_ref --critic.num_gpus_per_node 1 --vllm.num_engines 3",
+            6,
+            [[0.2, 0.2], [1], [1]],
+        ),
+        (f"{GAE} --algo.kl.init_coef 0 --critic.num_gpus_per_node 2 --vllm.num_engines 1", 5, [[1], [1], [1]]),
     ],
 )
 def test_placement(line, gpus, shares):

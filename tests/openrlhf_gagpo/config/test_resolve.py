@@ -114,11 +114,12 @@ def test_no_flag_is_the_negation_of_another():
         (["--train.seed"], ["--train.seed", "expected one argument"]),
         (["--actor.adam.betas", "0.9"], ["--actor.adam.betas", "2"]),
         (["--backend", "remote"], ["--backend must be one of distributed, local, not 'remote'"]),
-        (["--algo.advantage.estimator", "gae"], ["must be one of gagpo"]),
+        (["--algo.advantage.estimator", "gea"], ["must be one of", "gae"]),
         (["--algo.advantage.gamma", "3"], ["algo.advantage.gamma", "between 0 and 1"]),
         (["--env.options", "size"], ["--env.options", "key=value"]),
         (["--env.options", "{bad"], ["--env.options is not valid JSON"]),
-        (["--critic.max_norm", "2"], ["--critic.max_norm is not supported", "--algo.advantage.estimator"]),
+        (["--critic.max_norm", "2"], ["--critic.max_norm is not an option of gagpo", "belongs to gae"]),
+        (["--train.colocate_critic_reward"], ["--train.colocate_critic_reward is not supported", "no reward model"]),
         (["--train.async_enable"], ["--train.async_enable is not supported"]),
         (["--data.prompt_dataset", "x"], ["not supported", "--env.name"]),
         (["--ds.lora.rank", "8"], ["not supported", "--ds.zero_stage 3"]),
@@ -130,6 +131,27 @@ def test_bad_command_lines_give_one_sentence(argv, parts):
 
 def test_a_refused_flag_at_its_default_passes():
     resolve(["--critic.max_norm", "1.0", "--reward.clip_range", "-10", "10", "--ds.lora.target_modules", "all-linear"])
+
+
+def test_a_critic_follows_the_policy_unless_it_is_set():
+    config = resolve(["--algo.advantage.estimator", "gae", "--actor.model_name_or_path", "here"])
+    assert config.critic.model_name_or_path == "here"
+    assert config.critic.lr_scheduler == "constant"
+    assert config.critic.num_gpus_per_node == 8
+    assert config.origin("critic.lr_scheduler") == "estimator gae"
+    line = "--algo.advantage.estimator gae --train.colocate_all --actor.num_gpus_per_node 2 --critic.adam.lr 1e-3"
+    config = resolve(line.split())
+    assert config.critic.num_gpus_per_node == 2
+    assert config.critic.adam.lr == 1e-3
+
+
+def test_a_recipe_of_ppo_can_be_run_with_another_estimator(tmp_path):
+    recipe = tmp_path / "ppo.yaml"
+    recipe.write_text("algo.advantage.estimator: gae\ncritic: {adam.lr: 0.001, freezing_steps: 2}\n")
+    assert resolve(["--config", str(recipe)]).critic.freezing_steps == 2
+    config = resolve(["--config", str(recipe), "--algo.advantage.estimator", "grpo"])
+    assert "critic.adam.lr" not in config.names()
+    assert config.critic.freezing_steps == -1
 
 
 def test_every_refused_flag_is_refused():
@@ -193,7 +215,7 @@ def test_changing_the_estimator_later_leaves_the_old_ones_options_out(recipe):
     assert config.actor.policy_loss_type == "ppo"
     fails(
         ["--algo.advantage.estimator", "grpo", "--algo.advantage.lambd", "0.5"],
-        "--algo.advantage.lambd is not an option of grpo (algo.advantage.estimator); it belongs to gagpo",
+        "--algo.advantage.lambd is not an option of grpo (algo.advantage.estimator); it belongs to gae, gagpo",
     )
 
 

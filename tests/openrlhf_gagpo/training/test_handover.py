@@ -43,7 +43,7 @@ class Recorder:
     def compute(self, rows: Sequence[TokenRow], columns: Collection[str]) -> dict[str, NDArray[np.float64]]:
         return {}
 
-    def update(self, rows: Sequence[TrainingRow], seed: int) -> dict[str, float]:
+    def update(self, rows: Sequence[TrainingRow], seed: int, *, policy: bool = True) -> dict[str, float]:
         self.rows += rows
         return {"policy/rows_trained": float(len(rows))}
 

@@ -42,6 +42,7 @@ class Backend:
         self.outcome = outcome
         self.updates: list[int] = []
         self.seeds: list[int] = []
+        self.policy_trained: list[bool] = []
         self.saved: list[tuple[str, dict[str, Any]]] = []
         self.steps = 0.0
         self.computed: list[list[str]] = []
@@ -63,8 +64,9 @@ class Backend:
             "log_prob": np.concatenate([np.full(len(row.response_ids), -float(len(row.response_ids))) for row in rows])
         }
 
-    def update(self, rows: Any, seed: int) -> dict[str, float]:
+    def update(self, rows: Any, seed: int, *, policy: bool = True) -> dict[str, float]:
         self.rows = list(rows)
+        self.policy_trained.append(policy)
         self.updates.append(len(rows))
         self.seeds.append(seed)
         return {"policy/rows_trained": float(len(rows))}
@@ -245,6 +247,24 @@ def _steps(trainer: Trainer) -> list[tuple[str, int, int]]:
         for played in read_episodes(trainer.run.rollout_path(1))
         for step in played.steps
     ]
+
+
+def test_a_critic_warms_up_alone_and_is_judged_on_episodes_it_has_not_seen(tmp_path: Path) -> None:
+    trainer = _trainer(
+        tmp_path, _played, algo__advantage__estimator="gae", critic__freezing_steps=1, train__num_iterations=2,
+    )  # fmt: skip
+    backend: Any = trainer.backend
+    backend.compute = lambda rows, columns: {
+        "value": np.arange(len(rows), dtype=float),
+        "token_value": np.zeros(sum(len(row.response_ids) for row in rows)),
+    }
+    trainer.fit()
+    assert backend.policy_trained == [False, True]
+    assert [row.value for row in backend.rows] == list(range(len(backend.rows)))
+    assert all(row.value_target is not None and row.token_value_targets is None for row in backend.rows)
+    rows = [*trainer.run.metrics(), *trainer.run.evals()]
+    assert all("critic/explained_variance" in row for row in rows)
+    assert glossary.undocumented(rows) == set()
 
 
 def test_advantages_of_tokens_and_a_loss_of_actions_do_not_go_together(tmp_path: Path, own_estimator: Any) -> None:

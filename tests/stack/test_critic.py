@@ -1,0 +1,137 @@
+"""PPO's critic on two ranks of its own beside two of the policy: against the local backend, and across a restart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from openrlhf_gagpo.backends.local import LocalBackend
+from openrlhf_gagpo.config.resolve import resolve
+from openrlhf_gagpo.config.settings import backend_settings
+from openrlhf_gagpo.training.rows import TrainingRow
+from support.models import make_critic, make_model
+
+FLAGS = [
+    "--env.name", "vault", "--rollout.batch_size", "2", "--rollout.n_samples_per_prompt", "2",
+    "--rollout.max_new_tokens", "6", "--data.max_len", "128", "--rollout.micro_batch_size", "4",
+    "--train.batch_size", "20", "--train.micro_batch_size", "3", "--ds.param_dtype", "fp32",
+    "--train.num_iterations", "10", "--algo.advantage.estimator", "gae", "--algo.kl.init_coef", "0",
+    "--actor.adam.lr", "3e-3", "--actor.adam.eps", "1e-4",
+    "--critic.adam.lr", "3e-3", "--critic.adam.eps", "1e-4", "--actor.policy_loss_type", "ppo",
+]  # fmt: skip
+PLACEMENT = [
+    "--actor.num_gpus_per_node", "2", "--critic.num_gpus_per_node", "2", "--vllm.num_engines", "1",
+    "--vllm.enforce_eager", "--ds.zero_stage", "2",
+]  # fmt: skip
+
+Start = Callable[..., Any]
+
+
+@pytest.fixture
+def start(ray_runtime: dict[str, str], tmp_path: Path) -> Iterator[Start]:
+    """Starts backends from the same saved policy and critic."""
+    from openrlhf_gagpo.backends.distributed.backend import DistributedBackend
+
+    model = make_model(tmp_path / "model", tied=True)
+    critic = make_critic(model, tmp_path / "critic")
+    made: list[Any] = []
+
+    def backend(*extra: str) -> Any:
+        paths = ["--actor.model_name_or_path", str(model), "--critic.model_name_or_path", str(critic)]
+        config = resolve([*FLAGS, *paths, "--run_dir", str(tmp_path / "run"), *extra])
+        kind = LocalBackend if config.backend == "local" else DistributedBackend
+        made.append(kind(backend_settings(config), config.namespace()))
+        made[-1].start()
+        return made[-1]
+
+    yield backend
+    for each in made:
+        each.close()
+
+
+def rows(backend: LocalBackend, count: int, *, by_token: bool) -> list[TrainingRow]:
+    """Random rows with the critic's values and random targets, at the ends of prompts or at every token."""
+    rng = np.random.default_rng(count)
+    words = len(backend.tokenizer)
+    plain = [
+        TrainingRow(
+            prompt_ids=rng.integers(3, words, int(rng.integers(3, 60))).tolist(),
+            response_ids=response,
+            sampling_log_probs=[-1.0] * len(response),
+            advantage=float(rng.normal()),
+            trajectory=f"t{index}",
+        )
+        for index in range(count)
+        for response in [rng.integers(3, words, int(rng.integers(1, 6))).tolist()]
+    ]
+    columns = backend.compute(plain, {"value"})
+    values = np.split(columns["token_value"], np.cumsum([len(row.response_ids) for row in plain])[:-1])
+    return [
+        replace(
+            row,
+            value=float(columns["value"][index]),
+            token_values=values[index],
+            value_target=None if by_token else float(rng.normal()),
+            token_value_targets=rng.normal(size=len(row.response_ids)) if by_token else None,
+            token_advantages=rng.normal(size=len(row.response_ids)) if by_token else None,
+        )
+        for index, row in enumerate(plain)
+    ]
+
+
+def parameters(group: Any) -> list[dict[str, torch.Tensor]]:
+    import ray
+
+    return [ray.get(actor.parameters.remote()) for actor in group._actor_handlers]
+
+
+def assert_equal(distributed: Any, local: LocalBackend) -> None:
+    assert local.critic is not None
+    for group, expected in (
+        (distributed.trainer.actor_model_group, local.parameters()),
+        (distributed.trainer.critic_model_group, local.critic.parameters()),
+    ):
+        for rank in parameters(group):
+            for name, value in rank.items():
+                assert float((value - expected[name]).abs().max()) <= 1e-5, name
+
+
+def test_two_ranks_reach_the_parameters_of_one_process_also_after_a_restart(start: Start) -> None:
+    backend, local = start(*PLACEMENT), start("--backend", "local", "--train.micro_batch_size", "20")
+    for seed, (count, by_token) in enumerate(((37, False), (12, True), (1, False))):
+        given = rows(local, count, by_token=by_token)
+        computed, expected = backend.compute(given, {"value"}), local.compute(given, {"value"})
+        for name, values in expected.items():
+            np.testing.assert_allclose(computed[name], values, atol=1e-5)
+        metrics, twin = backend.update(given, seed), local.update(given, seed)
+        for name in ("critic/loss", "critic/grad_norm", "critic/value_mean", "policy/grad_norm"):
+            assert metrics[name] == pytest.approx(twin[name], rel=1e-3, abs=1e-6), name
+        assert metrics["policy/rows_trained"] == count
+        assert_equal(backend, local)
+    given = rows(local, 23, by_token=False)
+    warm_up = backend.update(given, 3, policy=False)
+    assert warm_up["policy/optimizer_steps"] == 0
+    local.update(given, 3, policy=False)
+    assert_equal(backend, local)
+
+    backend.save_checkpoint("global_step4", {"iteration": 4})
+    # What a run that died between the two checkpoints leaves: a critic that is newer than the policy.
+    backend.update(given, 4)
+    import ray
+
+    ray.get(backend.trainer.critic_model_group.async_run_method(method_name="save_checkpoint", tag="global_step5"))
+    backend.close()
+    resumed = start(*PLACEMENT, "--ckpt.load_enable")
+    assert resumed.load_checkpoint() == {"iteration": 4}
+    assert_equal(resumed, local)
+    # The optimizers' states were restored too.
+    given = rows(local, 20, by_token=False)
+    resumed.update(given, 5)
+    local.update(given, 5)
+    assert_equal(resumed, local)
