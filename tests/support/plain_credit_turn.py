@@ -69,9 +69,7 @@ def similar_sets(columns: Columns, threshold: float) -> list[tuple[str, str]]:
     return out
 
 
-def hgpo(
-    columns: Columns, *, gamma: float, history: int, alpha: float, base: bool, divide: bool
-) -> list[float]:
+def hgpo(columns: Columns, *, gamma: float, history: int, alpha: float, base: bool, divide: bool) -> list[float]:
     returns, total = discounted_returns(columns, gamma), scores(columns)
     scale = (lambda std: std + 1e-6) if divide else None
     past: dict[int, list[str]] = {}

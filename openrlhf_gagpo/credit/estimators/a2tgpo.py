@@ -24,7 +24,7 @@ __all__ = ["PRESETS", "A2tgpoOptions", "a2tgpo"]
 PRESETS: Mapping[str, object] = {
     **BASELINE_PRESETS,
     "actor.policy_loss_type": gspo.NAME,
-    "actor.eps_clip_low_high": (3e-3, 4e-3),
+    "actor.eps_clip_low_high": [3e-3, 4e-3],
     "algo.kl.init_coef": 0.0,
 }
 """One ratio per turn, a narrow clip range, no KL."""

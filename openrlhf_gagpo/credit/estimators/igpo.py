@@ -63,6 +63,4 @@ def igpo(batch: StepBatch, options: IgpoOptions) -> CreditResult:
     outcome = compared(weighted, batch.groups, of_outcomes, options.no_std_norm)
     later_gains = batch.trajectories.backward_sum(z, np.where(gains.measured, options.gamma, 1.0))
     gains_left = batch.trajectories.backward_sum(gains.measured.astype(np.float64), 1.0)
-    return CreditResult.of(
-        batch, options, advantage=later_gains + options.gamma**gains_left * outcome, return_=scores
-    )
+    return CreditResult.of(batch, options, advantage=later_gains + options.gamma**gains_left * outcome, return_=scores)

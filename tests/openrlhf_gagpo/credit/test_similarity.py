@@ -57,7 +57,9 @@ def test_gigpo_by_similarity_in_any_row_order(trajectories: list[Trajectory], dr
 
     found = advantage(columns, similarity=0.9)
     np.testing.assert_allclose(found[order], advantage(shuffled(columns, order), similarity=0.9), rtol=1e-9, atol=1e-9)
-    renamed = {f"{group} {text}": number for number, (group, text) in enumerate(sorted(set(similar_sets(columns, 0.9))))}
+    renamed = {
+        f"{group} {text}": number for number, (group, text) in enumerate(sorted(set(similar_sets(columns, 0.9))))
+    }
     merged = columns | {"state": [str(renamed[f"{g} {text}"]) for g, text in similar_sets(columns, 0.9)]}
     at = dict(zip(zip(merged["traj"], merged["step"], strict=True), merged["state"], strict=True))
     steps = zip(merged["traj"], merged["step"], strict=True)
@@ -92,5 +94,5 @@ def test_keys_that_are_numbers_are_refused_below_one() -> None:
 
 
 def test_similarity_is_a_share() -> None:
-    with pytest.raises(ValueError, match="similarity is 1.5"):
+    with pytest.raises(ValueError, match=r"similarity is 1\.5"):
         credit_of(batch_of([("g", "t", "AB", [0])]), "gigpo", similarity=1.5)

@@ -131,9 +131,7 @@ def test_a2tgpo(
 
 
 @settings(deadline=None, max_examples=80)
-@given(
-    trajectory_lists(), SEEDS, st.sampled_from([0.0, 0.9, 1.0]), st.booleans(), st.booleans(), st.floats(0.25, 2)
-)
+@given(trajectory_lists(), SEEDS, st.sampled_from([0.0, 0.9, 1.0]), st.booleans(), st.booleans(), st.floats(0.25, 2))
 def test_igpo(
     trajectories: list[Trajectory], draw: random.Random, gamma: float, joint: bool, divide: bool, weight: float
 ) -> None:
@@ -163,7 +161,9 @@ def test_a2tgpo_without_gains_is_grpo_over_the_population(trajectories: list[Tra
 @given(trajectory_lists(), SEEDS)
 def test_gains_that_are_equal_per_turn_change_nothing(trajectories: list[Trajectory], draw: random.Random) -> None:
     columns = with_gains(trajectories, draw)
-    columns["ig"] = [gain if np.isnan(gain) else step / 3 for gain, step in zip(columns["ig"], columns["step"])]
+    columns["ig"] = [
+        gain if np.isnan(gain) else step / 3 for gain, step in zip(columns["ig"], columns["step"], strict=True)
+    ]
     found = result_of(columns, "a2tgpo")
     np.testing.assert_array_equal(found.advantage, result_of(columns, "a2tgpo", a2tgpo_alpha=0.0).advantage)
     np.testing.assert_array_equal(found.clip_scale, 1.0)
@@ -175,7 +175,7 @@ def test_a_constant_on_the_gains_of_one_turn_changes_nothing(
     trajectories: list[Trajectory], draw: random.Random, turn: int
 ) -> None:
     columns = with_gains(trajectories, draw)
-    shifted = [gain + (step == turn) for gain, step in zip(columns["ig"], columns["step"])]
+    shifted = [gain + (step == turn) for gain, step in zip(columns["ig"], columns["step"], strict=True)]
     before, after = result_of(columns, "a2tgpo"), result_of(columns | {"ig": shifted}, "a2tgpo")
     np.testing.assert_allclose(after.advantage, before.advantage, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(after.clip_scale, before.clip_scale, rtol=1e-6)
@@ -272,6 +272,6 @@ def test_needs_and_presets(name: str) -> None:
         entry(batch_of([("g", "t", "Az", [1])]))
     presets = dict(entry.presets)
     changed = {flag: value for flag, value in presets.items() if credit.get("grpo").presets.get(flag) != value}
-    narrow = {"actor.policy_loss_type": gspo.NAME, "actor.eps_clip_low_high": (3e-3, 4e-3), "algo.kl.init_coef": 0.0}
+    narrow = {"actor.policy_loss_type": gspo.NAME, "actor.eps_clip_low_high": [3e-3, 4e-3], "algo.kl.init_coef": 0.0}
     assert changed == (narrow if name == "a2tgpo" else {"algo.kl.init_coef": 0.001})
     assert credit.get("igpo").presets["actor.policy_loss_type"] == ppo.NAME
