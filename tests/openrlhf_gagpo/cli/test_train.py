@@ -72,7 +72,9 @@ def test_train_help_shows_the_defaults_that_a_run_has(capsys, monkeypatch):
     page = " ".join(capsys.readouterr().out.split())
     entries = [credit.get(name) for name in credit.names()]
     described = {
-        "--algo.advantage.lambd": "(default 0.8)",
+        "--algo.advantage.gamma": by_value(
+            {e.name: e.options_cls().gamma for e in entries if hasattr(e.options_cls(), "gamma")}
+        ),
         "--algo.advantage.invalid_penalty_mode": by_value(
             {e.name: e.options_cls().invalid_penalty_mode for e in entries}
         ),
