@@ -12,10 +12,18 @@ import numpy as np
 from openrlhf_gagpo.credit.batch import StepBatch
 from openrlhf_gagpo.credit.options import EstimatorOptions
 from openrlhf_gagpo.credit.penalty import own_penalty, shaped_rewards
-from openrlhf_gagpo.credit.sets import Bools, Floats
+from openrlhf_gagpo.credit.sets import Bools, Floats, Sets
 from openrlhf_gagpo.credit.statistics import Statistics, statistics_of
 
-__all__ = ["episode_scores", "group_statistics", "kept_rows", "reward_free_groups", "step_returns", "totals"]
+__all__ = [
+    "episode_scores",
+    "group_statistics",
+    "kept_rows",
+    "reward_free_groups",
+    "score_entries",
+    "step_returns",
+    "totals",
+]
 
 
 def step_returns(batch: StepBatch, options: EstimatorOptions, gamma: float) -> Floats:
@@ -34,16 +42,22 @@ def episode_scores(batch: StepBatch, options: EstimatorOptions) -> Floats:
     return totals(batch, shaped_rewards(batch, options)) - own_penalty(batch, options)
 
 
-def group_statistics(batch: StepBatch, scores: Floats, options: EstimatorOptions) -> Statistics:
-    """Compute statistics of episode scores per group, over its rows or over one entry per trajectory.
+def score_entries(batch: StepBatch, scores: Floats, options: EstimatorOptions) -> tuple[Floats, Sets]:
+    """Return the entries of the statistics of episode scores, and their groups: all rows, or one per trajectory.
 
-    That entry is the score of step 0, with that step's own penalty. A group with a single entry gets mean 0, so its
-    score is left unchanged.
+    The entry of a trajectory is the score of step 0, with that step's own penalty.
     """
     if options.statistics == "rows":
-        statistics = statistics_of(scores, batch.groups)
-    else:
-        statistics = statistics_of(scores[batch.trajectories.start], batch.trajectory_groups)
+        return scores, batch.groups
+    return scores[batch.trajectories.start], batch.trajectory_groups
+
+
+def group_statistics(batch: StepBatch, scores: Floats, options: EstimatorOptions) -> Statistics:
+    """Compute statistics of episode scores per group, over the entries of ``score_entries``.
+
+    A group with a single entry gets mean 0, so its score is left unchanged.
+    """
+    statistics = statistics_of(*score_entries(batch, scores, options))
     return replace(statistics, mean=np.where(statistics.count > 1, statistics.mean, 0.0))
 
 

@@ -12,6 +12,8 @@ from openrlhf_gagpo import hygiene
 
 hygiene.apply()
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Ray gives the nine processes of its dashboard 30 s to import, which a busy machine with two cores exceeds.
+os.environ["RAY_DASHBOARD_SUBPROCESS_MODULE_WAIT_READY_TIMEOUT"] = "180"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -25,6 +27,6 @@ def ray_runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
     """A local Ray head with logical GPUs and a job server; drivers join it through ``RAY_ADDRESS``."""
     import ray
 
-    context = ray.init(num_cpus=8, num_gpus=4, include_dashboard=True, dashboard_port=0, log_to_driver=False)
+    context = ray.init(num_cpus=8, num_gpus=6, include_dashboard=True, dashboard_port=0, log_to_driver=False)
     yield {"address": ray.get_runtime_context().gcs_address, "dashboard": f"http://{context.dashboard_url}"}
     ray.shutdown()

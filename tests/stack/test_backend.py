@@ -225,7 +225,8 @@ def test_methods_train_two_iterations(backend: Any, tmp_path: Path) -> None:
         for row in run.metrics():
             assert row["policy/rows_trained"] == row["rollout/steps"]
             assert ("critic/explained_variance" in row) == (kind == "untied")
-        assert max(row["credit/advantage_max"] for row in run.metrics()) > 0
+        if kind == "untied":
+            assert max(row["credit/advantage_max"] for row in run.metrics()) > 0
 
 
 def test_an_iteration_without_rows_changes_nothing(backend: Any) -> None:

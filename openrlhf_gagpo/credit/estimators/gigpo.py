@@ -10,7 +10,9 @@ from openrlhf_gagpo.credit.presets import BASELINE_PRESETS
 from openrlhf_gagpo.credit.registry import register
 from openrlhf_gagpo.credit.result import CreditResult
 from openrlhf_gagpo.credit.scores import episode_scores, group_statistics, step_returns
+from openrlhf_gagpo.credit.similarity import similar_states
 from openrlhf_gagpo.credit.statistics import centred, standardised, statistics_of
+from openrlhf_gagpo.options import declare
 
 __all__ = ["GigpoOptions", "gigpo"]
 
@@ -22,24 +24,28 @@ class GigpoOptions(EstimatorOptions):
     gamma: float = option("gamma", 0.95)
     gigpo_mode: str = option("gigpo_mode", "mean_std_norm")
     step_coef: float = option("step_coef", 1.0)
+    similarity: float = declare(
+        1.0, "share of matching characters from which two states count as the same; 1 = equal texts", range=(0.0, 1.0)
+    )
 
 
 @register("gigpo", GigpoOptions, BASELINE_PRESETS)
 def gigpo(batch: StepBatch, options: GigpoOptions) -> CreditResult:
     """Compute ``A^E + w A^S``: episode score against the group, step return against other visits of the same state.
 
-    A state visited once has ``A^S = 0``.
+    A state visited once has ``A^S = 0``. With ``similarity`` below 1, states with similar texts are one.
     """
     compare = standardised if options.gigpo_mode == "mean_std_norm" else centred
     scores = episode_scores(batch, options)
     returns = step_returns(batch, options, options.gamma)
-    visits = statistics_of(returns, batch.states)
+    states = similar_states(batch, options.similarity)
+    visits = statistics_of(returns, states)
     episode_advantage = compare(scores, batch.groups, group_statistics(batch, scores, options))
-    step_advantage = compare(returns, batch.states, visits)
+    step_advantage = compare(returns, states, visits)
     return CreditResult.of(
         batch,
         options,
         advantage=episode_advantage + options.step_coef * step_advantage,
         return_=returns,
-        value=batch.states.expand(visits.mean),
+        value=states.expand(visits.mean),
     )

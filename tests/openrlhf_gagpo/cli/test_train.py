@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from openrlhf_gagpo import hygiene
+from openrlhf_gagpo import credit, hygiene
 from openrlhf_gagpo.cli import main as cli
 from openrlhf_gagpo.config.flag import Disposition
 from openrlhf_gagpo.config.flags import all_flags
@@ -57,15 +57,29 @@ def test_train_help_lists_every_honoured_flag_and_no_refused_one(capsys):
         assert (f"--{flag.name}" in words) == shown, flag.name
 
 
+def by_value(defaults: dict[str, object]) -> str:
+    """Defaults as the help page shows them."""
+    owners: dict[object, list[str]] = {}
+    for name, value in defaults.items():
+        owners.setdefault(value, []).append(name)
+    return "(" + "; ".join(f"{value} for {', '.join(names)}" for value, names in owners.items()) + ")"
+
+
 def test_train_help_shows_the_defaults_that_a_run_has(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "400")
     with pytest.raises(SystemExit):
         cli.main(["train", "--help"])
     page = " ".join(capsys.readouterr().out.split())
+    entries = [credit.get(name) for name in credit.names()]
     described = {
-        "--algo.advantage.gamma": "(default 0.95)",
-        "--algo.advantage.invalid_penalty_mode": "(reward for gagpo; local for gigpo, grpo, reinforce_baseline, rloo)",
-        "--actor.policy_loss_type": "(gspo for gagpo; ppo for gigpo, grpo, reinforce_baseline, rloo)",
+        "--algo.advantage.gamma": by_value(
+            {e.name: e.options_cls().gamma for e in entries if hasattr(e.options_cls(), "gamma")}
+        ),
+        "--algo.advantage.invalid_penalty_mode": by_value(
+            {e.name: e.options_cls().invalid_penalty_mode for e in entries}
+        ),
+        "--actor.policy_loss_type": by_value({e.name: e.presets["actor.policy_loss_type"] for e in entries}),
+        "--actor.eps_clip_low_high": "(0.003 0.004 for a2tgpo; 0.2 0.2 for gspo, ppo)",
         "--actor.lr_scheduler": "(default constant)",
         "--algo.advantage.estimator": "(default gagpo)",
         "--rollout.n_samples_per_prompt": "(default 8)",

@@ -194,6 +194,17 @@ def test_ppo_trains_single_episodes_too(base):
     check(resolve(f"{base} --algo.advantage.estimator gae --rollout.n_samples_per_prompt 1".split()))
 
 
+@pytest.mark.parametrize("name", ["a2tgpo", "igpo"])
+@pytest.mark.parametrize("backend", ["local", "distributed"])
+def test_information_gain_is_refused_before_anything_starts(model, tmp_path, name, backend):
+    line = f"--env.name vault --actor.model_name_or_path {model} --run_dir {tmp_path / 'run'} --backend {backend}"
+    shared = SHARED if backend == "distributed" else ""
+    fails(
+        f"{line} {shared} --algo.advantage.estimator {name}", f"{name} needs ig of every step", f"the {backend} backend"
+    )
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_folder_with_a_run_is_refused_unless_resumed(base, tmp_path):
     (tmp_path / "run").mkdir()
     check(resolve(base.split()))
