@@ -27,8 +27,8 @@ class G2poOptions(EstimatorOptions):
     gamma: float = option("gamma", 0.95)
     end_value: str = declare(
         "score",
-        "value after the last step: score = the episode's score; exact_goal = the score if it is exactly goal_reward, else "
-        "0, as in the released code",
+        "value after the last step: score = the episode's score; exact_goal = the score if it is exactly goal_reward, "
+        "else 0, as in the released code",
         choices=("score", "exact_goal"),
     )
     goal_reward: float = option("goal_reward", 10.0)
