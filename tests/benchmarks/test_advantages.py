@@ -32,7 +32,7 @@ def test_report(benchmark: ModuleType, tmp_path: Path, capsys: pytest.CaptureFix
     assert benchmark.main([*sizes, "--no-torch", "--out", str(out)]) == 0
     report = json.loads(out.read_text(encoding="utf-8"))
     assert [line["estimator"] for line in report["comparison"]] == [*benchmark.LOOPS, "all"]
-    assert set(benchmark.LOOPS) == set(credit.names())
+    assert set(benchmark.LOOPS) <= set(credit.names())
     for line in report["comparison"]:
         assert line["largest_difference"] < 1e-9
         assert line["columns_ratio"] == pytest.approx(line["columns_s"] / line["estimator_s"])

@@ -59,11 +59,11 @@ def episode_term(columns: Columns) -> list[float]:
 
 def distances(columns: Columns, dead_end: bool = False) -> tuple[list[float], list[float]]:
     """Distances of each row's state and of the node behind it, by relaxing all edges until nothing changes."""
-    goal, rows = "goal", range(len(columns["step"]))
+    goal, rows, score, following = "goal", range(len(columns["step"])), scores(columns), next_rows(columns)
     source, target = states(columns), list(zip(columns["group"], columns["next_state"], strict=True))
     for row in rows:
-        if next_rows(columns)[row] is None:
-            if scores(columns)[row] > 0:
+        if following[row] is None:
+            if score[row] > 0:
                 target[row] = (columns["group"][row], goal, goal)
             elif dead_end and columns["terminated"][row]:
                 target[row] = (columns["group"][row], goal, columns["traj"][row])
@@ -98,7 +98,8 @@ def g2po(columns: Columns, gamma: float) -> list[float]:
     for name, step, key, score in zip(columns["traj"], columns["step"], states(columns), scores(columns), strict=True):
         visits[key].append(gamma ** (lengths[name] - step) * score)
     value = [mean(visits[key]) for key in states(columns)]
-    behind = [scores(columns)[row] if after is None else value[after] for row, after in enumerate(next_rows(columns))]
+    score = scores(columns)
+    behind = [score[row] if after is None else value[after] for row, after in enumerate(next_rows(columns))]
     led_to = [v - cost for v, cost in zip(behind, penalties(columns), strict=True)]
     gain = [after - before for before, after in zip(value, behind, strict=True)]
     within, among = standardised(led_to, states(columns)), standardised(gain, columns["group"])

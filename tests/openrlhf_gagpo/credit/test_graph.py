@@ -217,7 +217,9 @@ def test_a_failed_end_that_others_leave_towards_success_is_near_it_unless_a_dead
 
 
 def test_actions_are_needed_to_compare_actions() -> None:
-    batch = batch_of([("g", "t", "ABz", [0, 8]), ("g", "u", "ACz", [0, 0])])
+    columns = columns_of([("g", "t", "ABz", [0, 8]), ("g", "u", "ACz", [0, 0])])
+    del columns["action"]
+    batch = credit.StepBatch.from_columns(**columns)
     with pytest.raises(EstimatorError, match=r"no column action, .* set edge to next_state"):
         credit_of(batch, "crbc")
     step = credit_of(batch, "crbc", edge="next_state", **STEP).advantage
