@@ -23,6 +23,10 @@ _SHARED: Mapping[str, Mapping[str, Any]] = {
     },
     "step_coef": {"help": "weight of the step advantage next to the episode advantage"},
     "episode_coef": {"help": "weight of the episode advantage next to the step advantage"},
+    "goal_reward": {"help": "reward units that reaching the goal is worth", "range": (0.0, float("inf"))},
+    "success_above": {
+        "help": "score above which an episode succeeded, where the batch does not say it (column success)",
+    },
     "no_std_norm": {"help": "centre the scores of a group without dividing by their standard deviation"},
     "statistics": {
         "help": "entries of a group's episode-score statistics: one per trajectory, or one per row, where long "

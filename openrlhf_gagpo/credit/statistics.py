@@ -52,7 +52,7 @@ def centred(values: Floats, sets: Sets, statistics: Statistics) -> Floats:
     if values.shape != mean.shape:
         raise EstimatorError(f"an array of {len(values)} numbers was given for {len(mean)} entries")
     deviation = values - mean
-    return np.where(np.abs(deviation) > sets.expand(statistics.noise), deviation, 0.0)
+    return np.where(np.abs(deviation) <= sets.expand(statistics.noise), 0.0, deviation)  # NaN must not become 0
 
 
 def standardised(values: Floats, sets: Sets, statistics: Statistics) -> Floats:

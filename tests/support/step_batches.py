@@ -15,16 +15,17 @@ __all__ = ["Trajectory", "batch_of", "columns_of", "credit_of", "shuffled", "tra
 Trajectory = tuple[str, str, Sequence[str], Sequence[float]]
 """Group, name, one key per visited state (the final one included), rewards."""
 
-_ROW_COLUMNS = ("group", "traj", "step", "state", "next_state", "reward", "terminated", "truncated")
+_ROW_COLUMNS = ("group", "traj", "step", "state", "next_state", "reward", "terminated", "truncated", "action")
 
 
 def columns_of(trajectories: Sequence[Trajectory]) -> dict[str, list[Any]]:
-    """The columns that every batch has; a rewarded last step terminates, any other is truncated."""
+    """The columns of a played batch; a rewarded last step terminates, any other is truncated, actions name a goal."""
     columns: dict[str, list[Any]] = {name: [] for name in _ROW_COLUMNS}
     for group, name, states, rewards in trajectories:
         for step, reward in enumerate(rewards):
             last = step == len(rewards) - 1
-            row = (group, name, step, states[step], states[step + 1], reward, last and reward > 0, last and reward <= 0)
+            here, there, won = states[step], states[step + 1], reward > 0
+            row = (group, name, step, here, there, reward, last and won, last and not won, f"go to {there}")
             for column, value in zip(columns.values(), row, strict=True):
                 column.append(value)
     return columns

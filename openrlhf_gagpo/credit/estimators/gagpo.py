@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from openrlhf_gagpo.credit.batch import StepBatch
+from openrlhf_gagpo.credit.graph import bellman_values, passed_through
 from openrlhf_gagpo.credit.options import EstimatorOptions, option
 from openrlhf_gagpo.credit.penalty import step_penalty
 from openrlhf_gagpo.credit.presets import BASELINE_PRESETS
@@ -49,6 +50,12 @@ class GagpoOptions(EstimatorOptions):
         "next value, so its TD residual is 0",
         choices=("paper", "passthrough"),
     )
+    value: str = declare(
+        "mean_return",
+        "value of a state: mean_return = mean return of its visits; bellman = mean over its visits of reward plus "
+        "discounted next value, solved for all states of the group at once",
+        choices=("mean_return", "bellman"),
+    )
     broadcast_coef: float = declare(0.0, "weight of GiGPO's episode advantage, added to every step after normalisation")
     invalid_penalty_mode: str = option("invalid_penalty_mode", "reward")
 
@@ -56,6 +63,12 @@ class GagpoOptions(EstimatorOptions):
         super().__post_init__()
         if self.monte_carlo and self.truncation == "bootstrap":
             raise ValueError("monte_carlo uses no later value, so truncation cannot be bootstrap; set it to terminal")
+        if self.value == "bellman" and self.truncation == "bootstrap":
+            raise ValueError(
+                "value bellman is 0 after every last step, so truncation cannot be bootstrap; set it to terminal"
+            )
+        if self.value == "bellman" and self.singleton == "passthrough":
+            raise ValueError("value bellman passes through states visited once by itself; leave singleton at paper")
 
 
 @register("gagpo", GagpoOptions, PRESETS)
@@ -68,15 +81,13 @@ def gagpo(batch: StepBatch, options: GagpoOptions) -> CreditResult:
     With a step's penalty c_t in mode ``reward``, r_t is the reward minus c_t everywhere. In mode ``local`` this holds
     in delta_t only, and V averages R_t - c_t with R_t the return without penalties. V(s_{t+1}) and the lambda sum then
     still carry a penalty to earlier steps, unlike the Monte Carlo form R_t - c_t - V(s_t).
+
+    With ``value`` bellman (ours) V solves ``V(s) = mean of r_t - c_t + gamma V(s_{t+1})`` over the visits of s instead.
     """
     gamma = options.gamma
     rewards = batch.reward - step_penalty(batch, options)
     returns = step_returns(batch, options, gamma)
-    state_value = batch.states.mean(returns)
-    end_value = _end_values(batch, state_value, options)
-    value = batch.states.expand(state_value)
-    if options.singleton == "passthrough":
-        value = _passed_through(batch, rewards, value, end_value, gamma)
+    value, end_value = _values(batch, rewards, returns, options)
     following = batch.trajectories.following(value, end_value)
     residual = rewards + gamma * following - value
     if options.monte_carlo:
@@ -89,6 +100,19 @@ def gagpo(batch: StepBatch, options: GagpoOptions) -> CreditResult:
     return CreditResult.of(batch, options, advantage=advantage, return_=returns, value=value, td_residual=residual)
 
 
+def _values(batch: StepBatch, rewards: Floats, returns: Floats, options: GagpoOptions) -> tuple[Floats, Floats]:
+    """Return V of each row's state, and V after each trajectory's last step."""
+    if options.value == "bellman":
+        end_value = np.zeros(len(batch.final_state))
+        return bellman_values(batch, rewards, end_value, options.gamma), end_value
+    state_value = batch.states.mean(returns)
+    end_value = _end_values(batch, state_value, options)
+    value = batch.states.expand(state_value)
+    if options.singleton == "passthrough":
+        value = passed_through(batch, rewards, value, end_value, options.gamma)
+    return value, end_value
+
+
 def _end_values(batch: StepBatch, state_value: Floats, options: GagpoOptions) -> Floats:
     """Return the value after each trajectory's last step: 0, or that of the final state of a truncated one.
 
@@ -98,18 +122,6 @@ def _end_values(batch: StepBatch, state_value: Floats, options: GagpoOptions) ->
         return np.zeros(len(batch.final_state))
     truncated = batch.truncated[batch.trajectories.is_last]
     return np.where(truncated, state_value[batch.final_state], 0.0)
-
-
-def _passed_through(batch: StepBatch, rewards: Floats, value: Floats, end_value: Floats, gamma: float) -> Floats:
-    """Replace the values of states visited once by reward plus discounted next value.
-
-    Their TD residual is then 0 and later credit passes through them undistorted. The value in a chain of such states is
-    a discounted sum up to the next shared state. A bootstrapped end value remains the mean return of its state.
-    """
-    alone = batch.states.expand(batch.states.count) == 1
-    after_end = batch.trajectories.following(np.zeros(len(batch)), end_value)
-    own = np.where(alone, rewards + gamma * after_end, value)
-    return batch.trajectories.backward_sum(own, np.where(alone, gamma, 0.0))
 
 
 def _normalised(batch: StepBatch, raw: Floats, options: GagpoOptions) -> Floats:

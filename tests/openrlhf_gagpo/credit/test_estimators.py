@@ -207,8 +207,10 @@ def test_states_visited_once_give_no_residual_and_no_advantage(
 def test_equal_outcomes_give_exactly_zero(lengths: list[int], reward: float, name: str, statistics: str) -> None:
     trajectories = [("g", f"t{n}", "A" * (k + 1), [0.0] * (k - 1) + [reward]) for n, k in enumerate(lengths)]
     options: dict[str, Any] = {"statistics": statistics}
-    if name in ("gagpo", "gigpo", "hgpo"):
+    if "gamma" in credit.get(name).options_cls.__dataclass_fields__:
         options["gamma"] = 1.0
+    if name == "graphgpo":  # only the last step of an episode leads to success
+        options["step_coef"] = 0.0
     batch = batch_of(trajectories)
     if name == "gagpo":  # the residuals of one shared state differ; the Monte Carlo form does not
         options["monte_carlo"] = True
@@ -278,8 +280,10 @@ def test_dropped_rows_leave_the_batch_statistics() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_one_trajectory_alone_in_its_group(name: str) -> None:
-    found = advantages(batch_of([("g", "t", "ABz", [0, 8])]), name, statistics="trajectories")
-    expected = {"grpo": 8.0, "rloo": 8.0, "gigpo": 8.0}.get(name, 0.0)
+    has_steps = "step_coef" in credit.get(name).options_cls.__dataclass_fields__
+    options = {"step_coef": 0.0} if has_steps else {}
+    found = advantages(batch_of([("g", "t", "ABz", [0, 8])]), name, statistics="trajectories", **options)
+    expected = 8.0 if has_steps else {"grpo": 8.0, "rloo": 8.0}.get(name, 0.0)
     assert found.tolist() == [expected, expected]
 
 
