@@ -13,18 +13,26 @@ import pytest
 
 from agent_envs.webshop.generator import generate as generate_shop
 from openrlhf_gagpo import machine
+from openrlhf_gagpo.backends import BACKENDS
 from openrlhf_gagpo.cli import env as env_command
 from openrlhf_gagpo.cli import warmstart
 from openrlhf_gagpo.cli.train import main as train
 from openrlhf_gagpo.config.checks import check
 from openrlhf_gagpo.config.families import families
 from openrlhf_gagpo.config.resolve import Config, resolve
+from openrlhf_gagpo.credit import registry as estimators
 from support.models import model_folder
 from support.paths import REPOSITORY
 
 EXAMPLES = REPOSITORY / "examples"
 HUNT = str(EXAMPLES / "external_env" / "number_hunt.py")
 RECIPES = sorted((EXAMPLES / "recipes").glob("*.yaml"))
+VARIANTS = sorted((EXAMPLES / "recipes").glob("*/*/*.yaml"))
+BASES = {
+    "vault": "vault_demo.yaml",
+    "alfworld": "alfworld_qwen2.5_1.5b.yaml",
+    "webshop": "webshop_qwen2.5_1.5b.yaml",
+}
 SCRIPTS = sorted((EXAMPLES / "scripts").glob("*.sh"))
 NAMES = [path.stem for path in RECIPES]
 PAPER = [name for name in NAMES if "qwen" in name]
@@ -135,6 +143,66 @@ def test_a_recipe_says_in_its_name_what_it_trains_with():
             assert options.lambd == 0.8
         if estimator == "gigpo":
             assert options.gigpo_mode == ("mean_std_norm" if name.startswith("alfworld") else "mean_norm")
+
+
+def settings(path: Path) -> list[str]:
+    return [line for line in path.read_text().splitlines() if line and not line.startswith(("#", "base:"))]
+
+
+@pytest.mark.parametrize("path", VARIANTS, ids=lambda path: "-".join(path.with_suffix("").parts[-3:]))
+def test_a_variant_differs_from_its_base_in_one_to_three_lines(path):
+    base = f"../../{BASES[path.parent.name]}"
+    assert f"\nbase: {base}\n" in path.read_text()
+    assert 1 <= len(settings(path)) <= 3
+    config = resolve(["--config", str(path)])
+    changed = {name for name in config.names() if config.origin(name) == str(path)}
+    assert len(changed) == sum(line.count(": ") - ("{" in line) for line in settings(path))
+    if path.parent.name != "vault":
+        assert "Untested on a GPU" in path.read_text()
+
+
+def test_every_method_has_a_recipe_for_every_environment():
+    """Except those that need something of every step that no backend can compute yet."""
+    every = {name: estimators.get(name) for name in estimators.names()}
+    ours = {
+        name
+        for name, entry in every.items()
+        if entry.compute.__module__.startswith("openrlhf_gagpo.") and entry.needs <= BACKENDS["local"].columns
+    }
+    for environment in BASES:
+        folder = EXAMPLES / "recipes" / "methods" / environment
+        found = {path.stem: resolve(["--config", str(path)]).algo.advantage.estimator for path in folder.glob("*.yaml")}
+        assert set(found.values()) == ours
+        assert ours <= set(found)
+
+
+def test_ablations_are_those_that_the_page_lists():
+    page = (REPOSITORY / "docs" / "algorithms.md").read_text()
+    table = page[page.index("paper's ablations") : page.index("With `invalid_penalty_mode reward` all of this")]
+    for environment in BASES:
+        paths = sorted((EXAMPLES / "recipes" / "ablations" / environment).glob("*.yaml"))
+        lines = [line for path in paths for line in settings(path)]
+        words = {line.removeprefix("algo.advantage.").replace(": true", "").replace(": ", " ") for line in lines}
+        listed = set(re.findall(r"`([^`]+)`", "".join(re.findall(r"^\| (`.*?) \|", table, re.MULTILINE))))
+        # Both give the same numbers, and the Bellman values are a method of their own.
+        assert words == listed - {"lambd 1", "value bellman"}
+
+
+def test_grids_vary_one_of_gamma_and_lambda():
+    gammas = [(gamma, 0.8) for gamma in (0.9, 0.95, 0.99, 1.0)]
+    wanted = {*gammas, *((0.95, lambd) for lambd in (0.0, 0.5, 0.8, 0.95, 1.0))}
+    for environment in BASES:
+        configs = [
+            resolve(["--config", str(path)]).algo.advantage
+            for path in (EXAMPLES / "recipes" / "grids" / environment).glob("*.yaml")
+        ]
+        assert {(config.gamma, config.lambd) for config in configs} == wanted
+        assert len(configs) == 9
+
+
+@pytest.mark.parametrize("name", [path.stem for path in VARIANTS if path.parts[-3:-1] == ("methods", "vault")])
+def test_methods_pass_a_dry_run_on_the_vault(argv, name):
+    check(resolve(argv(f"methods/vault/{name}")))
 
 
 def test_all_that_is_promised_is_there():
