@@ -18,7 +18,7 @@ from openrlhf_gagpo.config.resolve import COMMAND_LINE, DEFAULT, DERIVED, Config
 from openrlhf_gagpo.credit import registry as estimators
 from openrlhf_gagpo.errors import ConfigError
 
-__all__ = ["check", "env_options"]
+__all__ = ["check", "correction_range", "env_options"]
 
 _RUN_FILES = ("run.json", "config.yaml", "metrics.jsonl", "eval.jsonl", "rollouts")
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -27,7 +27,7 @@ _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 def check(config: Config) -> Plan:
     """Return the placement plan of ``config``, or raise ``ConfigError`` for the first problem."""
     plan = place(config)
-    for rule in (_backend, _batches, _algorithm, _run_dir, _model):
+    for rule in (_backend, _batches, _algorithm, _correction, _filtering, _run_dir, _model):
         for sentence in rule(config):
             raise ConfigError(sentence)
     for sentence in _local(config, plan) if BACKENDS[plan.backend].one_process else _distributed(config, plan):
@@ -40,6 +40,12 @@ def env_options(config: Config) -> dict[str, Any]:
     """Return the options of the environment: ``env.options``, and ``max_steps`` if ``env.max_steps`` is set."""
     limit = {} if config.env.max_steps is None else {"max_steps": config.env.max_steps}
     return {**config.env.options, **limit}
+
+
+def correction_range(config: Config) -> tuple[float, float]:
+    """Return the allowed range of the sampler correction's statistic; a single threshold is its upper end."""
+    *low, high = config.algo.advantage.is_correction_threshold
+    return (low[0] if low else 0.0, high)
 
 
 def _backend(config: Config) -> Iterator[str]:
@@ -97,6 +103,54 @@ def _algorithm(config: Config) -> Iterator[str]:
     wants_eval = config.eval_only or config.eval.steps > 0
     if wants_eval and config.env.eval_split is None:
         yield f"{'--eval_only' if config.eval_only else 'eval.steps'} needs a split to play; set --env.eval_split"
+
+
+def _correction(config: Config) -> Iterator[str]:
+    chosen, flag = config.algo.advantage, "algo.advantage.is_correction"
+    level, mode, gating = chosen.is_correction_level, chosen.is_correction_mode, chosen.is_correction_gating
+    if level == "off":
+        return
+    loss = losses.get(config.actor.policy_loss_type)
+    if loss.correction is losses.Correction.NONE:
+        yield (
+            f"the policy loss {loss.name} does not correct for the sampler; set {flag}_level to off, or choose another "
+            "--actor.policy_loss_type"
+        )
+    for name in (f"{flag}_mode", f"{flag}_gating", f"{flag}_threshold"):
+        if loss.correction is losses.Correction.OLD_LOG_PROBS and config.get(name) != Config.default(name):
+            yield (
+                f"{_say(config, name)} weighs tokens, but the policy loss {loss.name} compares with the sampler's "
+                "log-probabilities instead; remove it"
+            )
+    threshold = _say(config, f"{flag}_threshold")
+    if len(chosen.is_correction_threshold) > 2:
+        yield f"{threshold} wants HIGH or LOW HIGH, not {len(chosen.is_correction_threshold)} values"
+    low, high = correction_range(config)
+    if not 0 <= low < high:
+        yield f"{threshold} is {low:g} to {high:g}; give numbers that are not negative, the larger one last"
+    if mode == "clip" and (level == "seq" or gating != "ratio"):
+        yield (
+            f"{flag}_mode clip moves a ratio into the range, and there is none to move with {flag}_level {level} and "
+            f"{flag}_gating {gating}; use {flag}_mode mask"
+        )
+    if gating != "ratio" and level == "seq-product":
+        yield f"{flag}_level seq-product compares the ratio of a whole action; use {flag}_gating ratio, or level seq"
+    if gating != "ratio" and low > 0:
+        yield f"{flag}_gating {gating} has only an upper bound; give {flag}_threshold a single value"
+
+
+def _filtering(config: Config) -> Iterator[str]:
+    algo, flag = config.algo, "algo.dynamic_filtering"
+    if not algo.dynamic_filtering_enable or config.eval_only:
+        return
+    if config.rollout.n_samples_per_prompt < 2:
+        yield f"{flag}_enable compares the episodes of a group; set rollout.n_samples_per_prompt to 2 or more"
+    low, high = algo.dynamic_filtering_range
+    bounds, rule = _say(config, f"{flag}_range"), algo.dynamic_filtering_rule
+    if not low < high:
+        yield f"{bounds} is {low:g} to {high:g}, and no mean score lies in between; give the smaller number first"
+    if rule != "range" and [low, high] != Config.default(f"{flag}_range"):
+        yield f"{bounds} belongs to {flag}_rule range; remove it, or change the rule from {rule}"
 
 
 def _run_dir(config: Config) -> Iterator[str]:

@@ -12,6 +12,7 @@ from openrlhf_gagpo.config.families import ESTIMATOR, Family, families
 from openrlhf_gagpo.config.flag import AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE, Disposition, Flag
 from openrlhf_gagpo.config.openrlhf_flags import OPENRLHF_FLAGS
 from openrlhf_gagpo.errors import PluginError
+from openrlhf_gagpo.rollout.filtering import RULES
 
 __all__ = ["DEFAULT_ESTIMATOR", "all_flags"]
 
@@ -48,6 +49,10 @@ OWN_FLAGS: tuple[Flag, ...] = (
     Flag("rollout.chat_template", str, "auto", _B, "whether prompts use the chat template", choices=("auto", "none")),
     Flag("rollout.concurrency", int, None, _B, "episodes in flight; unset: all of an iteration", bound=AT_LEAST_ONE),
     Flag("rollout.record", str, "all", _B, "episodes written to the run folder", choices=("all", "none")),
+    Flag("algo.dynamic_filtering_rule", str, "range", _B,
+         "groups kept: mean score inside the range, or scores that are not all equal", choices=tuple(RULES)),
+    Flag("algo.dynamic_filtering_max_rounds", int, 4, _B,
+         "times that tasks are drawn in an iteration until enough groups are kept", bound=AT_LEAST_ONE),
     Flag("train.num_iterations", int, 160, _B, "iterations: one rollout and the updates from it",
          bound=AT_LEAST_ONE),
     Flag("train.device", str, "auto", _L, "device of the local backend", choices=("auto", "cpu", "cuda")),
@@ -71,6 +76,12 @@ _PRESETS: dict[str, dict[str, Any]] = {
     # One advantage per action leaves no per-token reward to subtract a KL from, so the KL is a loss term.
     "algo.kl.use_loss": {"default": True},
     "algo.kl.estimator": {"default": "k3"},
+    # OpenRLHF compares the mean over an action's tokens; the product is the ratio of the whole action.
+    "algo.advantage.is_correction_level": {
+        "choices": ("off", "token", "seq", "seq-product"),
+        "help": "correct for a sampler that differs from the training pass: per token, per action by the mean over its "
+        "tokens, or by their product",
+    },
     "actor.lr_scheduler": {
         "choices": (
             "constant", "constant_with_warmup", "cosine", "cosine_with_min_lr", "cosine_with_restarts",

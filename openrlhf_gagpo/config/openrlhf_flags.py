@@ -85,6 +85,47 @@ _ALGORITHM = [
         choices=("gae", "reinforce", "rloo", "reinforce_baseline", "group_norm", "dr_grpo", "flash_reinforce"),
     ),
     _flag("algo.advantage.no_std_norm", bool, False, _B, "centre advantages without dividing by their deviation"),
+    _flag(
+        "algo.advantage.is_correction_level",
+        str,
+        "off",
+        _B,
+        "correct for a sampler that differs from the training pass, per token or per action (its mean)",
+        choices=("off", "token", "seq"),
+    ),
+    _flag(
+        "algo.advantage.is_correction_mode",
+        str,
+        "mask",
+        _B,
+        "what lies outside the threshold is dropped, or its ratio clipped",
+        choices=("mask", "clip"),
+    ),
+    _flag(
+        "algo.advantage.is_correction_gating",
+        str,
+        "ratio",
+        _B,
+        "what is compared with the threshold: ratio of training pass to sampler, or a divergence of the token",
+        choices=("ratio", "binary_kl", "tv"),
+    ),
+    _flag(
+        "algo.advantage.is_correction_threshold",
+        float,
+        [0.5, 5.0],
+        _B,
+        "smallest and largest allowed value, or the largest alone",
+        nargs="+",
+    ),
+    _flag("algo.dynamic_filtering_enable", bool, False, _B, "replace groups that a rule calls uninformative"),
+    _flag(
+        "algo.dynamic_filtering_range",
+        float,
+        (0, 1),
+        _B,
+        "mean scores (sums of rewards) strictly between which a group is kept",
+        nargs=2,
+    ),
     _flag("algo.kl.use_loss", bool, False, _B, "KL to the reference model as a term of the loss"),
     _flag(
         "algo.kl.init_coef", float, 0.01, _B, "weight of the KL term; 0 loads no reference model", bound=NOT_NEGATIVE
@@ -94,7 +135,12 @@ _ALGORITHM = [
 _POLICY = [
     _flag("actor.model_name_or_path", str, None, _B, "model folder, or name on the Hugging Face hub"),
     _flag(
-        "actor.policy_loss_type", str, "ppo", _B, "ratio per token (ppo) or per action (gspo)", choices=("ppo", "gspo")
+        "actor.policy_loss_type",
+        str,
+        "ppo",
+        _B,
+        "clips a ratio per token (ppo) or per action (gspo), or bounds it as a weight (cispo)",
+        choices=("ppo", "gspo"),
     ),
     _flag(
         "actor.loss_agg_mode",
@@ -300,13 +346,6 @@ _REFUSED = [
         ("train.agent_func_path", str, None),
     ),
     *_refused(
-        "the sampler's log-probabilities are diagnostics only, see policy/sampling_logprob_diff_*; remove it",
-        ("algo.advantage.is_correction_level", str, "off", {"choices": ("off", "token", "seq")}),
-        ("algo.advantage.is_correction_mode", str, "mask", {"choices": ("mask", "clip")}),
-        ("algo.advantage.is_correction_gating", str, "ratio", {"choices": ("ratio", "binary_kl", "tv")}),
-        ("algo.advantage.is_correction_threshold", float, [0.5, 5.0], {"nargs": "+"}),
-    ),
-    *_refused(
         "the KL weight is constant; set it with --algo.kl.init_coef",
         ("algo.kl.target", float, None),
         ("algo.kl.horizon", int, 10000),
@@ -331,11 +370,6 @@ _REFUSED = [
         ("rollout.vllm_generate_batch_size", int, None),
     ),
     *_refused("there is no prompt loader; use --env.workers", ("data.dataloader_num_workers", int, 0)),
-    *_refused(
-        "groups are not replaced; leave those without reward out with --algo.advantage.drop_reward_free_groups",
-        ("algo.dynamic_filtering_enable", bool, False),
-        ("algo.dynamic_filtering_range", float, (0, 1), _PAIR),
-    ),
     *_refused("Ray numbers the workers itself; remove it", ("local_rank", int, -1)),
     *_refused(
         "models are not fetched from ModelScope; download it first and give its folder to --actor.model_name_or_path",

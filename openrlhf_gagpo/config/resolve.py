@@ -49,6 +49,11 @@ class Config:
         """Return the value of the flag ``name`` (dotted, no dashes). Raises ``KeyError`` if it is not a flag."""
         return self._values[name]
 
+    @staticmethod
+    def default(name: str) -> Any:
+        """Return the default of the flag ``name``, in the form of a value."""
+        return _copy(all_flags()[name].default)
+
     def origin(self, name: str) -> str:
         """Return where the value came from.
 

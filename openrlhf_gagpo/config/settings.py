@@ -7,13 +7,15 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from openrlhf_gagpo.config.checks import env_options
+from openrlhf_gagpo.config.checks import correction_range, env_options
 from openrlhf_gagpo.config.families import families
 from openrlhf_gagpo.config.placement import place
 from openrlhf_gagpo.config.resolve import Config, uses_critic
 from openrlhf_gagpo.evaluation import EvaluationPlan
+from openrlhf_gagpo.rollout.filtering import GroupFilter
 from openrlhf_gagpo.rollout.player import RolloutSettings
 from openrlhf_gagpo.rollout.types import SamplingParams
+from openrlhf_gagpo.training.corrections import SamplerCorrection
 from openrlhf_gagpo.training.settings import (
     BackendSettings,
     BatchSettings,
@@ -70,6 +72,8 @@ def objective_settings(config: Config) -> ObjectiveSettings:
         kl_coef=config.algo.kl.init_coef,
         kl_estimator=config.algo.kl.estimator,
         entropy_coef=config.actor.entropy_coef or 0.0,
+        response_limit=config.rollout.max_new_tokens,
+        correction=_correction(config),
         plugins=absolute(config.algo.plugin),
     )
 
@@ -98,6 +102,26 @@ def _critic(config: Config) -> CriticSettings:
         gradient_checkpointing=config.actor.gradient_checkpointing_enable,
         export=critic.save_value_network,
     )
+
+
+def _correction(config: Config) -> SamplerCorrection | None:
+    chosen = config.algo.advantage
+    if chosen.is_correction_level == "off":
+        return None
+    return SamplerCorrection(
+        level=chosen.is_correction_level,
+        mode=chosen.is_correction_mode,
+        gating=chosen.is_correction_gating,
+        threshold=correction_range(config),
+    )
+
+
+def _group_filter(config: Config) -> GroupFilter | None:
+    algo = config.algo
+    if not algo.dynamic_filtering_enable:
+        return None
+    low, high = algo.dynamic_filtering_range
+    return GroupFilter(algo.dynamic_filtering_rule, (low, high), algo.dynamic_filtering_max_rounds)
 
 
 def backend_settings(config: Config) -> BackendSettings:
@@ -155,6 +179,7 @@ def loop_settings(config: Config, train_tasks: Sequence[str], eval_tasks: Sequen
         estimator_options=config.options(families()[0]),
         objective=objective_settings(config),
         train_tasks=train_tasks,
+        group_filter=_group_filter(config),
         evaluation=evaluation if eval_tasks else None,
         evaluate_every=config.eval.steps if config.eval.steps > 0 else None,
         evaluate_before=config.eval.before_train,

@@ -9,7 +9,7 @@ from openrlhf_gagpo.credit.scores import reward_free_groups
 from openrlhf_gagpo.credit.sets import Bools, Floats
 from openrlhf_gagpo.credit.statistics import ROUNDING
 
-__all__ = ["SIZE_BINS", "diagnose", "explained_variance"]
+__all__ = ["SIZE_BINS", "clip_scale_spread", "diagnose", "explained_variance"]
 
 SIZE_BINS: tuple[tuple[str, int, float], ...] = (
     ("1", 1, 1),
@@ -64,3 +64,9 @@ def explained_variance(returns: Floats, values: Floats) -> float:
     if variance <= ROUNDING:
         return 0.0
     return 1.0 - float((returns - values).var()) / variance
+
+
+def clip_scale_spread(clip_scale: Floats, keep: Bools) -> dict[str, float]:
+    """Compute mean and standard deviation of the clip factor of the kept rows; 1 and 0 without any."""
+    kept = clip_scale[keep] if keep.any() else np.ones(1)
+    return {"clip_scale_mean": float(kept.mean()), "clip_scale_std": float(kept.std())}

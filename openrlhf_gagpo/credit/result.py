@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openrlhf_gagpo.credit.batch import StepBatch
-from openrlhf_gagpo.credit.diagnostics import diagnose, explained_variance
+from openrlhf_gagpo.credit.diagnostics import clip_scale_spread, diagnose, explained_variance
 from openrlhf_gagpo.credit.options import EstimatorOptions
 from openrlhf_gagpo.credit.scores import kept_rows
 from openrlhf_gagpo.credit.sets import Bools, Floats, Ints
@@ -117,7 +117,8 @@ class CreditResult:
     def diagnostics(self) -> dict[str, float]:
         """Numbers to log, see ``credit.diagnostics``."""
         order = self.batch.order
-        return diagnose(self.batch, self.advantage[order], self.keep[order])
+        report = diagnose(self.batch, self.advantage[order], self.keep[order])
+        return report if self.clip_scale is None else report | clip_scale_spread(self.clip_scale, self.keep)
 
 
 def _numbers(name: str, values: Floats, expected: int) -> Floats:

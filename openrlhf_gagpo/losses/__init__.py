@@ -9,9 +9,9 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from openrlhf_gagpo.losses.registry import Loss, LossBatch, LossOptions, LossResult, get, names, register
+from openrlhf_gagpo.losses.registry import Correction, Loss, LossBatch, LossOptions, LossResult, get, names, register
 
-__all__ = ["Loss", "LossBatch", "LossOptions", "LossResult", "get", "names", "register"]
+__all__ = ["Correction", "Loss", "LossBatch", "LossOptions", "LossResult", "get", "names", "register"]
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")

@@ -6,7 +6,7 @@ it per response.
 
 from __future__ import annotations
 
-from openrlhf_gagpo.losses.registry import LossBatch, LossResult, register
+from openrlhf_gagpo.losses.registry import Correction, LossBatch, LossResult, register
 from openrlhf_gagpo.losses.surrogate import ClipOptions, clipped_surrogate
 
 __all__ = ["NAME", "gspo"]
@@ -14,7 +14,7 @@ __all__ = ["NAME", "gspo"]
 NAME = "gspo"
 
 
-@register(NAME, ClipOptions, token_advantages=False)
+@register(NAME, ClipOptions, token_advantages=False, correction=Correction.OLD_LOG_PROBS)
 def gspo(batch: LossBatch, options: ClipOptions) -> LossResult:
     """Compute the clipped surrogate per action, with the same weight for every action."""
     ratio = batch.per_action(batch.log_probs - batch.old_log_probs).exp()

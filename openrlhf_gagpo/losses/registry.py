@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from openrlhf_gagpo.errors import LossError
@@ -13,7 +14,29 @@ from openrlhf_gagpo.registry import Registry
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Loss", "LossBatch", "LossOptions", "LossResult", "get", "names", "register", "restore", "snapshot"]
+__all__ = [
+    "Correction",
+    "Loss",
+    "LossBatch",
+    "LossOptions",
+    "LossResult",
+    "get",
+    "names",
+    "register",
+    "restore",
+    "snapshot",
+]
+
+
+class Correction(Enum):
+    """What a loss does about a sampler whose log-probabilities differ from those of the training pass."""
+
+    NONE = "none"
+    """Nothing; runs that ask for a correction are refused."""
+    WEIGHTS = "weights"
+    """It multiplies each token's objective by ``LossBatch.weight``."""
+    OLD_LOG_PROBS = "old log-probabilities"
+    """Its ratio compares with the sampler, whose log-probabilities it gets as ``LossBatch.old_log_probs``."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +51,7 @@ class LossBatch:
     log_probs: Tensor
     """(B, A) under the policy, with gradient, at the temperature of the rollout."""
     old_log_probs: Tensor
-    """(B, A) under the policy before the iteration's first update."""
+    """(B, A) under the policy before the iteration's first update (see ``Correction.OLD_LOG_PROBS``)."""
     advantage: Tensor
     """(B, 1) if the estimator gave one advantage per action, (B, A) if it gave one per token."""
     mask: Tensor
@@ -39,6 +62,10 @@ class LossBatch:
     """Mean number of rows of an optimizer step in this iteration, so that every row of it weighs the same."""
     tokens_per_step: int
     """Response tokens of this optimizer step."""
+    response_limit: int
+    """Response tokens that an action of this run may have at most."""
+    weight: Tensor
+    """(B, A) constant factor of each token's objective; 1 unless the run corrects for the sampler."""
 
     def per_action(self, values: Tensor) -> Tensor:
         """Average over the response tokens of each row, (B, A) -> (B, 1); 0 for a padding row."""
@@ -77,6 +104,8 @@ class Loss:
     options_cls: type[LossOptions]
     token_advantages: bool
     """Whether the advantage may differ between the tokens of an action."""
+    correction: Correction
+    """What it does in a run that corrects for the sampler."""
 
 
 _LOSSES: Registry[Loss] = Registry("policy loss", LossError)
@@ -84,7 +113,11 @@ get, names, snapshot, restore = _LOSSES.get, _LOSSES.names, _LOSSES.snapshot, _L
 
 
 def register(
-    name: str, options_cls: type[LossOptions], *, token_advantages: bool
+    name: str,
+    options_cls: type[LossOptions],
+    *,
+    token_advantages: bool,
+    correction: Correction = Correction.NONE,
 ) -> Callable[[Callable[[LossBatch, Any], LossResult]], Callable[[LossBatch, Any], LossResult]]:
     """Make a pure function of a batch and its options available as ``name``; use it as a decorator.
 
@@ -93,7 +126,7 @@ def register(
     """
 
     def add(compute: Callable[[LossBatch, Any], LossResult]) -> Callable[[LossBatch, Any], LossResult]:
-        _LOSSES.add(name, Loss(name, compute, options_cls, token_advantages))
+        _LOSSES.add(name, Loss(name, compute, options_cls, token_advantages, correction))
         return compute
 
     return add

@@ -14,6 +14,7 @@ from openrlhf_gagpo.credit import CreditResult
 from openrlhf_gagpo.credit import registry as estimators
 from openrlhf_gagpo.errors import RunError
 from openrlhf_gagpo.evaluation import evaluate
+from openrlhf_gagpo.rollout.filtering import keep_informative
 from openrlhf_gagpo.rollout.grouping import drop_incomplete
 from openrlhf_gagpo.rollout.records import StepKey, write_episodes
 from openrlhf_gagpo.rollout.types import Episode
@@ -23,7 +24,7 @@ from openrlhf_gagpo.training import schedule
 from openrlhf_gagpo.training.backend import Backend
 from openrlhf_gagpo.training.rows import TrainingRow
 from openrlhf_gagpo.training.settings import LoopSettings
-from openrlhf_gagpo.training.summary import rollout_metrics
+from openrlhf_gagpo.training.summary import filter_metrics, rollout_metrics
 from openrlhf_gagpo.training.table import VALUE, StepTable
 
 __all__ = ["Observer", "Trainer"]
@@ -74,21 +75,11 @@ class Trainer:
 
     def iterate(self, iteration: int) -> dict[str, float]:
         """Run one iteration (rollout, credit, update, sync), record its metrics and return them."""
-        settings, seed = self.settings, self.settings.seed
+        seed = self.settings.seed
         metrics, self._carried = self._carried, {}
         counted = self.backend.env_stats()
         with _timed(metrics, "time/iteration"):
-            tasks = schedule.iteration_tasks(settings.train_tasks, settings.tasks_per_iteration, iteration, seed)
-            requests = schedule.training_requests(tasks, settings.group_size, iteration, seed)
-            self.observer.phase(iteration, "rollout", len(requests))
-            with _timed(metrics, "time/rollout"):
-                episodes = self.backend.rollout(requests, settings.sampling, self.observer.episode)
-            self._keep_faults(episodes)
-            if not _any_played(episodes):
-                self._record(iteration, episodes, {})
-                raise self._nothing_played(episodes, f"rollout of iteration {iteration}")
-            kept, groups = drop_incomplete(episodes, self.estimator.group_min)
-            metrics |= rollout_metrics(episodes, groups)
+            episodes, kept = self._play(iteration, metrics)
             table = StepTable.from_episodes(kept)
             credited: dict[StepKey, dict[str, float]] = {}
             rows: list[TrainingRow] | None = None
@@ -101,7 +92,7 @@ class Trainer:
             if rows is not None:
                 self.observer.phase(iteration, "update", 0)
                 batch_seed = stable_seed(seed, "batches", iteration)
-                metrics |= self.backend.update(rows, batch_seed, policy=iteration > settings.critic_warmup)
+                metrics |= self.backend.update(rows, batch_seed, policy=iteration > self.settings.critic_warmup)
                 with _timed(metrics, "time/sync"):
                     self.backend.sync()
             metrics |= {name: value - counted[name] for name, value in self.backend.env_stats().items()}
@@ -109,6 +100,46 @@ class Trainer:
         self.backend.track(iteration, metrics, evaluation=False)
         self.observer.iteration(iteration, metrics)
         return metrics
+
+    def _play(self, iteration: int, metrics: dict[str, float]) -> tuple[list[Episode], list[Episode]]:
+        """Play the iteration's episodes, in several draws of tasks if the run filters groups.
+
+        Returns:
+            All episodes, and those of the groups to train on.
+        """
+        chosen, wanted = self.settings.group_filter, self.settings.tasks_per_iteration
+        episodes: list[Episode] = []
+        kept: list[Episode] = []
+        missing, draws = wanted, 0
+        while missing and draws < (chosen.max_rounds if chosen else 1):
+            episodes += self._draw(iteration, draws, missing, metrics)
+            draws += 1
+            kept, groups = drop_incomplete(episodes, self.estimator.group_min)
+            if chosen:
+                kept = keep_informative(kept, chosen)
+            missing = wanted - len({episode.group for episode in kept})
+        metrics |= rollout_metrics(episodes, groups)
+        if chosen:
+            metrics |= filter_metrics(episodes, kept, draws)
+        return episodes, kept
+
+    def _draw(self, iteration: int, draw: int, count: int, metrics: dict[str, float]) -> list[Episode]:
+        """Play a group of each of the ``count`` first tasks of one draw (counted from 0)."""
+        settings, seed = self.settings, self.settings.seed
+        pool, size = settings.train_tasks, settings.tasks_per_iteration
+        if draw:
+            tasks = schedule.refill_tasks(pool, size, iteration, draw, seed)[:count]
+        else:
+            tasks = schedule.iteration_tasks(pool, size, iteration, seed)
+        requests = schedule.training_requests(tasks, settings.group_size, iteration, seed, first=draw * size)
+        self.observer.phase(iteration, "rollout" if not draw else f"rollout, draw {draw + 1}", len(requests))
+        with _timed(metrics, "time/rollout"):
+            episodes = self.backend.rollout(requests, settings.sampling, self.observer.episode)
+        self._keep_faults(episodes)
+        if not draw and not _any_played(episodes):
+            self._record(iteration, episodes, {})
+            raise self._nothing_played(episodes, f"rollout of iteration {iteration}")
+        return episodes
 
     def evaluate(self, iteration: int) -> dict[str, float] | None:
         """Play every evaluation task and return the metrics, or None if the run has no evaluation split."""
@@ -188,4 +219,4 @@ def _timed(metrics: dict[str, float], name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        metrics[name] = time.perf_counter() - started
+        metrics[name] = metrics.get(name, 0.0) + time.perf_counter() - started

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from openrlhf_gagpo.losses import Loss, LossBatch, LossOptions
+from openrlhf_gagpo.losses import Correction, Loss, LossBatch, LossOptions
 from openrlhf_gagpo.training.collate import ActionTensors
+from openrlhf_gagpo.training.corrections import SamplerCorrection, sampler_weights
 
 __all__ = [
     "LossScale",
@@ -35,9 +36,13 @@ class Objective:
     policy: Loss
     options: LossOptions
     """Of ``policy``."""
+    response_limit: int
+    """Response tokens that an action may have at most."""
     kl_coef: float = 0.0
     kl_estimator: str = "k3"
     entropy_coef: float = 0.0
+    correction: SamplerCorrection | None = None
+    """None leaves differences between the sampler and the training pass alone."""
 
 
 @dataclass(frozen=True)
@@ -113,15 +118,18 @@ def step_loss(
         The scalar loss and sums (keys ending in ``_max`` combine by maximum) for ``finish_metrics``.
     """
     mask = actions.mask.to(log_probs.dtype)
+    old, weight, corrected = _corrected(actions, mask, objective)
     result = objective.policy.compute(
         LossBatch(
             log_probs=log_probs,
-            old_log_probs=actions.old_log_probs,
+            old_log_probs=old,
             advantage=actions.advantage,
             mask=mask,
             clip_scale=actions.clip_scale,
             rows_per_step=scale.row_normalizer,
             tokens_per_step=scale.token_normalizer,
+            response_limit=objective.response_limit,
+            weight=weight,
         ),
         objective.options,
     )
@@ -133,6 +141,7 @@ def step_loss(
         "approx_kl": ((actions.old_log_probs - log_probs.detach()) * mask).sum(),
         "tokens": mask.sum(),
         "rows": (mask.sum(-1) > 0).sum(),
+        **corrected,
     }
     if actions.reference_log_probs is not None:
         kl = (kl_estimate(log_probs, actions.reference_log_probs, objective.kl_estimator) * mask).sum()
@@ -148,6 +157,17 @@ def step_loss(
     return loss, {name: value.detach() for name, value in sums.items()}
 
 
+def _corrected(actions: ActionTensors, mask: Tensor, objective: Objective) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Return the old log-probabilities and the token weights that the loss gets, and what to log about them."""
+    plain = torch.ones_like(mask)
+    if objective.correction is None:
+        return actions.old_log_probs, plain, {}
+    if objective.policy.correction is Correction.OLD_LOG_PROBS:
+        return actions.sampling_log_probs, plain, {}
+    weight, outside = sampler_weights(actions.old_log_probs, actions.sampling_log_probs, mask, objective.correction)
+    return actions.old_log_probs, weight, {"correction_weight": weight.sum(), "correction_outside": outside.sum()}
+
+
 def merge_sums(total: dict[str, float], part: Mapping[str, Tensor | float]) -> dict[str, float]:
     """Add the sums of another micro-batch or rank (``*_max`` by maximum)."""
     for key, value in part.items():
@@ -157,6 +177,16 @@ def merge_sums(total: dict[str, float], part: Mapping[str, Tensor | float]) -> d
         else:
             total[key] = max(total[key], number) if key.endswith("_max") else total[key] + number
     return total
+
+
+_TOKEN_MEANS = {
+    "kl": "kl_ref",
+    "entropy": "entropy",
+    "sampling_gap": "sampling_logprob_diff_mean",
+    "correction_outside": "correction_share",
+    "correction_weight": "correction_weight_mean",
+}
+"""Sum over tokens -> metric of its mean, where the sum is there."""
 
 
 def finish_metrics(total: dict[str, float], optimizer_steps: int) -> dict[str, float]:
@@ -174,7 +204,7 @@ def finish_metrics(total: dict[str, float], optimizer_steps: int) -> dict[str, f
         "policy/rows_trained": total["rows"],
         "policy/tokens_trained": total["tokens"],
     }
-    for key, name in (("kl", "kl_ref"), ("entropy", "entropy"), ("sampling_gap", "sampling_logprob_diff_mean")):
+    for key, name in _TOKEN_MEANS.items():
         if key in total:
             metrics[f"policy/{name}"] = total[key] / tokens
     if "sampling_gap_max" in total:

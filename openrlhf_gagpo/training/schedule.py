@@ -14,25 +14,49 @@ from openrlhf_gagpo.seeds import stable_seed
 __all__ = [
     "iteration_tasks",
     "offset_warmup",
+    "refill_tasks",
     "training_requests",
 ]
 
 
 def iteration_tasks(tasks: Sequence[str], per_iteration: int, iteration: int, seed: int) -> list[str]:
     """Return the tasks of one iteration (counted from 1), taken from endless passes with a new order each."""
+    return [tasks[place] for place in _places(len(tasks), per_iteration, iteration, seed)]
+
+
+def refill_tasks(tasks: Sequence[str], per_iteration: int, iteration: int, refill: int, seed: int) -> list[str]:
+    """Return the tasks from which an iteration replaces groups for the ``refill``-th time (counted from 1).
+
+    They are those that ``iteration_tasks`` has not drawn, in an order of the iteration's own, and none comes again
+    before each has been drawn. The result does not depend on how many tasks earlier draws used.
+    """
+    drawn = set(_places(len(tasks), per_iteration, iteration, seed))
+    order = np.random.default_rng(stable_seed(seed, "refill", iteration)).permutation(len(tasks))
+    rest = [int(place) for place in order if place not in drawn] or order.tolist()
+    start = (refill - 1) * per_iteration
+    return [tasks[rest[position % len(rest)]] for position in range(start, start + per_iteration)]
+
+
+def _places(count: int, per_iteration: int, iteration: int, seed: int) -> list[int]:
     start = (iteration - 1) * per_iteration
     orders: dict[int, np.ndarray] = {}
     chosen = []
     for position in range(start, start + per_iteration):
-        epoch, offset = divmod(position, len(tasks))
+        epoch, offset = divmod(position, count)
         if epoch not in orders:
-            orders[epoch] = np.random.default_rng([seed, epoch]).permutation(len(tasks))
-        chosen.append(tasks[orders[epoch][offset]])
+            orders[epoch] = np.random.default_rng([seed, epoch]).permutation(count)
+        chosen.append(int(orders[epoch][offset]))
     return chosen
 
 
-def training_requests(tasks: Sequence[str], members: int, iteration: int, seed: int) -> list[EpisodeRequest]:
-    """Return the requests of one iteration: per task a group of ``members`` episodes with one environment seed."""
+def training_requests(
+    tasks: Sequence[str], members: int, iteration: int, seed: int, first: int = 0
+) -> list[EpisodeRequest]:
+    """Return the requests of one iteration: per task a group of ``members`` episodes with one environment seed.
+
+    Args:
+        first: number of the first task's group in the iteration.
+    """
     return [
         EpisodeRequest(
             task=task,
@@ -41,7 +65,7 @@ def training_requests(tasks: Sequence[str], members: int, iteration: int, seed: 
             env_seed=stable_seed(seed, "env", iteration, index),
             sampling_seed=stable_seed(seed, "sampling", iteration, index, member),
         )
-        for index, task in enumerate(tasks)
+        for index, task in enumerate(tasks, start=first)
         for member in range(members)
     ]
 

@@ -10,8 +10,10 @@ from openrlhf_gagpo import losses
 from openrlhf_gagpo.credit import EstimatorOptions
 from openrlhf_gagpo.evaluation import EvaluationPlan
 from openrlhf_gagpo.plugins import load_algo_plugins
+from openrlhf_gagpo.rollout.filtering import GroupFilter
 from openrlhf_gagpo.rollout.player import RolloutSettings
 from openrlhf_gagpo.rollout.types import SamplingParams
+from openrlhf_gagpo.training.corrections import SamplerCorrection
 from openrlhf_gagpo.training.objective import Objective
 from openrlhf_gagpo.training.rows import OptimizerStep, TokenRow, plan_updates, unique_rows
 
@@ -71,11 +73,14 @@ class ObjectiveSettings:
     """The objective by name, in a form that can be sent to a worker process."""
 
     policy_loss: str
+    response_limit: int
+    """Response tokens that an action may have at most."""
     options: Mapping[str, object] = field(default_factory=dict)
     """Fields of the loss's options class; the rest keep their defaults."""
     kl_coef: float = 0.0
     kl_estimator: str = "k3"
     entropy_coef: float = 0.0
+    correction: SamplerCorrection | None = None
     plugins: tuple[str, ...] = ()
 
     def build(self) -> Objective:
@@ -85,9 +90,11 @@ class ObjectiveSettings:
         return Objective(
             policy=loss,
             options=loss.options_cls(**self.options),
+            response_limit=self.response_limit,
             kl_coef=self.kl_coef,
             kl_estimator=self.kl_estimator,
             entropy_coef=self.entropy_coef,
+            correction=self.correction,
         )
 
 
@@ -181,6 +188,8 @@ class LoopSettings:
     estimator_options: EstimatorOptions
     objective: ObjectiveSettings
     train_tasks: Sequence[str]
+    group_filter: GroupFilter | None = None
+    """None trains on every whole group of the tasks that were drawn first."""
     evaluation: EvaluationPlan | None = None
     """None if the run has no evaluation split."""
     evaluate_every: int | None = None

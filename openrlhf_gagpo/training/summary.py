@@ -8,7 +8,7 @@ from openrlhf_gagpo.rollout.grouping import GroupReport
 from openrlhf_gagpo.rollout.types import Episode
 from openrlhf_gagpo.stats import mean
 
-__all__ = ["rollout_metrics"]
+__all__ = ["filter_metrics", "rollout_metrics"]
 
 
 def rollout_metrics(episodes: Sequence[Episode], groups: GroupReport) -> dict[str, float]:
@@ -34,4 +34,13 @@ def rollout_metrics(episodes: Sequence[Episode], groups: GroupReport) -> dict[st
         "rollout/length_capped_share": mean(step.finish_reason == "length" for step in steps),
         "time/generation_s": sum(episode.generation_s for episode in episodes),
         "time/environment_s": sum(episode.environment_s for episode in episodes),
+    }
+
+
+def filter_metrics(episodes: Sequence[Episode], kept: Sequence[Episode], draws: int) -> dict[str, float]:
+    """Count the groups that an iteration drew and those that it kept, in a run that filters groups."""
+    return {
+        "rollout/groups_drawn": len({episode.group for episode in episodes}),
+        "rollout/groups_kept": len({episode.group for episode in kept}),
+        "rollout/draws": draws,
     }

@@ -7,17 +7,27 @@ from torch import Tensor
 
 from openrlhf_gagpo import losses
 from openrlhf_gagpo.training.collate import ActionTensors
+from openrlhf_gagpo.training.corrections import SamplerCorrection
 from openrlhf_gagpo.training.objective import Objective
 
 __all__ = ["actions", "objective"]
 
 
 def objective(
-    loss: str, *, kl_coef: float = 0.0, kl_estimator: str = "k3", entropy_coef: float = 0.0, **options: object
+    loss: str,
+    *,
+    kl_coef: float = 0.0,
+    kl_estimator: str = "k3",
+    entropy_coef: float = 0.0,
+    response_limit: int = 8,
+    correction: SamplerCorrection | None = None,
+    **options: object,
 ) -> Objective:
     """The policy loss ``loss`` with ``options``, and the other terms."""
     entry = losses.get(loss)
-    return Objective(entry, entry.options_cls(**options), kl_coef, kl_estimator, entropy_coef)
+    return Objective(
+        entry, entry.options_cls(**options), response_limit, kl_coef, kl_estimator, entropy_coef, correction
+    )
 
 
 def actions(

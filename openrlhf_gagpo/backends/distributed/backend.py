@@ -153,6 +153,8 @@ class DistributedBackend:
         self.args = arguments
         # Sent to the workers with the arguments.
         self.args.gagpo_objective = settings.objective
+        # OpenRLHF's workers build its own loss too, which is not used and would refuse corrections that are ours.
+        self.args.algo.advantage.is_correction_level = "off"
         self.engines: list[Any] = []
         self._trainer: StepTrainer | None = None
         self._group: Any = None

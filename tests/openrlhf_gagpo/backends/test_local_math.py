@@ -229,6 +229,37 @@ def test_a_repeated_row_counts_as_often_as_it_occurs_with_each_advantage(
     _assert_same(_gradient(before, backend.parameters()), written.gradient)
 
 
+def test_tokens_weigh_what_the_sampler_correction_says(
+    start: Start, vault_model: Path, rows: list[TrainingRow]
+) -> None:
+    """Written out: the ratio of training pass to sampler, clipped, times each token's advantage and gradient."""
+    policy = _load(vault_model)
+    rng = np.random.default_rng(2)
+    loss, weights = torch.zeros(()), []
+    sampled = []
+    for row in rows:
+        log_probs = _log_probs(policy, row, 1.0).gather(-1, torch.tensor(row.response_ids)[:, None])[:, 0]
+        gaps = rng.normal(size=len(row.response_ids))
+        sampled.append(replace(row, sampling_log_probs=(log_probs.detach().numpy() - gaps).tolist()))
+        weight = np.clip(np.exp(gaps), 0.5, 5.0)
+        loss = loss - row.advantage * (torch.tensor(weight, dtype=torch.float32) * log_probs).sum()
+        weights += weight.tolist()
+    (loss / len(weights)).backward()
+    expected = {name: value.grad for name, value in policy.named_parameters() if value.grad is not None}
+    backend = start(
+        actor__policy_loss_type="ppo",
+        algo__advantage__is_correction_level="token",
+        algo__advantage__is_correction_mode="clip",
+    )
+    before = backend.parameters()
+    metrics = backend.update(sampled, seed=0)
+    _assert_same(_gradient(before, backend.parameters()), expected)
+    assert metrics["policy/correction_weight_mean"] == pytest.approx(np.mean(weights), rel=1e-4)
+    outside = np.mean([weight in (0.5, 5.0) for weight in weights])
+    assert metrics["policy/correction_share"] == pytest.approx(outside)
+    assert 0 < outside < 1
+
+
 @pytest.mark.parametrize("steps", [1, 3])
 def test_the_schedule_advances_once_an_iteration(start: Start, rows: list[TrainingRow], steps: int) -> None:
     """However many optimizer steps an iteration takes: its last one uses the learning rate of its first."""

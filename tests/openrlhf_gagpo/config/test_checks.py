@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from openrlhf_gagpo import machine
+from openrlhf_gagpo import losses, machine
 from openrlhf_gagpo.config.checks import check, env_options
 from openrlhf_gagpo.config.placement import place
 from openrlhf_gagpo.config.resolve import resolve
@@ -14,6 +14,8 @@ from openrlhf_gagpo.credit import registry
 from openrlhf_gagpo.errors import ConfigError
 from support.models import model_folder, safetensors
 
+IS = "--algo.advantage.is_correction"
+PPO = f"--actor.policy_loss_type ppo {IS}_level"
 SHARED = "--actor.num_gpus_per_node 1 --vllm.num_engines 1 --train.colocate_all"
 
 GAE = "--algo.advantage.estimator gae"
@@ -72,6 +74,23 @@ def test_a_sound_configuration_passes(base):
         ("--algo.kl.target 1 --algo.kl.init_coef 0", ["algo.kl.target"]),
         ("--actor.lr_scheduler wavy", ["--actor.lr_scheduler", "cosine"]),
         ("--algo.advantage.inadmissible_penalty -1", ["inadmissible_penalty is -1", "0 or more"]),
+        ("--rollout.n_samples_per_prompt 1 --algo.dynamic_filtering_enable --algo.advantage.estimator gagpo", ["2 or"]),
+        ("--algo.dynamic_filtering_enable --algo.dynamic_filtering_range 1 0", ["1 to 0", "the smaller number first"]),
+        (
+            "--algo.dynamic_filtering_enable --algo.dynamic_filtering_rule spread --algo.dynamic_filtering_range 0 9",
+            ["--algo.dynamic_filtering_range belongs to", "remove it"],
+        ),
+        ("--algo.dynamic_filtering_rule narrow", ["--algo.dynamic_filtering_rule", "range, spread"]),
+        ("--algo.dynamic_filtering_max_rounds 0", ["at least 1"]),
+        ("--algo.advantage.is_correction_level word", ["off, token, seq, seq-product"]),
+        (f"{PPO} token {IS}_threshold 1 2 3", ["HIGH or LOW HIGH", "not 3"]),
+        (f"{PPO} token {IS}_threshold 2 1", ["2 to 1", "the larger one last"]),
+        (f"{PPO} token {IS}_threshold -1 1", ["not negative"]),
+        (f"{PPO} seq {IS}_mode clip", ["is_correction_mode clip", "use algo.advantage.is_correction_mode mask"]),
+        (f"{PPO} token {IS}_mode clip {IS}_gating tv {IS}_threshold 1", ["clip moves a ratio"]),
+        (f"{PPO} token {IS}_gating binary_kl", ["only an upper bound"]),
+        (f"{PPO} seq-product {IS}_gating tv {IS}_threshold 1", ["ratio of a whole action"]),
+        (f"--actor.policy_loss_type gspo {IS}_level token {IS}_mode clip", ["gspo", f"{IS}_mode", "remove it"]),
         ("--actor.dual_clip 0.5", ["--actor.dual_clip is 0.5", "1 or more"]),
         ("--eval_only", ["--eval_only needs a split", "--env.eval_split"]),
         ("--eval.steps 5", ["eval.steps needs a split"]),
@@ -102,6 +121,33 @@ def test_bad_settings_are_named(base, extra, parts):
     if "--backend local" in extra:
         parts = ["for the distributed backend only"]
     fails(f"{base} {extra}", *parts)
+
+
+def test_a_loss_that_ignores_the_correction_is_refused(base):
+    before = losses.registry.snapshot()
+    try:
+        losses.register("own", losses.LossOptions, token_advantages=True)(lambda batch, options: None)
+        fails(f"{base} --actor.policy_loss_type own {IS}_level token", "own does not correct for the sampler", "to off")
+        check(resolve(f"{base} --actor.policy_loss_type own".split()))
+    finally:
+        losses.registry.restore(before)
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        f"{PPO} token {IS}_mode clip",
+        f"{PPO} seq",
+        f"{PPO} seq-product {IS}_mode clip {IS}_threshold 2",
+        f"{PPO} seq {IS}_gating binary_kl {IS}_threshold 0.01",
+        f"--actor.policy_loss_type cispo {IS}_level token",
+        f"--actor.policy_loss_type gspo {IS}_level seq",
+        "--algo.dynamic_filtering_enable --algo.dynamic_filtering_range 0 10",
+        "--algo.dynamic_filtering_enable --algo.dynamic_filtering_rule spread",
+    ],
+)
+def test_corrections_and_filters_that_go_together_pass(base, extra):
+    check(resolve(f"{base} {extra}".split()))
 
 
 def test_models(base, model, monkeypatch):

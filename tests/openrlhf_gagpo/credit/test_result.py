@@ -80,3 +80,16 @@ def test_what_is_no_credit_is_refused(changes: dict[str, Any], message: str) -> 
     batch = batch_of(TWO, n_tokens=[2, 1, 3])
     with pytest.raises(EstimatorError, match=message):
         CreditResult.of(batch, OPTIONS, **({"advantage": np.zeros(3)} | changes))
+
+
+def test_the_clip_factor_of_trained_steps_is_logged_where_there_is_one() -> None:
+    batch = batch_of(TWO, n_tokens=[2, 1, 3])
+    given: dict[str, Any] = {"advantage": np.ones(3), "keep": np.array([True, False, True])}
+    scaled = CreditResult.of(batch, OPTIONS, **given, clip_scale=np.array([0.8, 9.0, 1.2])).diagnostics
+    assert scaled["clip_scale_mean"] == pytest.approx(1.0)
+    assert scaled["clip_scale_std"] == pytest.approx(0.2)
+    plain = CreditResult.of(batch, OPTIONS, **given).diagnostics
+    assert scaled.keys() - plain.keys() == {"clip_scale_mean", "clip_scale_std"}
+    nothing = given | {"keep": np.zeros(3, dtype=bool)}
+    scaled = CreditResult.of(batch, OPTIONS, **nothing, clip_scale=np.full(3, 2.0)).diagnostics
+    assert (scaled["clip_scale_mean"], scaled["clip_scale_std"]) == (1.0, 0.0)

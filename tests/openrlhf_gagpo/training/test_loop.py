@@ -17,11 +17,13 @@ from openrlhf_gagpo.config.settings import loop_settings, objective_settings, ro
 from openrlhf_gagpo.credit import CreditResult, EstimatorOptions, StepBatch, registry
 from openrlhf_gagpo.errors import EstimatorError, LossError, RunError
 from openrlhf_gagpo.evaluation import evaluation_metrics
+from openrlhf_gagpo.rollout.filtering import GroupFilter
 from openrlhf_gagpo.rollout.grouping import drop_incomplete
 from openrlhf_gagpo.rollout.records import read_credit, read_episodes
 from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, SamplingParams
 from openrlhf_gagpo.runfolder import RunFolder
 from openrlhf_gagpo.stats import wilson_interval
+from openrlhf_gagpo.training.corrections import SamplerCorrection
 from openrlhf_gagpo.training.loop import Trainer
 from openrlhf_gagpo.training.summary import rollout_metrics
 from openrlhf_gagpo.training.table import StepTable
@@ -151,6 +153,123 @@ def test_an_iteration_without_any_whole_group_updates_nothing(tmp_path: Path) ->
     assert trainer.backend.updates == []
     assert metrics["rollout/skipped_groups"] == 2
     assert glossary.undocumented([metrics]) == set()
+
+
+_FILTER = {"algo__dynamic_filtering_enable": True, "eval__before_train": False}
+
+
+class Refilled(Backend):
+    """Decides the successes of every group by its name."""
+
+    def __init__(self, mixed: Callable[[str], bool]) -> None:
+        super().__init__(None)
+        self.mixed = mixed
+        self.draws: list[list[EpisodeRequest]] = []
+
+    def rollout(self, requests: list[EpisodeRequest], parameters: SamplingParams, on_done: Any) -> list[Episode]:
+        self.draws.append(list(requests))
+        names = [(request.group, number % 2 == 0) for number, request in enumerate(requests)]
+        self.outcome = lambda number: episode(number, success=self.mixed(names[number][0]) and names[number][1])
+        return super().rollout(requests, parameters, on_done)
+
+
+def _refilled(tmp_path: Path, mixed: Callable[[str], bool], **changes: object) -> tuple[Trainer, Refilled]:
+    trainer = _trainer(tmp_path, None, **(_FILTER | changes))
+    backend = Refilled(mixed)
+    trainer.backend = backend
+    trainer.settings = replace(trainer.settings, train_tasks=[f"task{number}" for number in range(20)])
+    return trainer, backend
+
+
+def _names(requests: list[EpisodeRequest]) -> list[str]:
+    return list(dict.fromkeys(request.group for request in requests))
+
+
+@pytest.mark.parametrize("rule", ["range", "spread"])
+def test_groups_without_signal_are_replaced_until_there_are_enough(tmp_path: Path, rule: str) -> None:
+    trainer, backend = _refilled(
+        tmp_path, lambda group: group in ("i1g1", "i1g5"), algo__dynamic_filtering_rule=rule, rollout__batch_size=2
+    )
+    metrics = trainer.iterate(1)
+    # The group numbers of a draw start at a multiple of the batch size, whatever earlier draws kept.
+    assert [_names(draw) for draw in backend.draws] == [["i1g0", "i1g1"], ["i1g2"], ["i1g4"], ["i1g6"]]
+    tasks = [draw[0].task for draw in backend.draws] + [backend.draws[0][-1].task]
+    assert len(set(tasks)) == 5
+    assert {name: metrics[f"rollout/{name}"] for name in ("groups_drawn", "groups_kept", "draws", "episodes")} == {
+        "groups_drawn": 5,
+        "groups_kept": 1,
+        "draws": 4,
+        "episodes": 20,
+    }
+    assert metrics["rollout/skipped_groups"] == 0
+    # What there is is trained on; what was dropped is recorded, without credit.
+    assert {row.trajectory[:4] for row in backend.rows} == {"i1g1"}
+    assert backend.updates == [16]
+    recorded = read_episodes(trainer.run.rollout_path(1))
+    assert [played.group for played in recorded] == [request.group for draw in backend.draws for request in draw]
+    assert {key[0] for key in read_credit(trainer.run.rollout_path(1))} == {"i1g1"}
+    assert glossary.undocumented([metrics]) == set()
+
+
+def test_draws_end_when_there_are_enough_groups(tmp_path: Path) -> None:
+    trainer, backend = _refilled(tmp_path, lambda group: group in ("i1g1", "i1g2"))
+    metrics = trainer.iterate(1)
+    assert [_names(draw) for draw in backend.draws] == [["i1g0", "i1g1"], ["i1g2"]]
+    assert (metrics["rollout/groups_kept"], metrics["rollout/draws"], backend.updates) == (2, 2, [32])
+    # The next iteration draws its own tasks, as it would without any refill.
+    plain, other = _refilled(tmp_path / "plain", lambda group: True)
+    plain.iterate(1)
+    for run in (trainer, plain):
+        run.iterate(2)
+    assert [request.task for request in backend.draws[2]] == [request.task for request in other.draws[1]]
+
+
+def test_tasks_of_a_draw_do_not_depend_on_what_was_kept(tmp_path: Path) -> None:
+    one, first = _refilled(tmp_path / "one", lambda group: group == "i1g0")
+    two, second = _refilled(tmp_path / "two", lambda group: group == "i1g2")
+    one.iterate(1)
+    two.iterate(1)
+    for other, draw in zip(first.draws, second.draws, strict=True):
+        shared = min(len(other), len(draw))
+        assert other[:shared] == draw[:shared]
+
+
+def test_an_iteration_without_any_group_to_keep_is_logged_and_updates_nothing(tmp_path: Path) -> None:
+    trainer, backend = _refilled(tmp_path, lambda group: False, algo__dynamic_filtering_max_rounds=3)
+    metrics = trainer.iterate(1)
+    assert backend.updates == []
+    assert (metrics["rollout/groups_drawn"], metrics["rollout/groups_kept"], metrics["rollout/draws"]) == (6, 0, 3)
+    assert trainer.run.metrics()[0]["iteration"] == 1
+    assert read_credit(trainer.run.rollout_path(1)) == {}
+    assert glossary.undocumented([metrics]) == set()
+
+
+def test_groups_that_faults_broke_are_replaced_too(tmp_path: Path) -> None:
+    trainer, backend = _refilled(tmp_path, lambda group: True)
+    played = backend.rollout
+
+    def broken(requests: list[EpisodeRequest], parameters: SamplingParams, on_done: Any) -> list[Episode]:
+        episodes = played(requests, parameters, on_done)
+        lost = ("i1g0", ["i1g0t0"])
+        return [
+            replace(_fault(0), task=one.task, group=one.group, trajectory=one.trajectory)
+            if one.group == lost[0] and one.trajectory not in lost[1]
+            else one
+            for one in episodes
+        ]
+
+    backend.rollout = broken
+    metrics = trainer.iterate(1)
+    assert (metrics["rollout/skipped_groups"], metrics["rollout/groups_kept"], metrics["rollout/draws"]) == (1, 2, 2)
+    assert metrics["rollout/faulted_episodes"] == 3
+
+
+def test_a_run_without_a_filter_draws_once_and_counts_no_groups(tmp_path: Path) -> None:
+    trainer, backend = _refilled(tmp_path, lambda group: False, algo__dynamic_filtering_enable=False)
+    metrics = trainer.iterate(1)
+    assert [_names(draw) for draw in backend.draws] == [["i1g0", "i1g1"]]
+    assert not {"rollout/groups_drawn", "rollout/groups_kept", "rollout/draws"} & metrics.keys()
+    assert backend.updates == [32]
 
 
 def test_prompts_that_never_fit_stop_the_run(tmp_path: Path) -> None:
@@ -372,6 +491,50 @@ def test_the_objective_follows_openrlhfs_flags(tmp_path: Path) -> None:
         "loss_agg_mode": "seq-mean-token-mean",
     }
     assert token.entropy_coef == 0.01
+    assert token.correction is None
+
+
+def test_the_constant_length_is_the_runs_response_limit() -> None:
+    words = [
+        "--env.name",
+        "vault",
+        "--rollout.max_new_tokens",
+        "77",
+        "--actor.loss_agg_mode",
+        "seq-mean-token-sum-norm",
+    ]
+    chosen = objective_settings(resolve([*words, "--actor.policy_loss_type", "ppo"])).build()
+    assert (chosen.options.loss_agg_mode, chosen.response_limit) == ("seq-mean-token-sum-norm", 77)
+
+
+def test_sampler_corrections_and_filters_follow_the_flags() -> None:
+    def settings(*flags: str) -> Any:
+        return loop_settings(resolve(["--env.name", "vault", *flags]), ["a"], [])
+
+    assert settings().group_filter is None
+    enabled = settings("--algo.dynamic_filtering_enable")
+    assert enabled.group_filter == GroupFilter("range", (0, 1), 4)
+    chosen = settings(
+        *("--algo.dynamic_filtering_enable", "--algo.dynamic_filtering_rule", "spread"),
+        *("--algo.dynamic_filtering_max_rounds", "2"),
+    )
+    assert (chosen.group_filter.rule, chosen.group_filter.max_rounds) == ("spread", 2)
+    flag = "--algo.advantage.is_correction"
+    on = [f"{flag}_level", "token"]
+    assert settings(*on).objective.correction == SamplerCorrection("token", "mask", "ratio", (0.5, 5.0))
+    clipped = settings(f"{flag}_level", "seq-product", f"{flag}_mode", "clip", f"{flag}_threshold", "2")
+    assert clipped.objective.build().correction == SamplerCorrection("seq-product", "clip", "ratio", (0.0, 2.0))
+    divergence = settings(*on, f"{flag}_gating", "tv", f"{flag}_threshold", "0.1")
+    assert divergence.objective.correction == SamplerCorrection("token", "mask", "tv", (0.0, 0.1))
+
+
+def test_cispo_has_bounds_of_its_own(tmp_path: Path) -> None:
+    def bounds(*flags: str) -> Any:
+        words = ["--env.name", "vault", "--actor.policy_loss_type", "cispo", *flags]
+        return objective_settings(resolve(words)).build().options.eps_clip_low_high
+
+    assert bounds() == (1.0, 5.0)
+    assert bounds("--actor.eps_clip_low_high", "0.2", "0.28") == (0.2, 0.28)
 
 
 def test_repeated_episodes_of_a_task_do_not_narrow_the_interval() -> None:

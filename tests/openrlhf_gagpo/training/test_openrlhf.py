@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
 from torch import Tensor
 
+from openrlhf_gagpo.config.resolve import resolve
+from openrlhf_gagpo.config.settings import backend_settings
+from openrlhf_gagpo.training.corrections import SamplerCorrection
 from openrlhf_gagpo.training.objective import LossScale, finish_metrics, kl_estimate, merge_sums, step_loss
 from support.objectives import actions, objective
 
@@ -59,6 +63,65 @@ def test_policy_loss(openrlhf: ModuleType, kind: str, mode: str, dual: float | N
     assert metrics["policy/approx_kl"] == pytest.approx(approx_kl.item(), rel=1e-5)
     if kind == "ppo":
         assert metrics["policy/clip_share"] == pytest.approx(clip_share.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["ppo", "gspo"])
+@pytest.mark.parametrize(
+    ("level", "mode", "gating", "threshold"),
+    [
+        ("token", "clip", "ratio", (0.8, 1.3)),
+        ("token", "mask", "ratio", (0.8, 1.3)),
+        ("token", "mask", "ratio", (0.0, 1.3)),
+        ("seq", "mask", "ratio", (0.9, 1.1)),
+        ("token", "mask", "binary_kl", (0.0, 0.005)),
+        ("token", "mask", "tv", (0.0, 0.03)),
+        ("seq", "mask", "binary_kl", (0.0, 0.005)),
+        ("seq", "mask", "tv", (0.0, 0.03)),
+    ],
+)
+def test_sampler_corrections(
+    openrlhf: ModuleType, kind: str, level: str, mode: str, gating: str, threshold: tuple[float, float]
+) -> None:
+    new, old, advantages, mask = _tensors()
+    # Their mean over the tokens of a row without any is not a number.
+    new, old, advantages, mask = new.detach()[:8].requires_grad_(), old[:8], advantages[:8], mask[:8]
+    sampling = old + 0.3 * torch.randn(8, 7, generator=torch.Generator().manual_seed(5))
+    correction = SamplerCorrection(level, mode, gating, threshold)
+    theirs = openrlhf.PolicyLoss(
+        policy_loss_type=kind,
+        **{f"is_correction_{name}": value for name, value in vars(correction).items()},
+    )
+    expected, _, _, _, filtered = theirs(
+        new,
+        old,
+        advantages[:, None].expand_as(new),
+        action_mask=mask,
+        rollout_log_probs=sampling,
+        batch_num_tokens=80,
+        global_batch_size=19,
+    )
+    given = actions(old, advantages, mask, sampling=sampling)
+    loss, sums = step_loss(new, None, given, LossScale(19, 80), objective(kind, correction=correction))
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(torch.autograd.grad(loss, new)[0], torch.autograd.grad(expected, new)[0])
+    if kind == "ppo" and level == "token":
+        share = finish_metrics(merge_sums({}, sums), 1)["policy/correction_share"]
+        assert share == pytest.approx(filtered.item())
+        assert 0 < share < 1
+
+
+def test_openrlhfs_workers_accept_a_correction_that_is_ours(openrlhf: ModuleType, tmp_path: Path) -> None:
+    """They build a loss of their own from the same arguments, although it is never called."""
+    from openrlhf_gagpo.backends.distributed.backend import DistributedBackend
+
+    words = ["--env.name", "vault", "--actor.policy_loss_type", "cispo", "--run_dir", str(tmp_path / "run")]
+    flag = "--algo.advantage.is_correction"
+    config = resolve([*words, f"{flag}_level", "seq-product", f"{flag}_mode", "clip", f"{flag}_threshold", "2"])
+    backend = DistributedBackend(backend_settings(config), config.namespace())
+    chosen = vars(backend.args.algo.advantage)
+    openrlhf.PolicyLoss(**{name: value for name, value in chosen.items() if name.startswith("is_correction")})
+    # What the workers use instead.
+    assert backend.args.gagpo_objective.correction == SamplerCorrection("seq-product", "clip", "ratio", (0.0, 2.0))
 
 
 @pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openrlhf_gagpo.training.schedule import iteration_tasks, training_requests
+from openrlhf_gagpo.training.schedule import iteration_tasks, refill_tasks, training_requests
 
 
 @given(count=st.integers(1, 30), per_iteration=st.integers(1, 40), seed=st.integers(0, 5))
@@ -44,3 +44,34 @@ def test_training_requests_form_groups() -> None:
     later = training_requests(["a", "b", "a"], 4, iteration=3, seed=9)
     assert not {r.group for r in requests} & {r.group for r in later}
     assert not {r.sampling_seed for r in requests} & {r.sampling_seed for r in later}
+
+
+@given(count=st.integers(1, 30), per_iteration=st.integers(1, 12), iteration=st.integers(1, 9), seed=st.integers(0, 5))
+def test_refills_draw_what_the_iteration_has_not(count: int, per_iteration: int, iteration: int, seed: int) -> None:
+    tasks = [f"task{i}" for i in range(count)]
+    first = set(iteration_tasks(tasks, per_iteration, iteration, seed))
+    others = set(tasks) - first or set(tasks)
+    draws = [refill_tasks(tasks, per_iteration, iteration, refill, seed) for refill in range(1, 5)]
+    assert all(len(draw) == per_iteration for draw in draws)
+    stream = [task for draw in draws for task in draw]
+    assert set(stream) <= others
+    # Each of them once before any comes again.
+    for start in range(0, len(stream) - len(others) + 1, len(others)):
+        assert set(stream[start : start + len(others)]) == others
+
+
+def test_a_refill_depends_on_seed_and_iteration_alone() -> None:
+    tasks = [f"task{i}" for i in range(50)]
+
+    def drawn(iteration: int = 3, refill: int = 2, seed: int = 1) -> list[str]:
+        return refill_tasks(tasks, 8, iteration, refill, seed)
+
+    assert drawn() == drawn()
+    assert len({tuple(drawn()), tuple(drawn(iteration=4)), tuple(drawn(refill=1)), tuple(drawn(seed=2))}) == 4
+
+
+def test_requests_of_later_draws_have_groups_of_their_own() -> None:
+    first, second = (training_requests(["a", "b"], 2, 1, 9, first=number) for number in (0, 2))
+    assert [r.group for r in second] == ["i1g2", "i1g2", "i1g3", "i1g3"]
+    for name in ("trajectory", "env_seed", "sampling_seed"):
+        assert not {getattr(r, name) for r in first} & {getattr(r, name) for r in second}

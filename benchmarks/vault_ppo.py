@@ -1,0 +1,101 @@
+"""PPO with a critic on the vault over several seeds: rise in success, and what the critic predicts on held-out tasks.
+
+Beside each run stands one whose critic is constant (a value head of zeros that is not trained), from the same start.
+Episodes of the evaluation are on tasks that are never trained on.
+
+    python benchmarks/vault_ppo.py --out results/vault_ppo
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from recording import REPOSITORY, gagpo, keep, machine
+
+from openrlhf_gagpo.report import plot_curve
+from openrlhf_gagpo.runfolder import RunFolder
+from openrlhf_gagpo.stats import mean_interval
+
+RECIPE = REPOSITORY / "examples/recipes/methods/vault/gae.yaml"
+SETTLED = 8
+"""First iteration from which the critic is judged."""
+
+
+def save_constant_critic(model: Path, folder: Path) -> None:
+    """Write a critic with the model's weights that values every state at 0."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    critic = AutoModelForSequenceClassification.from_pretrained(model, num_labels=1, dtype=torch.float32)
+    torch.nn.init.zeros_(critic.score.weight)
+    critic.save_pretrained(folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results")
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(8)))
+    parser.add_argument("--flags", nargs=argparse.REMAINDER, default=[], help="further flags of gagpo train")
+    options = parser.parse_args()
+
+    runs: list[dict[str, Any]] = []
+    kinds: dict[str, list[str]] = {"learned": [], "constant": []}
+    with tempfile.TemporaryDirectory() as scratch:
+        for seed in options.seeds:
+            start, constant = Path(scratch) / f"start-{seed}", Path(scratch) / f"constant-{seed}"
+            gagpo("warmstart", "--env.name", "vault", "--out", str(start), "--seed", str(seed))
+            save_constant_critic(start, constant)
+            kinds["constant"] = ["--critic.model_name_or_path", str(constant), "--critic.adam.lr", "1e-30"]
+            for kind, flags in kinds.items():
+                folder = Path(scratch) / f"{kind}-seed{seed}"
+                gagpo(
+                    "train", "--config", str(RECIPE), "--backend", "local", "--train.seed", str(seed),
+                    "--actor.model_name_or_path", str(start), "--run_dir", str(folder), *flags, *options.flags,
+                )  # fmt: skip
+                evaluations = RunFolder.open(folder).evals()
+                runs.append(
+                    {
+                        "critic": kind,
+                        "seed": seed,
+                        "before": evaluations[0]["eval/success"],
+                        "after": evaluations[-1]["eval/success"],
+                        "tasks": evaluations[-1]["eval/tasks"],
+                        "explained_variance": {
+                            str(row["iteration"]): row["critic/explained_variance"] for row in evaluations
+                        },
+                    }
+                )
+        folders = {
+            kind: keep([Path(scratch) / f"{kind}-seed{seed}" for seed in options.seeds], options.out, scratch)
+            for kind in kinds
+        }
+    summary: dict[str, Any] = {"machine": machine(), "flags": options.flags, "runs": runs}
+    for kind in kinds:
+        chosen = [run for run in runs if run["critic"] == kind]
+        settled = [
+            value
+            for run in chosen
+            for iteration, value in run["explained_variance"].items()
+            if int(iteration) >= SETTLED
+        ]
+        summary[kind] = {
+            "rise": vars(mean_interval([run["after"] - run["before"] for run in chosen])),
+            "explained_variance_settled": {"mean": sum(settled) / len(settled), "least": min(settled)},
+        }
+        plot_curve(
+            folders[kind],
+            options.out / f"{kind}.png",
+            metrics={"success": "eval/success"},
+            title=f"vault, PPO with a {kind} critic: sampled success on 256 held-out tasks",
+        )
+    (options.out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    sys.stdout.write(json.dumps({kind: summary[kind] for kind in kinds}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
