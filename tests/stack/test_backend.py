@@ -196,7 +196,7 @@ def test_engine_log_probs_of_long_prompts_after_a_sync(backend: Any) -> None:
 
 
 METHODS = {
-    "tied": [["hgpo"], ["graphgpo"], ["gigpo", "--algo.advantage.similarity", "0.9"]],
+    "tied": [["hgpo"], ["graphgpo"]],
     "untied": [["gae", "--algo.advantage.gae_level", level] for level in ("turn", "bilevel", "token")],
 }
 
@@ -213,7 +213,8 @@ def test_methods_train_two_iterations(backend: Any, tmp_path: Path) -> None:
     for number, (name, *options) in enumerate(METHODS[kind]):
         config = configuration(
             backend.args.actor.model_name_or_path, tmp_path / f"{number}", "--train.num_iterations", "2",
-            "--algo.advantage.estimator", name, *options, "--env.eval_split", "valid",
+            "--algo.advantage.estimator", name, *options, "--env.eval_split", "valid", "--eval.no_before_train",
+            "--rollout.batch_size", "2", "--rollout.n_samples_per_prompt", "2", "--eval.n_samples_per_prompt", "1",
         )  # fmt: skip
         names = [f"vault-train-{index}" for index in range(8)]
         settings = loop_settings(config, names, ["vault-valid-0", "vault-valid-1"])
