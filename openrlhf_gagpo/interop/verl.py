@@ -1,7 +1,9 @@
-"""Estimators for verl's ``register_adv_est`` (the interface of verl 0.7.0). Imports neither verl nor, before use, torch.
+"""Estimators for verl's ``register_adv_est``, as verl 0.7.0 calls what is registered there.
 
-verl hands an estimator two tensors and the group of each row; step-level credit also needs trajectory, step and state of
-each row. ``handing_over`` wraps verl's ``compute_advantage`` so that ``adapter`` finds them in the batch.
+verl hands an estimator two tensors and the group of each row; step-level credit also needs the trajectory, step and
+state of each row. ``handing_over`` wraps verl's ``compute_advantage`` so that ``adapter`` finds them in the batch.
+
+This module imports neither verl nor torch.
 """
 
 from __future__ import annotations
@@ -183,8 +185,8 @@ class _Rows:
             if any(column[row] != column[original] for column in columns.values()):
                 place = f"step {columns['step'][row]} of trajectory {columns['traj'][row]!r}"
                 raise StepBatchError(
-                    f"rows {original} and {row} are both {place} but differ; number the steps of a trajectory 0, 1, ... "
-                    f"in {self._fields.step!r}",
+                    f"rows {original} and {row} are both {place} but differ; number the steps of every trajectory "
+                    f"from 0 in {self._fields.step!r}",
                     row,
                 )
 
@@ -199,8 +201,8 @@ class _Rows:
         column = self._optional(name)
         if column is None:
             raise StepBatchError(
-                f"non_tensor_batch has no {getattr(self._fields, name)!r}, which holds the {name} of every row; add it, "
-                "or name another entry with Fields"
+                f"non_tensor_batch has no {getattr(self._fields, name)!r}, which holds the {name} of every row; add "
+                "it, or name another entry with Fields"
             )
         return column
 

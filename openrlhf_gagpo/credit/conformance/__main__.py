@@ -39,8 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"python -m {conformance.__name__}",
-        description="Check an implementation of an advantage estimator against recorded cases. FUNCTION takes a dict of "
-        "columns (lists) and a dict of options, and returns one advantage per step in the order of the columns.",
+        description="Check an implementation of an advantage estimator against recorded cases. FUNCTION takes a dict "
+        "of columns (lists) and a dict of options, and returns one advantage per step in the order of the columns.",
         allow_abbrev=False,
     )
     what = parser.add_mutually_exclusive_group(required=True)
