@@ -139,7 +139,7 @@ def _parser(family: Family) -> argparse.ArgumentParser:
             owner = family.owners[flag.name][0]
             raise ConfigError(f"option {name} of {owner} has the name of an argument of gagpo credit; rename it")
         text = f"{flag.help} [{', '.join(family.owners[flag.name])}]".replace("%", "%%")
-        stored = {"dest": _OPTION + flag.name, "default": argparse.SUPPRESS}
+        stored: dict[str, Any] = {"dest": _OPTION + flag.name, "default": argparse.SUPPRESS}
         if flag.kind is bool:
             group.add_argument(f"--{name}", action="store_const", const=True, help=text, **stored)
             group.add_argument(
@@ -185,7 +185,7 @@ def _options(estimator: str, set_options: Mapping[str, Any], own: Own | None) ->
     cls = get(estimator).options_cls
     base = own.options if own is not None and own.estimator == estimator else cls()
     names = {item.name for item in fields(cls)}
-    changes = {
+    changes: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in set_options.items() if name in names
     }
     try:

@@ -83,12 +83,6 @@ def _pair(first: Credit, second: Credit) -> str:
     for line in (axes.axhline, axes.axvline):
         line(0.0, color=INK, linewidth=0.6)
     # As one picture, since thousands of drawn points make a slow page.
-    axes.scatter(
-        *(credit.values["advantage"][both] for credit in (first, second)),
-        s=8,
-        color=PALETTE[0],
-        alpha=0.35,
-        linewidths=0,
-        rasterized=True,
-    )
+    x, y = (credit.values["advantage"][both] for credit in (first, second))
+    axes.scatter(x, y, s=8, color=PALETTE[0], alpha=0.35, linewidths=0, rasterized=True)
     return svg_uri(figure)

@@ -103,11 +103,12 @@ def _read(path: Path) -> dict[int, dict[str, Any]]:
     return rows
 
 
-def _columns(path: Path, rows: Sequence[dict[str, Any]], numbers: Sequence[int]) -> dict[str, list[Any]]:
+def _columns(path: Path, rows: Sequence[dict[str, Any]], numbers: Sequence[int]) -> dict[str, Any]:
     """Return the checked columns that the file has."""
     present = {name for row in rows for name, value in row.items() if name in _OPTIONAL and value is not None}
-    columns: dict[str, list[Any]] = {}
-    for name, (holds, words) in (_REQUIRED | {k: v for k, v in _OPTIONAL.items() if k in present}).items():
+    columns: dict[str, Any] = {}
+    expected = {**_REQUIRED, **{name: kind for name, kind in _OPTIONAL.items() if name in present}}
+    for name, (holds, words) in expected.items():
         column = [row.get(name) for row in rows]
         for value, number in zip(column, numbers, strict=True):
             if value is None and name in _MAY_LACK:
@@ -121,7 +122,7 @@ def _columns(path: Path, rows: Sequence[dict[str, Any]], numbers: Sequence[int])
     return columns
 
 
-def _complete(columns: dict[str, list[Any]]) -> None:
+def _complete(columns: dict[str, Any]) -> None:
     """Fill in the columns that follow from others, and put a number into the gaps of ``ig``."""
     steps = len(columns["step"])
     states, known = columns["state"], columns.pop("next_state", [None] * steps)

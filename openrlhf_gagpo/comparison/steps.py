@@ -38,7 +38,8 @@ class Steps:
 
     def batch(self, rows: Ints) -> StepBatch:
         """Build the batch of these steps."""
-        return StepBatch.from_columns(**{name: [column[row] for row in rows] for name, column in self.columns.items()})
+        given: dict[str, Any] = {name: [column[row] for row in rows] for name, column in self.columns.items()}
+        return StepBatch.from_columns(**given)
 
 
 @dataclass(frozen=True)

@@ -173,12 +173,11 @@ class _Rows:
         return np.flatnonzero(large & (self.original == np.arange(self._count)))
 
     def batch(self, rows: Ints) -> StepBatch:
-        return StepBatch.from_columns(
-            **{
-                name: None if column is None else [column[row] for row in rows]
-                for name, column in self._columns.items()
-            }
-        )
+        """Build the batch of these rows."""
+        given: dict[str, Any] = {
+            name: None if column is None else [column[row] for row in rows] for name, column in self._columns.items()
+        }
+        return StepBatch.from_columns(**given)
 
     def _refuse_false_copies(self, columns: Mapping[str, Sequence[Any]]) -> None:
         for row, original in enumerate(self.original):

@@ -87,8 +87,8 @@ class StepTable:
         Raises:
             StepBatchError: the rows do not form whole trajectories, or a column does not match them.
         """
-        computed: Mapping[str, Any] = columns or {}
-        return StepBatch.from_columns(**self.columns(), **computed)
+        given: Mapping[str, Any] = self.columns() | dict(columns or {})
+        return StepBatch.from_columns(**given)
 
     def columns(self) -> dict[str, list[Any]]:
         """Return the columns that a batch is built from, each with one entry per step."""
