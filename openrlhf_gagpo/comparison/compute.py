@@ -80,8 +80,9 @@ def equal_to_recorded(source: Source, credit: Credit) -> tuple[int, int]:
     equal, total, start = 0, 0, 0
     for part in source.parts:
         advantage = credit.values["advantage"][start : start + len(part)]
-        equal += sum(float(advantage[row]) == recorded for row, recorded in part.recorded.items())
-        total += len(part.recorded)
+        recorded = {row: values["advantage"] for row, values in part.recorded.items() if "advantage" in values}
+        equal += sum(float(advantage[row]) == value for row, value in recorded.items())
+        total += len(recorded)
         start += len(part)
     return equal, total
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from openrlhf_gagpo.comparison.steps import Own, Source, Steps
 from openrlhf_gagpo.config.families import ESTIMATOR, families
 from openrlhf_gagpo.config.resolve import resolve
+from openrlhf_gagpo.credit import get
 from openrlhf_gagpo.errors import ConfigError, RunFolderError
 from openrlhf_gagpo.rollout.grouping import drop_incomplete
 from openrlhf_gagpo.rollout.records import StepKey, read_records
@@ -17,6 +19,7 @@ from openrlhf_gagpo.training.table import StepTable
 
 __all__ = ["read_rollouts", "read_run"]
 
+_VALUE = "value"
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 
 
@@ -34,7 +37,9 @@ def read_run(path: Path, iterations: str | None) -> Source:
     chosen = _chosen(run, iterations)
     config = resolve(["--config", str(run.config_path)])
     own = Own(config.get(ESTIMATOR), config.options(families()[0]))
-    parts = [_steps(*_records(run.rollout_path(iteration)), iteration) for iteration in chosen]
+    parts = [
+        _with_critic(_steps(*_records(run.rollout_path(iteration)), iteration), own.estimator) for iteration in chosen
+    ]
     which = f"iteration {chosen[0]}" if len(chosen) == 1 else f"iterations {chosen[0]} to {chosen[-1]}"
     return Source(f"{run.path.resolve().name}, {which}", parts, own)
 
@@ -78,5 +83,15 @@ def _steps(episodes: list[Episode], credit: dict[StepKey, dict[str, float]], ite
         {**where, "group": group, "traj": traj, "step": step, "state": state}
         for (group, traj, step), state in zip(keys, columns["state"], strict=True)
     ]
-    recorded = {row: credit[key]["advantage"] for row, key in enumerate(keys) if "advantage" in credit.get(key, {})}
-    return Steps(columns, identity, recorded)
+    return Steps(columns, identity, {row: credit[key] for row, key in enumerate(keys) if key in credit})
+
+
+def _with_critic(steps: Steps, estimator: str) -> Steps:
+    """Add the critic's values, which a run whose estimator has a critic records as what its returns are compared with.
+
+    Without a value for every step the column stays away.
+    """
+    known = [values[_VALUE] for values in steps.recorded.values() if _VALUE in values]
+    if _VALUE not in get(estimator).needs or len(known) != len(steps):
+        return steps
+    return replace(steps, columns={**steps.columns, _VALUE: known})

@@ -22,8 +22,8 @@ class Steps:
     """As ``StepBatch.from_columns`` takes them."""
     identity: Sequence[Mapping[str, Any]]
     """What names each step in the output: group, traj, step, state, and the iteration in a run."""
-    recorded: Mapping[int, float] = field(default_factory=dict)
-    """Advantages that a run recorded, by position of the step."""
+    recorded: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    """Credit that a run recorded, by ascending position of the step."""
 
     def __len__(self) -> int:
         return len(self.identity)

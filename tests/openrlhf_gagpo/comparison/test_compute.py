@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,15 @@ from scipy.stats import rankdata
 from openrlhf_gagpo import credit
 from openrlhf_gagpo.comparison.agreement import agreement, agreements
 from openrlhf_gagpo.comparison.compute import QUANTITIES, Credit, compute, equal_to_recorded
-from openrlhf_gagpo.comparison.recorded import read_rollouts
+from openrlhf_gagpo.comparison.recorded import read_rollouts, read_run
 from openrlhf_gagpo.comparison.steps import Source, Steps
+from openrlhf_gagpo.config.resolve import resolve
 from openrlhf_gagpo.credit import registry
 from openrlhf_gagpo.errors import EstimatorError, RunFolderError
 from openrlhf_gagpo.rollout.grouping import drop_incomplete
 from openrlhf_gagpo.rollout.records import write_episodes
 from openrlhf_gagpo.rollout.types import Episode
+from openrlhf_gagpo.runfolder import RunFolder
 from openrlhf_gagpo.training.table import StepTable
 from support.report_runs import episode
 from support.step_batches import columns_of, credit_of
@@ -79,10 +82,45 @@ def test_recorded_advantages_come_out_bit_by_bit(name: str, played: list[Episode
             assert known is None or found.values[quantity][row] == known
 
 
+def test_a_run_with_a_critic_recorded_the_values_it_needs(played: list[Episode], tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class TdOptions(credit.EstimatorOptions):
+        pass
+
+    def td(batch: credit.StepBatch, options: credit.EstimatorOptions) -> credit.CreditResult:
+        value = batch.required("value")
+        advantage = batch.reward + batch.trajectories.following(value) - value
+        return credit.CreditResult.of(batch, options, advantage=advantage, value=value, value_target=advantage)
+
+    credit.register("td", TdOptions, needs={"value"}, group_min=1)(td)
+    config = resolve(["--algo.advantage.estimator", "td", "--env.name", "vault"])
+    run = RunFolder.create(tmp_path / "run", config.to_dict(), "", command=[])
+    table = StepTable.from_episodes(drop_incomplete(played, 1)[0])
+    values = np.random.default_rng(0).normal(size=len(table))
+    recorded = table.recorded(credit.get("td")(table.batch({"value": values})))
+    write_episodes(run.rollout_path(1), played, recorded)
+    source = read_run(run.path, None)
+    assert source.own is not None
+    assert source.own.estimator == "td"
+    assert equal_to_recorded(source, compute(source, "td", source.own.options)) == (len(table), len(table))
+    write_episodes(run.rollout_path(1), played, dict(list(recorded.items())[1:]))
+    source = read_run(run.path, None)
+    with pytest.raises(EstimatorError, match=r"td needs value of every step, which .* run, iteration 1 does not hold"):
+        compute(source, "td", TdOptions())
+    # What an estimator without a critic records under that name is not a critic's.
+    config = resolve(["--algo.advantage.estimator", "grpo", "--env.name", "vault"])
+    other = RunFolder.create(tmp_path / "other", config.to_dict(), "", command=[])
+    write_episodes(other.rollout_path(1), played, recorded)
+    with pytest.raises(EstimatorError, match="td needs value"):
+        compute(read_run(other.path, "1"), "td", TdOptions())
+
+
 def test_a_difference_in_the_last_bit_is_counted(tmp_path: Path) -> None:
     part = steps_of(EXAMPLE)
     advantage = credit_of(part.batch(np.arange(8)), "grpo").advantage
-    recorded = {row: float(value) for row, value in enumerate(advantage)} | {3: float(np.nextafter(advantage[3], 0))}
+    numbers = [float(value) for value in advantage]
+    numbers[3] = float(np.nextafter(numbers[3], 0))
+    recorded = {row: {"advantage": number} for row, number in enumerate(numbers)}
     source = Source("x", [Steps(part.columns, part.identity, recorded)])
     assert equal_to_recorded(source, compute(source, "grpo", credit.get("grpo").options_cls())) == (7, 8)
 
