@@ -34,7 +34,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["openrlhf_gagpo*", "agent_envs*"]),
-    package_data={"": ["py.typed"], "openrlhf_gagpo": ["report/templates/*"]},
+    package_data={"": ["py.typed"], "openrlhf_gagpo": ["report/templates/*", "credit/conformance/*.json*"]},
     install_requires=[
         "numpy",
         "pyyaml",

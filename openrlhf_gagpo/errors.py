@@ -20,6 +20,7 @@ __all__ = [
     "RunError",
     "RunFolderError",
     "StepBatchError",
+    "StepFileError",
     "WarmstartError",
 ]
 
@@ -65,6 +66,15 @@ class CreditError(GagpoError, ValueError):
 
 class StepBatchError(CreditError):
     """The rows do not form complete, consistent trajectories; the message names the row."""
+
+    def __init__(self, message: str, row: int | None = None) -> None:
+        super().__init__(message)
+        self.row = row
+        """Index of the given row, if one is wrong."""
+
+
+class StepFileError(CreditError):
+    """A file of steps that cannot be used; the message names the line."""
 
 
 class EstimatorError(CreditError):

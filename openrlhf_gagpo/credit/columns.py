@@ -44,9 +44,9 @@ class RowNames:
     def refuse(self, rows: Ints, what: str) -> None:
         """Raise ``StepBatchError`` about the first of ``rows``, if there is any."""
         if len(rows):
-            row = rows.min()
+            row = int(rows.min())
             name = f"row {row} (group {self.group[row]!r}, trajectory {self.traj[row]!r}, step {self.step[row]})"
-            raise StepBatchError(f"{name}: {what}")
+            raise StepBatchError(f"{name}: {what}", row)
 
 
 def step_column(column: ArrayLike) -> Ints:

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from openrlhf_gagpo.errors import RunFolderError
 from openrlhf_gagpo.report.data import CategoryRate, Evaluation, Setting, config_table, evaluations, number
 from openrlhf_gagpo.report.episodes import PlayedEpisode, extremes, load_episodes
 from openrlhf_gagpo.report.figures import panels
+from openrlhf_gagpo.report.template import environment
 from openrlhf_gagpo.runfolder import RunFolder
 
 __all__ = ["build_report"]
@@ -57,16 +56,10 @@ def build_report(run_dir: str | os.PathLike[str]) -> Path:
     settings = config_table(run)
     headlines = [Headline(split, found[0], found[-1]) for split, found in by_split.items()]
     samples, unread = _samples(run)
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": _percent, "rate": _rate, "interval": _interval, "number": _number, "clip": _clip}
+    templates = environment()
+    templates.filters |= {"percent": _percent, "rate": _rate, "interval": _interval, "number": _number, "clip": _clip}
     info = run.info()
-    html = environment.get_template("report.html.j2").render(
+    html = templates.get_template("report.html.j2").render(
         name=run.path.resolve().name,
         state=info["state"],
         error=info.get("error", ""),

@@ -17,7 +17,19 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from openrlhf_gagpo.report.data import Evaluation, Points, points
 
-__all__ = ["INK", "PALETTE", "Panel", "band", "draw_points", "new_axes", "panels", "save", "share_axis", "svg_uri"]
+__all__ = [
+    "INK",
+    "PALETTE",
+    "Panel",
+    "band",
+    "draw_points",
+    "new_axes",
+    "panels",
+    "save",
+    "share_axis",
+    "show_legend",
+    "svg_uri",
+]
 
 Rows = Sequence[dict[str, Any]]
 
@@ -102,7 +114,8 @@ def share_axis(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
 
 
-def _legend(axes: Axes) -> None:
+def show_legend(axes: Axes) -> None:
+    """Add a legend if there is more than one series."""
     if len(axes.get_legend_handles_labels()[1]) > 1:
         with matplotlib.rc_context(_STYLE):
             axes.legend(loc="best", ncols=2, handlelength=1.4, columnspacing=1.2)
@@ -120,7 +133,7 @@ def _lines(rows: Rows, names: dict[str, str], *, shares: bool = False, log: bool
     # Within one decade a log axis has no round labels and shows nothing that a linear one hides.
     if log and positive.size and positive.max() > 10 * positive.min():
         axes.set_yscale("log")
-    _legend(axes)
+    show_legend(axes)
     return svg_uri(figure)
 
 
@@ -134,7 +147,7 @@ def _success(rows: Rows, evals: dict[str, list[Evaluation]]) -> str | None:
     if not drawn:
         return None
     share_axis(axes)
-    _legend(axes)
+    show_legend(axes)
     return svg_uri(figure)
 
 
@@ -147,7 +160,7 @@ def _with_eval(rows: Rows, eval_rows: Rows, train_name: str, eval_name: str) -> 
         drawn |= draw_points(axes, points(of_split, eval_name), split or "evaluation", color, marker="o")
     if not drawn:
         return None
-    _legend(axes)
+    show_legend(axes)
     return svg_uri(figure)
 
 
@@ -191,7 +204,7 @@ def _advantages(rows: Rows) -> str | None:
     drawn |= draw_points(axes, points(rows, "credit/advantage_std"), "standard deviation", PALETTE[2])
     if not drawn:
         return None
-    _legend(axes)
+    show_legend(axes)
     return svg_uri(figure)
 
 

@@ -89,23 +89,26 @@ class StepTable:
         Raises:
             StepBatchError: the rows do not form whole trajectories, or a column does not match them.
         """
-        computed: Mapping[str, Any] = columns or {}
-        return StepBatch.from_columns(
-            group=self.group,
-            traj=self.trajectory,
-            step=self.step,
-            state=self.state,
-            next_state=self.next_state,
-            reward=self.reward,
-            terminated=self.terminated,
-            truncated=self.truncated,
-            invalid=self.invalid,
-            inadmissible=self.inadmissible,
-            n_tokens=[len(row.response_ids) for row in self.tokens],
-            action=self.action,
-            success=self.success,
-            **computed,
-        )
+        given: Mapping[str, Any] = self.columns() | dict(columns or {})
+        return StepBatch.from_columns(**given)
+
+    def columns(self) -> dict[str, list[Any]]:
+        """Return the columns that a batch is built from, each with one entry per step."""
+        return {
+            "group": self.group,
+            "traj": self.trajectory,
+            "step": self.step,
+            "state": self.state,
+            "next_state": self.next_state,
+            "reward": self.reward,
+            "terminated": self.terminated,
+            "truncated": self.truncated,
+            "invalid": self.invalid,
+            "inadmissible": self.inadmissible,
+            "n_tokens": [len(row.response_ids) for row in self.tokens],
+            "action": self.action,
+            "success": self.success,
+        }
 
     def training_rows(
         self, credit: CreditResult, columns: Mapping[str, NDArray[np.float64]], loss: Loss

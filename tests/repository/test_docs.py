@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import runpy
@@ -20,10 +21,13 @@ import agent_envs
 from agent_envs import registry as env_registry
 from agent_envs.testing import check_env
 from openrlhf_gagpo import credit
+from openrlhf_gagpo.cli import credit as credit_command
 from openrlhf_gagpo.cli import env, show, warmstart
 from openrlhf_gagpo.cli import main as cli
 from openrlhf_gagpo.config.resolve import resolve
 from openrlhf_gagpo.credit import registry as credit_registry
+from openrlhf_gagpo.credit.conformance import __main__ as conformance
+from support import verl_standin
 from support.models import model_folder
 from support.paths import REPOSITORY
 
@@ -35,6 +39,7 @@ PARSERS: dict[str, Callable[[Sequence[str]], Any]] = {
     "train": resolve,
     "warmstart": warmstart.parse,
     "show": show._parser().parse_args,
+    "credit": credit_command.parse,
     "env": env.parse,
 }
 
@@ -196,3 +201,62 @@ def test_the_example_algorithm_is_a_flag_of_the_command_line(visit_baseline, mod
     lines = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines() if line.strip()}
     assert lines["algo.advantage.estimator"][0] == "visit_baseline"
     assert float(lines["algo.advantage.scale"][0]) == 2
+
+
+def test_the_example_steps_give_the_numbers_of_the_worked_example(tmp_path, monkeypatch, capsys):
+    page = ROOT / "docs" / "credit.md"
+    monkeypatch.chdir(tmp_path)
+    (example,) = blocks(page, "json")
+    (tmp_path / "steps.jsonl").write_text(example)
+    (words,) = (words for words in commands(page) if "steps.jsonl" in words)
+    assert cli.main(words[1:]) == 0
+    assert "8 of 8 steps" in capsys.readouterr().out
+    rows = [json.loads(line) for line in (tmp_path / "credit.jsonl").read_text().splitlines()]
+    (shown,) = re.findall(r"Â = (.*)", (ROOT / "docs" / "algorithms.md").read_text(encoding="utf-8"))[-1:]
+    expected = [float(number) for number in re.findall(r"-?[\d.]+", shown)]
+    assert [row["advantage"] for row in rows if row["estimator"] == "gagpo"] == expected
+    assert {row["estimator"] for row in rows} == {"gagpo", "grpo"}
+
+
+def test_the_page_about_steps_lists_every_column():
+    from openrlhf_gagpo.comparison import stepfile
+
+    text = (ROOT / "docs" / "credit.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.*?) \|.*\| (.*?) \|$", text, re.MULTILINE)
+    listed = {name: absent for names, absent in rows for name in re.findall(r"`(\w+)`", names)}
+    assert listed.keys() == {*stepfile._REQUIRED, *stepfile._OPTIONAL}
+    assert {name for name, absent in listed.items() if absent == "required"} == set(stepfile._REQUIRED)
+
+
+def test_the_examples_for_other_trainers_run(monkeypatch, capsys):
+    alone, in_verl = blocks(ROOT / "docs" / "interop.md", "python")
+    exec(compile(alone, "interop.md", "exec"), {})
+    assert len(capsys.readouterr().out.split()) >= 3
+    made = verl_standin.modules()
+    for name, module in made.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(verl_standin, "_REGISTERED", {})
+    exec(compile(in_verl, "interop.md", "exec"), {})
+    assert sorted(verl_standin._REGISTERED) == ["step_gagpo", "step_grpo"]
+    assert made["verl.trainer.ppo.ray_trainer"].compute_advantage.__wrapped__ is verl_standin.compute_advantage
+
+
+def test_the_fields_of_verl_are_those_listed():
+    from dataclasses import fields
+
+    from openrlhf_gagpo.interop.verl import Fields
+
+    text = (ROOT / "docs" / "interop.md").read_text(encoding="utf-8")
+    table = text[text.index("| field |") : text.index("* Rows may come")]
+    assert set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (.*?) \|", table, re.MULTILINE)))) == {
+        item.name for item in fields(Fields)
+    }
+
+
+def test_the_conformance_commands_parse():
+    lines = re.findall(
+        r"^python -m openrlhf_gagpo.credit.conformance (.*)$", (ROOT / "docs" / "interop.md").read_text(), re.MULTILINE
+    )
+    assert len(lines) == 3
+    for line in lines:
+        conformance._parser().parse_args(line.split())

@@ -1,0 +1,211 @@
+"""``gagpo credit``: the credit of several estimators on recorded steps, side by side."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from openrlhf_gagpo import hygiene
+from openrlhf_gagpo.cli.main import guarded
+from openrlhf_gagpo.config.families import Family, families
+from openrlhf_gagpo.config.flag import negation
+from openrlhf_gagpo.credit import EstimatorOptions, get
+from openrlhf_gagpo.errors import ConfigError
+from openrlhf_gagpo.plugins import load_algo_plugins
+
+if TYPE_CHECKING:
+    from openrlhf_gagpo.comparison.compute import Credit
+    from openrlhf_gagpo.comparison.steps import Own, Source
+
+__all__ = ["main", "parse"]
+
+_OPTION = "option "
+"""Prefix of the options of estimators among the parsed arguments."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; `gagpo credit --help` describes the arguments")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command. Raises ``GagpoError`` for input that cannot be used."""
+    given = parse(argv)
+    # SciPy and the readers are imported after the arguments were checked.
+    from rich.console import Console
+
+    from openrlhf_gagpo.comparison.agreement import agreements
+    from openrlhf_gagpo.comparison.compute import compute
+    from openrlhf_gagpo.comparison.output import write_credit
+    from openrlhf_gagpo.comparison.source import read_source
+    from openrlhf_gagpo.comparison.tables import agreement_table, diagnostics_table, step_table
+
+    source = read_source(given.source, given.iteration)
+    chosen = _chosen(given.estimators, source.own)
+    set_options = _set_options(given)
+    _check_owners(set_options, chosen)
+    credits = [compute(source, name, _options(name, set_options, source.own)) for name in chosen]
+    found, note = agreements(credits), _note(source, credits)
+
+    console = Console(highlight=False)
+    console.print(f"{source.title}: {len(source)} steps", markup=False, soft_wrap=True)
+    if given.rows:
+        console.print(step_table(source, credits, given.rows))
+    if found:
+        console.print(agreement_table(found))
+    console.print(diagnostics_table(credits))
+    if note:
+        console.print(note, markup=False, soft_wrap=True)
+    if given.output is not None:
+        write_credit(given.output, source, credits)
+        console.print(f"credit: {given.output}", markup=False, soft_wrap=True)
+    if given.html is not None:
+        try:
+            from openrlhf_gagpo.comparison.page import write_page
+        except ModuleNotFoundError as error:
+            raise ConfigError(f"--html draws with {error.name}, which is not installed; install it") from error
+
+        write_page(given.html, source, credits, found, given.rows, note)
+        console.print(f"page: {given.html}", markup=False, soft_wrap=True)
+    return 0
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Return checked arguments. Raises ``ConfigError`` for unusable ones and ``SystemExit`` after ``--help``.
+
+    Plugins are loaded here, because their estimators bring options. What is given for an estimator's option is stored
+    under the prefix ``_OPTION``.
+    """
+    plugins, _ = _plugin_parser().parse_known_args(list(argv))
+    load_algo_plugins(plugins.plugins)
+    given = _parser(families()[0]).parse_args(list(argv))
+    if given.rows < 0:
+        raise ConfigError(f"--rows is {given.rows}; it must be 0 or more")
+    return given
+
+
+def _plugin_parser() -> _Parser:
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument(
+        "--plugin",
+        "--algo.plugin",
+        dest="plugins",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="Python file or module that registers estimators; may be repeated",
+    )
+    return parser
+
+
+def _parser(family: Family) -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="gagpo credit",
+        usage="gagpo credit RUN_OR_FILE --estimator NAME [--estimator NAME ...] [--OPTION VALUE ...]",
+        description="Compute advantages of any estimators on recorded steps and compare them.",
+        parents=[_plugin_parser()],
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "source",
+        type=Path,
+        metavar="RUN_OR_FILE",
+        help="run folder, file of recorded rollouts, or JSON lines with one step each",
+    )
+    parser.add_argument(
+        "--estimator",
+        dest="estimators",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="estimator to compute; may be repeated (default: the one of the run)",
+    )
+    parser.add_argument(
+        "--iteration", metavar="N", help="iteration of a run, or a range such as 2-5 (default: the last recorded one)"
+    )
+    parser.add_argument("--rows", type=int, default=20, metavar="N", help="steps in the table (default %(default)s)")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the credit of every step as JSON lines")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write tables and plots as one page")
+    group = parser.add_argument_group(
+        "options of the estimators", "Each applies to all chosen estimators that have it."
+    )
+    for flag in family.options.values():
+        name = flag.name.removeprefix(family.prefix)
+        if f"--{name}" in parser._option_string_actions:
+            owner = family.owners[flag.name][0]
+            raise ConfigError(f"option {name} of {owner} has the name of an argument of gagpo credit; rename it")
+        text = f"{flag.help} [{', '.join(family.owners[flag.name])}]".replace("%", "%%")
+        stored: dict[str, Any] = {"dest": _OPTION + flag.name, "default": argparse.SUPPRESS}
+        if flag.kind is bool:
+            group.add_argument(f"--{name}", action="store_const", const=True, help=text, **stored)
+            group.add_argument(
+                f"--{negation(name)}", action="store_const", const=False, help=argparse.SUPPRESS, **stored
+            )
+        else:
+            metavar = "{" + ",".join(map(str, flag.choices)) + "}" if flag.choices else "X"
+            group.add_argument(f"--{name}", nargs=flag.nargs, metavar=metavar, help=text, **stored)
+    return parser
+
+
+def _chosen(named: Sequence[str], own: Own | None) -> list[str]:
+    """Return the estimators to compute, each once."""
+    if not named and own is None:
+        raise ConfigError(
+            "no estimator is named, and a file does not say which one it was played with; set --estimator"
+        )
+    return list(dict.fromkeys(get(name).name for name in named or [own.estimator if own else ""]))
+
+
+def _set_options(given: argparse.Namespace) -> dict[str, Any]:
+    """Return the checked values of the options that were set, by field."""
+    family = families()[0]
+    return {
+        flag.name.removeprefix(family.prefix): flag.coerce(raw, f"--{flag.name.removeprefix(family.prefix)}")
+        for flag in family.options.values()
+        if (raw := getattr(given, _OPTION + flag.name, None)) is not None
+    }
+
+
+def _check_owners(set_options: Mapping[str, Any], chosen: Sequence[str]) -> None:
+    family = families()[0]
+    for name in set_options:
+        owners = family.owners[family.prefix + name]
+        if not set(owners) & set(chosen):
+            raise ConfigError(
+                f"--{name} is an option of {', '.join(owners)}, and none of them is compared; leave it out, or add one"
+            )
+
+
+def _options(estimator: str, set_options: Mapping[str, Any], own: Own | None) -> EstimatorOptions:
+    """Return the options of an estimator: those set here, then those of the run if it is the run's, then defaults."""
+    cls = get(estimator).options_cls
+    base = own.options if own is not None and own.estimator == estimator else cls()
+    names = {item.name for item in fields(cls)}
+    changes: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in set_options.items() if name in names
+    }
+    try:
+        return replace(base, **changes)
+    except ValueError as error:
+        raise ConfigError(f"estimator {estimator}: {error}") from error
+
+
+def _note(source: Source, credits: Sequence[Credit]) -> str:
+    """Say whether the run's own estimator, with its own options, gives what the run recorded."""
+    from openrlhf_gagpo.comparison.compute import equal_to_recorded
+
+    own = source.own
+    same = [c for c in credits if own is not None and (c.estimator, c.options) == (own.estimator, own.options)]
+    if not same:
+        return ""
+    equal, recorded = equal_to_recorded(source, same[0])
+    return f"{equal} of {recorded} advantages that the run recorded are exactly those of {same[0].estimator}"
+
+
+if __name__ == "__main__":
+    hygiene.apply()
+    sys.exit(guarded(main, sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""Credit of several estimators on the same recorded steps, for ``gagpo credit``."""
