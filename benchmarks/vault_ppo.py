@@ -1,7 +1,8 @@
 """PPO with a critic on the vault over several seeds: rise in success, and what the critic predicts on held-out tasks.
 
 Beside each run stands one whose critic is constant (a value head of zeros that is not trained), from the same start.
-Episodes of the evaluation are on tasks that are never trained on.
+Episodes of the evaluation are on tasks that are never trained on. The vault shows the steps that are left, because the
+outcome depends on them: without it no value of the visible state predicts much.
 
     python benchmarks/vault_ppo.py --out results/vault_ppo
 """
@@ -12,6 +13,7 @@ import argparse
 import json
 import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from openrlhf_gagpo.runfolder import RunFolder
 from openrlhf_gagpo.stats import mean_interval
 
 RECIPE = REPOSITORY / "examples/recipes/methods/vault/gae.yaml"
+CLOCK = ("--env.options", "clock=true")
 SETTLED = 8
 """First iteration from which the critic is judged."""
 
@@ -48,14 +51,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         for seed in options.seeds:
             start, constant = Path(scratch) / f"start-{seed}", Path(scratch) / f"constant-{seed}"
-            gagpo("warmstart", "--env.name", "vault", "--out", str(start), "--seed", str(seed))
+            gagpo("warmstart", "--env.name", "vault", *CLOCK, "--out", str(start), "--seed", str(seed))
             save_constant_critic(start, constant)
             kinds["constant"] = ["--critic.model_name_or_path", str(constant), "--critic.adam.lr", "1e-30"]
             for kind, flags in kinds.items():
                 folder = Path(scratch) / f"{kind}-seed{seed}"
                 gagpo(
                     "train", "--config", str(RECIPE), "--backend", "local", "--train.seed", str(seed),
-                    "--actor.model_name_or_path", str(start), "--run_dir", str(folder), *flags, *options.flags,
+                    "--actor.model_name_or_path", str(start), "--run_dir", str(folder), *CLOCK, *flags, *options.flags,
                 )  # fmt: skip
                 evaluations = RunFolder.open(folder).evals()
                 runs.append(
@@ -84,7 +87,7 @@ def main() -> None:
             if int(iteration) >= SETTLED
         ]
         summary[kind] = {
-            "rise": vars(mean_interval([run["after"] - run["before"] for run in chosen])),
+            "rise": asdict(mean_interval([run["after"] - run["before"] for run in chosen])),
             "explained_variance_settled": {"mean": sum(settled) / len(settled), "least": min(settled)},
         }
         plot_curve(

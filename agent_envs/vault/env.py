@@ -68,6 +68,7 @@ class VaultEnv(TextEnv):
     ``max_steps`` limits the episode; only layouts that an optimal player solves within it become tasks.
     ``train_tasks``, ``valid_tasks`` and ``test_tasks`` are the split sizes; no layout occurs in two tasks, and a
     larger split begins with the tasks of a smaller one. ``seed`` of ``reset`` changes nothing: the task is the layout.
+    ``clock`` shows how many steps are left, on which an episode's chances depend; states are the same without it.
     """
 
     splits = tuple(SPLIT_TENTHS)
@@ -81,6 +82,7 @@ class VaultEnv(TextEnv):
         train_tasks: int = 1024,
         valid_tasks: int = 128,
         test_tasks: int = 512,
+        clock: bool = False,
     ) -> None:
         if not 2 <= size <= 9:
             raise ValueError(f"vault: size is {size}; it must be between 2 and 9.")
@@ -95,6 +97,7 @@ class VaultEnv(TextEnv):
         self.max_steps = max_steps
         self._size = size
         self._key_count = keys
+        self._clock = clock
         self._task_counts = {"train": train_tasks, "valid": valid_tasks, "test": test_tasks}
         self._state: State | None = None
         self._steps = 0
@@ -106,8 +109,11 @@ class VaultEnv(TextEnv):
         layout = self._layout(task)
         self._state = State(layout, layout.start)
         self._steps = 0
-        observation = self._observe(self._state)
-        return Reset(observation, observation, admissible_actions=self._admissible(self._state))
+        return Reset(
+            observation=self._observe(self._state),
+            state_key=_describe(self._state),
+            admissible_actions=self._admissible(self._state),
+        )
 
     def step(self, action: str) -> StepResult:
         state = self._state
@@ -122,10 +128,9 @@ class VaultEnv(TextEnv):
         truncated = not success and self._steps >= self.max_steps
         if success or truncated:
             self._state = None
-        observation = self._observe(state)
         return StepResult(
-            observation=observation,
-            state_key=observation,
+            observation=self._observe(state),
+            state_key=_describe(state),
             reward=float(success),
             terminated=success,
             truncated=truncated,
@@ -159,14 +164,8 @@ class VaultEnv(TextEnv):
         raise UnknownTask(f"vault has no task {task!r}; its ids look like 'vault-train-0' up to the split's size.")
 
     def _observe(self, state: State) -> str:
-        layout, agent = state.layout, state.agent
-        slots = [f"you row {agent[0]} column {agent[1]}"]
-        for index, cell in enumerate(layout.keys):
-            slots.append(f"{COLOURS[index]} key {_where(agent, cell, index in state.held_keys)}")
-        slots.append(f"chest {'open' if state.chest_open else 'locked'} {_where(agent, layout.chest)}")
-        slots.append(f"gem {'placed' if state.gem_placed else 'held' if state.gem_held else 'inside'}")
-        slots.append(f"altar {_where(agent, layout.altar)}")
-        return " . ".join(slots) + " ."
+        clock = f" left {self.max_steps - self._steps} ." if self._clock else ""
+        return _describe(state) + clock
 
     def _admissible(self, state: State) -> tuple[str, ...]:
         layout, (row, column) = state.layout, state.agent
@@ -185,6 +184,18 @@ class VaultEnv(TextEnv):
         if layout.altar == state.agent and state.gem_held:
             actions.append("put gem")
         return tuple(actions)
+
+
+def _describe(state: State) -> str:
+    """Return the whole state as text."""
+    layout, agent = state.layout, state.agent
+    slots = [f"you row {agent[0]} column {agent[1]}"]
+    for index, cell in enumerate(layout.keys):
+        slots.append(f"{COLOURS[index]} key {_where(agent, cell, index in state.held_keys)}")
+    slots.append(f"chest {'open' if state.chest_open else 'locked'} {_where(agent, layout.chest)}")
+    slots.append(f"gem {'placed' if state.gem_placed else 'held' if state.gem_held else 'inside'}")
+    slots.append(f"altar {_where(agent, layout.altar)}")
+    return " . ".join(slots) + " ."
 
 
 def _apply(state: State, action: str) -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from openrlhf_gagpo.comparison.steps import Own, Source, Steps
 from openrlhf_gagpo.config.families import ESTIMATOR, families
-from openrlhf_gagpo.config.resolve import resolve
+from openrlhf_gagpo.config.resolve import Config, resolve
 from openrlhf_gagpo.credit import get
 from openrlhf_gagpo.errors import ConfigError, RunFolderError
+from openrlhf_gagpo.rollout.filtering import keep_informative
 from openrlhf_gagpo.rollout.grouping import drop_incomplete
 from openrlhf_gagpo.rollout.records import StepKey, read_records
 from openrlhf_gagpo.rollout.types import Episode
@@ -37,9 +38,12 @@ def read_run(path: Path, iterations: str | None) -> Source:
     chosen = _chosen(run, iterations)
     config = resolve(["--config", str(run.config_path)])
     own = Own(config.get(ESTIMATOR), config.options(families()[0]))
-    parts = [
-        _with_critic(_steps(*_records(run.rollout_path(iteration)), iteration), own.estimator) for iteration in chosen
-    ]
+    parts = []
+    for iteration in chosen:
+        episodes, credit = _records(run.rollout_path(iteration))
+        if config.algo.dynamic_filtering_enable:
+            episodes = _filtered(episodes, config)
+        parts.append(_with_critic(_steps(episodes, credit, iteration), own.estimator))
     which = f"iteration {chosen[0]}" if len(chosen) == 1 else f"iterations {chosen[0]} to {chosen[-1]}"
     return Source(f"{run.path.resolve().name}, {which}", parts, own)
 
@@ -84,6 +88,16 @@ def _steps(episodes: list[Episode], credit: dict[StepKey, dict[str, float]], ite
         for (group, traj, step), state in zip(keys, columns["state"], strict=True)
     ]
     return Steps(columns, identity, {row: credit[key] for row, key in enumerate(keys) if key in credit})
+
+
+def _filtered(episodes: list[Episode], config: Config) -> list[Episode]:
+    """Return the episodes of the groups that the run trained on."""
+    # Imported here, because it imports torch.
+    from openrlhf_gagpo.config.settings import group_filter
+
+    chosen = group_filter(config)
+    played, _ = drop_incomplete(episodes, get(config.get(ESTIMATOR)).group_min)
+    return keep_informative(played, chosen) if chosen else played
 
 
 def _with_critic(steps: Steps, estimator: str) -> Steps:

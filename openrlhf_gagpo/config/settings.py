@@ -26,7 +26,15 @@ from openrlhf_gagpo.training.settings import (
     OptimizerSettings,
 )
 
-__all__ = ["absolute", "backend_settings", "loop_settings", "objective_settings", "rollout_settings", "sampling"]
+__all__ = [
+    "absolute",
+    "backend_settings",
+    "group_filter",
+    "loop_settings",
+    "objective_settings",
+    "rollout_settings",
+    "sampling",
+]
 
 
 def absolute(plugins: Sequence[str]) -> tuple[str, ...]:
@@ -116,7 +124,8 @@ def _correction(config: Config) -> SamplerCorrection | None:
     )
 
 
-def _group_filter(config: Config) -> GroupFilter | None:
+def group_filter(config: Config) -> GroupFilter | None:
+    """Return which groups a run trains on; None if it does not filter them."""
     algo = config.algo
     if not algo.dynamic_filtering_enable:
         return None
@@ -179,7 +188,7 @@ def loop_settings(config: Config, train_tasks: Sequence[str], eval_tasks: Sequen
         estimator_options=config.options(families()[0]),
         objective=objective_settings(config),
         train_tasks=train_tasks,
-        group_filter=_group_filter(config),
+        group_filter=group_filter(config),
         evaluation=evaluation if eval_tasks else None,
         evaluate_every=config.eval.steps if config.eval.steps > 0 else None,
         evaluate_before=config.eval.before_train,

@@ -194,3 +194,14 @@ def test_a_split_larger_than_the_grid_allows_is_refused() -> None:
     env = VaultEnv(size=2, keys=1, train_tasks=500)
     with pytest.raises(ValueError, match="ask for fewer tasks"):
         env.tasks("train")
+
+
+def test_the_clock_is_in_the_observation_and_not_in_the_state() -> None:
+    plain, clocked = VaultEnv(), VaultEnv(clock=True)
+    before, after = plain.reset("vault-train-3", 0), clocked.reset("vault-train-3", 0)
+    assert after.observation == f"{before.observation} left 14 ."
+    assert after.state_key == before.state_key == before.observation
+    for left in (13, 12):
+        before, after = plain.step("go north"), clocked.step("go north")
+        assert after.observation == f"{before.observation} left {left} ."
+        assert after.state_key == before.state_key
