@@ -17,6 +17,7 @@ from openrlhf_gagpo.comparison.agreement import agreement, agreements
 from openrlhf_gagpo.comparison.compute import QUANTITIES, Credit, compute, equal_to_recorded
 from openrlhf_gagpo.comparison.recorded import read_rollouts, read_run
 from openrlhf_gagpo.comparison.steps import Source, Steps
+from openrlhf_gagpo.config.families import families
 from openrlhf_gagpo.config.resolve import resolve
 from openrlhf_gagpo.credit import registry
 from openrlhf_gagpo.errors import EstimatorError, RunFolderError
@@ -113,6 +114,22 @@ def test_a_run_with_a_critic_recorded_the_values_it_needs(played: list[Episode],
     write_episodes(other.rollout_path(1), played, recorded)
     with pytest.raises(EstimatorError, match="td needs value"):
         compute(read_run(other.path, "1"), "td", TdOptions())
+
+
+def test_groups_that_the_run_filtered_out_get_no_credit(tmp_path: Path) -> None:
+    """Normalising over the batch would notice a group too many."""
+    flags = ["--env.name", "vault", "--algo.dynamic_filtering_enable", "--algo.advantage.normalize", "batch"]
+    config = resolve(flags)
+    run = RunFolder.create(tmp_path / "run", config.to_dict(), "", command=[])
+    episodes = [episode(number, success=number % 4 == 0 and number < 4, steps=3) for number in range(8)]
+    kept = [played for played in episodes if played.group == episodes[0].group]
+    table = StepTable.from_episodes(kept)
+    estimator, options = credit.get("gagpo"), config.options(families()[0])
+    recorded = table.recorded(estimator(table.batch(), options))
+    write_episodes(run.rollout_path(1), episodes, recorded)
+    source = read_run(run.path, None)
+    assert len(kept) == 4
+    assert equal_to_recorded(source, compute(source, "gagpo", options)) == (len(table), len(table))
 
 
 def test_a_difference_in_the_last_bit_is_counted(tmp_path: Path) -> None:
