@@ -25,6 +25,13 @@ from openrlhf_gagpo.stats import mean_interval
 
 RECIPE = REPOSITORY / "examples/recipes/methods/vault/gae.yaml"
 CLOCK = ("--env.options", "clock=true")
+SETTINGS = (
+    # Many tasks with one episode each, since nothing is compared inside a group, and more and longer critic training.
+    "--rollout.batch_size", "64", "--rollout.n_samples_per_prompt", "1", "--train.batch_size", "80",
+    "--train.micro_batch_size", "80", "--critic.freezing_steps", "4", "--algo.advantage.lambd", "0.9",
+    "--actor.adam.lr", "2.5e-4", "--train.num_iterations", "16",
+)  # fmt: skip
+QUALITY = ("explained_variance", "return_explained_variance")
 SETTLED = 8
 """First iteration from which the critic is judged."""
 
@@ -58,7 +65,8 @@ def main() -> None:
                 folder = Path(scratch) / f"{kind}-seed{seed}"
                 gagpo(
                     "train", "--config", str(RECIPE), "--backend", "local", "--train.seed", str(seed),
-                    "--actor.model_name_or_path", str(start), "--run_dir", str(folder), *CLOCK, *flags, *options.flags,
+                    "--actor.model_name_or_path", str(start), "--run_dir", str(folder),
+                    *CLOCK, *SETTINGS, *flags, *options.flags,
                 )  # fmt: skip
                 evaluations = RunFolder.open(folder).evals()
                 runs.append(
@@ -68,8 +76,9 @@ def main() -> None:
                         "before": evaluations[0]["eval/success"],
                         "after": evaluations[-1]["eval/success"],
                         "tasks": evaluations[-1]["eval/tasks"],
-                        "explained_variance": {
-                            str(row["iteration"]): row["critic/explained_variance"] for row in evaluations
+                        **{
+                            name: {str(row["iteration"]): row[f"critic/{name}"] for row in evaluations}
+                            for name in QUALITY
                         },
                     }
                 )
@@ -80,16 +89,10 @@ def main() -> None:
     summary: dict[str, Any] = {"machine": machine(), "flags": options.flags, "runs": runs}
     for kind in kinds:
         chosen = [run for run in runs if run["critic"] == kind]
-        settled = [
-            value
-            for run in chosen
-            for iteration, value in run["explained_variance"].items()
-            if int(iteration) >= SETTLED
-        ]
-        summary[kind] = {
-            "rise": asdict(mean_interval([run["after"] - run["before"] for run in chosen])),
-            "explained_variance_settled": {"mean": sum(settled) / len(settled), "least": min(settled)},
-        }
+        summary[kind] = {"rise": asdict(mean_interval([run["after"] - run["before"] for run in chosen]))}
+        for name in QUALITY:
+            settled = [value for run in chosen for at, value in run[name].items() if int(at) >= SETTLED]
+            summary[kind][f"{name}_settled"] = {"mean": sum(settled) / len(settled), "least": min(settled)}
         plot_curve(
             folders[kind],
             options.out / f"{kind}.png",

@@ -129,8 +129,14 @@ _TABLE: tuple[tuple[str, str, str], ...] = (
     ("policy/tokens_trained", "Response tokens that entered the update.", "tokens"),
     (
         "critic/explained_variance",
-        "Share of the variance of the returns that the critic predicts, on episodes that it has not been trained on:"
-        " those of the iteration before its update, or in `eval.jsonl` those of the evaluation.",
+        "Share of the variance of its targets (returns that use its values where lambda cuts them off) that the critic"
+        " predicts, on episodes that it has not been trained on: those of the iteration before its update, or in"
+        " `eval.jsonl` those of the evaluation.",
+        "share, at most 1",
+    ),
+    (
+        "critic/return_explained_variance",
+        "The same of the returns alone, which do not depend on the critic; the harder measure.",
         "share, at most 1",
     ),
     ("critic/loss", "Mean over optimizer steps of the value loss: half the squared error, with the value clip.", "1"),

@@ -55,15 +55,15 @@ def diagnose(batch: StepBatch, advantage: Floats, keep: Bools) -> dict[str, floa
     return report
 
 
-def explained_variance(returns: Floats, values: Floats) -> float:
-    """Return the share of the variance of ``returns`` that ``values`` predict: 1 for all, 0 for a constant's share.
+def explained_variance(targets: Floats, values: Floats) -> float:
+    """Return the share of the variance of ``targets`` that ``values`` predict: 1 for all of it, 0 for a constant.
 
-    It is below 0 if the values are worse than a constant, and 0 if the returns do not vary.
+    It is below 0 if the values are worse than a constant, and 0 if the targets do not vary.
     """
-    variance = float(returns.var())
+    variance = float(targets.var())
     if variance <= ROUNDING:
         return 0.0
-    return 1.0 - float((returns - values).var()) / variance
+    return 1.0 - float((targets - values).var()) / variance
 
 
 def clip_scale_spread(clip_scale: Floats, keep: Bools) -> dict[str, float]:

@@ -106,12 +106,18 @@ class CreditResult:
         return self.batch.restore(self.batch.states.expand(self.batch.states.count))
 
     @property
-    def explained_variance(self) -> float | None:
-        """Share of the variance of the returns that the critic's values predict; None without a critic."""
-        trains_critic = self.value_target is not None or self.token_value_target is not None
-        if not trains_critic or self.return_ is None or self.value is None:
-            return None
-        return explained_variance(self.return_, self.value)
+    def critic_quality(self) -> dict[str, float]:
+        """How much the critic's values predict, see ``credit.diagnostics``; empty without a critic's targets."""
+        if self.value_target is not None:
+            values, targets = self.batch.required("value"), self.value_target[self.batch.order]
+        elif self.token_value_target is not None:
+            values, targets = self.batch.restore_tokens(self.batch.required("token_value")), self.token_value_target
+        else:
+            return {}
+        quality = {"explained_variance": explained_variance(targets, values)}
+        if self.return_ is not None and self.value is not None:
+            quality["return_explained_variance"] = explained_variance(self.return_, self.value)
+        return quality
 
     @cached_property
     def diagnostics(self) -> dict[str, float]:

@@ -205,8 +205,7 @@ class Trainer:
 
 
 def _critic_quality(result: CreditResult) -> dict[str, float]:
-    quality = result.explained_variance
-    return {} if quality is None else {"critic/explained_variance": quality}
+    return {f"critic/{name}": value for name, value in result.critic_quality.items()}
 
 
 def _any_played(episodes: Sequence[Episode]) -> bool:

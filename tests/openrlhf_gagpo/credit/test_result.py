@@ -93,3 +93,25 @@ def test_the_clip_factor_of_trained_steps_is_logged_where_there_is_one() -> None
     nothing = given | {"keep": np.zeros(3, dtype=bool)}
     scaled = CreditResult.of(batch, OPTIONS, **nothing, clip_scale=np.full(3, 2.0)).diagnostics
     assert (scaled["clip_scale_mean"], scaled["clip_scale_std"]) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize("by_token", [False, True])
+def test_quality_of_a_critic_by_hand_in_any_row_order(by_token: bool) -> None:
+    """Values 1, 2, 4 miss one of the targets 0, 2, 4 by 1."""
+    columns = {**columns_of(TWO), "value": [1, 2, 4], "token_value": [1, 2, 4]}
+    batch = StepBatch.from_columns(**shuffled({**columns, "n_tokens": [1, 1, 1]}, np.array([2, 0, 1])))
+    targets = {"token_value_target" if by_token else "value_target": np.array([4.0, 0, 2])}
+    assert batch.required("value").tolist() == [4, 1, 2]
+    result = CreditResult.of(
+        batch, OPTIONS, advantage=np.zeros(3), value=batch.value, return_=np.array([4.0, 1, 2]), **targets
+    )
+    error = np.var([1, 0, 0]) / np.var([0, 2, 4])
+    assert result.critic_quality == pytest.approx({"explained_variance": 1 - error, "return_explained_variance": 1.0})
+    plain = CreditResult.of(batch, OPTIONS, advantage=np.zeros(3), value=batch.value, return_=batch.value)
+    assert plain.critic_quality == {}
+
+
+def test_a_critic_of_targets_that_do_not_vary_explains_nothing() -> None:
+    batch = batch_of(TWO, value=[0, 1, 2])
+    result = CreditResult.of(batch, OPTIONS, advantage=np.zeros(3), value_target=np.ones(3))
+    assert result.critic_quality == {"explained_variance": 0.0}
