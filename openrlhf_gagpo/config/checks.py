@@ -180,14 +180,15 @@ def _model(config: Config) -> Iterator[str]:
         return
     yield from _model_at("actor.model_name_or_path", config)
     if uses_critic(config) and config.critic.model_name_or_path != config.actor.model_name_or_path:
-        yield from _model_at("critic.model_name_or_path", config)
+        # Policy and critic read the same token ids, so one tokenizer does for both.
+        yield from _model_at("critic.model_name_or_path", config, tokenizer=False)
 
 
-def _model_at(flag: str, config: Config) -> Iterator[str]:
+def _model_at(flag: str, config: Config, *, tokenizer: bool = True) -> Iterator[str]:
     name = config.get(flag)
     folder = Path(name).expanduser()
     if folder.is_dir():
-        yield from check_model_folder(folder)
+        yield from check_model_folder(folder, flag, tokenizer=tokenizer)
     elif folder.exists() or not _HUB_NAME.fullmatch(name) or name.startswith("."):
         yield f"there is no model folder {name}; check --{flag}"
     elif not cached(name):

@@ -15,13 +15,18 @@ _JSON_FILES = ("config.json", "generation_config.json", "tokenizer.json", "token
 _HUB_TIMEOUT_S = 10.0
 
 
-def check_model_folder(folder: Path) -> Iterator[str]:
-    """Yield what is missing or damaged in a Hugging Face model folder."""
+def check_model_folder(folder: Path, flag: str, *, tokenizer: bool = True) -> Iterator[str]:
+    """Yield what is missing or damaged in a Hugging Face model folder.
+
+    Args:
+        flag: where the folder was given, for the message.
+        tokenizer: whether the model needs one of its own.
+    """
     if not (folder / "config.json").is_file():
-        yield f"{folder} has no config.json, so it is not a model folder; check --actor.model_name_or_path"
+        yield f"{folder} has no config.json, so it is not a model folder; check --{flag}"
     for name in _JSON_FILES:
         yield from _check_json(folder / name)
-    if not any((folder / file).is_file() for file in _TOKENIZER_FILES):
+    if tokenizer and not any((folder / file).is_file() for file in _TOKENIZER_FILES):
         yield f"{folder} has no tokenizer (tokenizer.json or another tokenizer file); save one next to the model"
     weights = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")])
     if not weights:

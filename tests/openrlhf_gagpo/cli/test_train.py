@@ -79,7 +79,7 @@ def test_train_help_shows_the_defaults_that_a_run_has(capsys, monkeypatch):
             {e.name: e.options_cls().invalid_penalty_mode for e in entries}
         ),
         "--actor.policy_loss_type": by_value({e.name: e.presets["actor.policy_loss_type"] for e in entries}),
-        "--actor.eps_clip_low_high": "(0.003 0.004 for a2tgpo; 0.2 0.2 for gspo, ppo)",
+        "--actor.eps_clip_low_high": "(0.003 0.004 for a2tgpo; 1.0 5.0 for cispo; 0.2 0.2 for gspo, ppo)",
         "--actor.lr_scheduler": "(default constant)",
         "--algo.advantage.estimator": "(default gagpo)",
         "--rollout.n_samples_per_prompt": "(default 8)",

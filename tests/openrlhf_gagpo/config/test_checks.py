@@ -236,6 +236,15 @@ def test_bad_settings_of_a_critic_are_named(base, extra, parts):
     fails(f"{base} --algo.advantage.estimator gae {extra}", *parts)
 
 
+def test_a_critic_needs_no_tokenizer_of_its_own(base, tmp_path):
+    critic = model_folder(tmp_path / "critic")
+    (critic / "tokenizer.json").unlink()
+    line = f"{base} --algo.advantage.estimator gae --critic.model_name_or_path {critic}"
+    check(resolve(line.split()))
+    (critic / "config.json").unlink()
+    fails(line, "has no config.json", "--critic.model_name_or_path")
+
+
 def test_ppo_trains_single_episodes_too(base):
     check(resolve(f"{base} --algo.advantage.estimator gae --rollout.n_samples_per_prompt 1".split()))
 

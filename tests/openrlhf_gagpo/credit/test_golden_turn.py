@@ -150,6 +150,8 @@ def test_loss_of_a2tgpo() -> None:
                 clip_scale=torch.tensor(result.clip_scale).unsqueeze(-1),
                 rows_per_step=sum(map(bool, new)),  # a row without tokens was not counted
                 tokens_per_step=int(mask.sum()),
+                response_limit=1,
+                weight=mask,
             )
             params = case["params"]
             loss = gspo.gspo(batch, ClipOptions(eps_clip_low_high=(params["clip_low"], params["clip_high"])))

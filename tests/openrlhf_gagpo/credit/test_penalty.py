@@ -44,13 +44,14 @@ def test_the_mode_says_where_a_penalty_counts() -> None:
 @pytest.mark.parametrize("mode", ["reward", "local"])
 def test_both_prices_reach_every_estimator(name: str, mode: str) -> None:
     trajectories = [*FOUR, ("g", "u", "ABCDz", [0, 0, 0, 0]), ("g", "v", "ABCDz", [0, 0, 0, 3])]
+    columns = {"ig": [0.0] * 12, "value": [0.0] * 12}
     options = {"invalid_penalty": 0.25, "inadmissible_penalty": 0.25, "invalid_penalty_mode": mode}
     found = [
-        credit_of(batch_of(trajectories, ig=[0.0] * 12, **{fact: [1, 1, *[0] * 10]}), name, **options).advantage
+        credit_of(batch_of(trajectories, **columns, **{fact: [1, 1, *[0] * 10]}), name, **options).advantage
         for fact in ("invalid", "inadmissible")
     ]
     np.testing.assert_array_equal(found[0], found[1])
-    assert not np.allclose(found[0], credit_of(batch_of(trajectories, ig=[0.0] * 12), name, **options).advantage)
+    assert not np.allclose(found[0], credit_of(batch_of(trajectories, **columns), name, **options).advantage)
 
 
 def test_penalty_reaches_earlier_steps_only_as_part_of_the_reward() -> None:
@@ -68,4 +69,4 @@ def test_penalty_reaches_earlier_steps_only_as_part_of_the_reward() -> None:
 
 @pytest.mark.parametrize("name", credit.names())
 def test_defaults_of_the_modes(name: str) -> None:
-    assert credit.get(name).options_cls().invalid_penalty_mode == ("reward" if name == "gagpo" else "local")
+    assert credit.get(name).options_cls().invalid_penalty_mode == ("reward" if name in ("gae", "gagpo") else "local")

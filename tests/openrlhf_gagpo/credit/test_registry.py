@@ -127,7 +127,8 @@ def test_a_faulty_result_names_the_estimator() -> None:
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", credit.names())
 def test_overflow_is_refused(name: str) -> None:
-    huge = batch_of([("g", "t", "ABz", [1e308, 1e308]), ("g", "u", "Az", [-1e308])], ig=[0.0] * 3)
+    columns = {"ig": [0.0] * 3, "value": [0.0] * 3}
+    huge = batch_of([("g", "t", "ABz", [1e308, 1e308]), ("g", "u", "Az", [-1e308])], **columns)
     with pytest.raises(EstimatorError, match=f"estimator {name}: .* not finite; scale the rewards"):
         credit.get(name)(huge)
 
