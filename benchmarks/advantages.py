@@ -328,9 +328,8 @@ def growth(sizes: Sequence[int], repeats: int, make: Callable[[int], Columns]) -
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=65536, help="steps in the comparison with plain loops")
-    parser.add_argument(
-        "--sizes", type=int, nargs="*", default=[1024, 4096, 16384, 65536, 262144], help="steps in the growth table"
-    )
+    sizes = [4**power for power in range(5, 11)]
+    parser.add_argument("--sizes", type=int, nargs="*", default=sizes, help="steps in the growth table")
     parser.add_argument("--group-size", type=int, default=8, help="trajectories per group")
     parser.add_argument("--max-steps", type=int, default=50, help="longest trajectory")
     parser.add_argument("--states", type=int, default=100, help="distinct states of the environment")

@@ -13,7 +13,9 @@ import argparse
 import json
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ SETTINGS = (
     "--train.micro_batch_size", "80", "--critic.freezing_steps", "4", "--algo.advantage.lambd", "0.9",
     "--actor.adam.lr", "2.5e-4", "--train.num_iterations", "16",
 )  # fmt: skip
+KINDS = ("learned", "constant")
 QUALITY = ("explained_variance", "return_explained_variance")
 SETTLED = 8
 """First iteration from which the critic is judged."""
@@ -46,48 +49,53 @@ def save_constant_critic(model: Path, folder: Path) -> None:
     critic.save_pretrained(folder)
 
 
+def play_seed(scratch: Path, flags: list[str], seed: int) -> list[dict[str, Any]]:
+    """Train from one start with either critic; the runs' folders are named after critic and seed."""
+    start, constant = scratch / f"start-{seed}", scratch / f"constant-{seed}"
+    gagpo("warmstart", "--env.name", "vault", *CLOCK, "--out", str(start), "--seed", str(seed))
+    save_constant_critic(start, constant)
+    still = ["--critic.model_name_or_path", str(constant), "--critic.adam.lr", "1e-30"]
+    return [
+        train(scratch / f"{kind}-seed{seed}", start, kind, seed, [*own, *flags])
+        for kind, own in zip(KINDS, ([], still), strict=True)
+    ]
+
+
+def train(folder: Path, start: Path, kind: str, seed: int, flags: list[str]) -> dict[str, Any]:
+    """Train one run and return its evaluations in short."""
+    gagpo(
+        "train", "--config", str(RECIPE), "--backend", "local", "--train.seed", str(seed),
+        "--actor.model_name_or_path", str(start), "--run_dir", str(folder), *CLOCK, *SETTINGS, *flags,
+    )  # fmt: skip
+    evaluations = RunFolder.open(folder).evals()
+    quality = {name: {str(row["iteration"]): row[f"critic/{name}"] for row in evaluations} for name in QUALITY}
+    return {
+        "critic": kind,
+        "seed": seed,
+        "before": evaluations[0]["eval/success"],
+        "after": evaluations[-1]["eval/success"],
+        "tasks": evaluations[-1]["eval/tasks"],
+        **quality,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(8)))
+    parser.add_argument("--jobs", type=int, default=1, help="seeds that run at the same time")
     parser.add_argument("--flags", nargs=argparse.REMAINDER, default=[], help="further flags of gagpo train")
     options = parser.parse_args()
 
-    runs: list[dict[str, Any]] = []
-    kinds: dict[str, list[str]] = {"learned": [], "constant": []}
-    with tempfile.TemporaryDirectory() as scratch:
-        for seed in options.seeds:
-            start, constant = Path(scratch) / f"start-{seed}", Path(scratch) / f"constant-{seed}"
-            gagpo("warmstart", "--env.name", "vault", *CLOCK, "--out", str(start), "--seed", str(seed))
-            save_constant_critic(start, constant)
-            kinds["constant"] = ["--critic.model_name_or_path", str(constant), "--critic.adam.lr", "1e-30"]
-            for kind, flags in kinds.items():
-                folder = Path(scratch) / f"{kind}-seed{seed}"
-                gagpo(
-                    "train", "--config", str(RECIPE), "--backend", "local", "--train.seed", str(seed),
-                    "--actor.model_name_or_path", str(start), "--run_dir", str(folder),
-                    *CLOCK, *SETTINGS, *flags, *options.flags,
-                )  # fmt: skip
-                evaluations = RunFolder.open(folder).evals()
-                runs.append(
-                    {
-                        "critic": kind,
-                        "seed": seed,
-                        "before": evaluations[0]["eval/success"],
-                        "after": evaluations[-1]["eval/success"],
-                        "tasks": evaluations[-1]["eval/tasks"],
-                        **{
-                            name: {str(row["iteration"]): row[f"critic/{name}"] for row in evaluations}
-                            for name in QUALITY
-                        },
-                    }
-                )
+    with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(options.jobs) as pool:
+        play = partial(play_seed, Path(scratch), options.flags)
+        runs = [run for seed in pool.map(play, options.seeds) for run in seed]
         folders = {
             kind: keep([Path(scratch) / f"{kind}-seed{seed}" for seed in options.seeds], options.out, scratch)
-            for kind in kinds
+            for kind in KINDS
         }
     summary: dict[str, Any] = {"machine": machine(), "flags": options.flags, "runs": runs}
-    for kind in kinds:
+    for kind in KINDS:
         chosen = [run for run in runs if run["critic"] == kind]
         summary[kind] = {"rise": asdict(mean_interval([run["after"] - run["before"] for run in chosen]))}
         for name in QUALITY:
@@ -100,7 +108,7 @@ def main() -> None:
             title=f"vault, PPO with a {kind} critic: sampled success on 256 held-out tasks",
         )
     (options.out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    sys.stdout.write(json.dumps({kind: summary[kind] for kind in kinds}, indent=2) + "\n")
+    sys.stdout.write(json.dumps({kind: summary[kind] for kind in KINDS}, indent=2) + "\n")
 
 
 if __name__ == "__main__":
