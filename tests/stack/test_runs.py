@@ -44,7 +44,7 @@ def train(*flags: str, **extra: str) -> subprocess.Popen[str]:
     )
 
 
-def finish(process: subprocess.Popen[str], timeout: float = 240) -> str:
+def finish(process: subprocess.Popen[str], timeout: float = 420) -> str:
     try:
         output, _ = process.communicate(timeout=timeout)
     finally:
@@ -53,7 +53,7 @@ def finish(process: subprocess.Popen[str], timeout: float = 240) -> str:
     return output
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], timeout: float = 240) -> None:
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], timeout: float = 420) -> None:
     deadline = time.monotonic() + timeout
     while not condition():
         assert process.poll() is None, process.communicate()[0]
@@ -107,7 +107,7 @@ def test_script_through_ray_job_submit(ray_runtime: dict[str, str], tmp_path: Pa
             *SIGNAL,
         ],
         env=environment(RAY_JOB_ADDRESS=ray_runtime["dashboard"]),
-        capture_output=True, text=True, timeout=280,
+        capture_output=True, text=True, timeout=420,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     run = assert_complete(tmp_path / "run", 2)
@@ -141,7 +141,7 @@ def test_plugins_of_all_kinds_through_ray_job_submit(ray_runtime: dict[str, str]
             "--algo.advantage.no_drop_reward_free_groups",
         ],
         cwd=REPOSITORY, env=environment(RAY_JOB_ADDRESS=ray_runtime["dashboard"]),
-        capture_output=True, text=True, timeout=280,
+        capture_output=True, text=True, timeout=420,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     run = assert_complete(tmp_path / "run", 1)
