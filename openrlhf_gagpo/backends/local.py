@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 from transformers.utils.logging import disable_progress_bar
 
 from openrlhf_gagpo.backends.local_critic import LocalCritic
-from openrlhf_gagpo.backends.local_models import build_optimizer, load_model, write_model
+from openrlhf_gagpo.backends.local_models import build_optimizer, load_model, run_updates, write_model
 from openrlhf_gagpo.backends.sampler import BatchSampler
 from openrlhf_gagpo.rollout.player import EpisodePlayer, RolloutSettings
 from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, SamplingParams
@@ -28,7 +28,6 @@ from openrlhf_gagpo.training.objective import (
     LossScale,
     finish_metrics,
     masked_entropy,
-    merge_sums,
     step_loss,
     token_log_probs,
 )
@@ -139,26 +138,15 @@ class LocalBackend:
         forwarded = time.perf_counter()
         plan = self.settings.batches.plan_training(rows, 1, seed)
         self.model.train()
-        totals: dict[str, float] = {}
-        norms = []
-        learning_rate = self.scheduler.get_last_lr()[0]
-        for step in plan:
-            scale = LossScale(step.row_normalizer, step.token_normalizer)
-            for batch in step.shards[0]:
-                loss, sums = self._loss(rows, batch, old, reference, scale)
-                loss.backward()
-                merge_sums(totals, sums)
-            limit = self.settings.optimizer.max_norm or float("inf")
-            norms.append(float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)))
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
-        if not plan:
-            # Moves nothing without gradients, but the schedule complains unless the optimizer has stepped before it.
-            self.optimizer.step()
-        self.scheduler.step()
-        metrics = finish_metrics(totals, len(plan)) | {"policy/lr": learning_rate}
-        if norms:
-            metrics["policy/grad_norm"] = sum(norms) / len(norms)
+        totals, steps = run_updates(
+            self.model,
+            self.optimizer,
+            self.scheduler,
+            self.settings.optimizer.max_norm,
+            plan,
+            lambda batch, scale: self._loss(rows, batch, old, reference, scale),
+        )
+        metrics = finish_metrics(totals, len(plan)) | {f"policy/{name}": value for name, value in steps.items()}
         return metrics | {"time/forward": forwarded - started, "time/update": time.perf_counter() - forwarded}
 
     def _old_log_probs(self, rows: Sequence[TrainingRow]) -> Sequence[TokenValues]:

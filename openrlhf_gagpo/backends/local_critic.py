@@ -12,9 +12,9 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 from transformers.utils.logging import set_verbosity_error
 
-from openrlhf_gagpo.backends.local_models import build_optimizer, load_model, write_model
+from openrlhf_gagpo.backends.local_models import build_optimizer, load_model, run_updates, write_model
 from openrlhf_gagpo.training.collate import TokenBatch, collate, per_row
-from openrlhf_gagpo.training.objective import LossScale, merge_sums
+from openrlhf_gagpo.training.objective import LossScale
 from openrlhf_gagpo.training.rows import TokenRow, TrainingRow, unique_rows
 from openrlhf_gagpo.training.settings import BatchSettings, CriticSettings
 from openrlhf_gagpo.training.values import (
@@ -77,27 +77,15 @@ class LocalCritic:
         """Run one iteration of optimizer steps over rows with values and targets; returns ``critic/*`` metrics."""
         self.model.train()
         plan = self.batches.plan_training(rows, 1, seed)
-        totals: dict[str, float] = {}
-        norms = []
-        learning_rate = self.scheduler.get_last_lr()[0]
-        for step in plan:
-            scale = LossScale(step.row_normalizer, step.token_normalizer)
-            for batch in step.shards[0]:
-                loss, sums = self._loss([rows[row] for row in batch.rows], scale)
-                loss.backward()
-                merge_sums(totals, sums)
-            limit = self.settings.optimizer.max_norm or float("inf")
-            norms.append(float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)))
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
-        if not plan:
-            # Moves nothing without gradients, but the schedule complains unless the optimizer has stepped before it.
-            self.optimizer.step()
-        self.scheduler.step()
-        metrics = finish_value_metrics(totals, len(plan)) | {"critic/lr": learning_rate}
-        if norms:
-            metrics["critic/grad_norm"] = sum(norms) / len(norms)
-        return metrics
+        totals, steps = run_updates(
+            self.model,
+            self.optimizer,
+            self.scheduler,
+            self.settings.optimizer.max_norm,
+            plan,
+            lambda batch, scale: self._loss([rows[row] for row in batch.rows], scale),
+        )
+        return finish_value_metrics(totals, len(plan)) | {f"critic/{name}": value for name, value in steps.items()}
 
     def _loss(self, rows: Sequence[TrainingRow], scale: LossScale) -> tuple[Tensor, dict[str, Tensor]]:
         # Equal rows go through the model once; indexing repeats the result, and its gradient adds up.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,12 @@ from torch import Tensor
 from transformers import get_scheduler
 
 from openrlhf_gagpo.errors import RunError
+from openrlhf_gagpo.training.objective import LossScale, merge_sums
+from openrlhf_gagpo.training.rows import MicroBatch, OptimizerStep
 from openrlhf_gagpo.training.schedule import offset_warmup
 from openrlhf_gagpo.training.settings import OptimizerSettings
 
-__all__ = ["build_optimizer", "load_model", "write_model"]
+__all__ = ["build_optimizer", "load_model", "run_updates", "write_model"]
 
 # Parameters without weight decay, by name, as in OpenRLHF's optimizer groups.
 _NO_DECAY = ("bias", "layer_norm.weight", "layernorm.weight", "norm.weight", "ln_f.weight")
@@ -73,3 +75,42 @@ def build_optimizer(model: Any, settings: OptimizerSettings, iterations: int) ->
     )
     offset_warmup(scheduler, settings.warmup_ratio)
     return optimizer, scheduler
+
+
+def run_updates(
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    scheduler: Any,
+    max_norm: float,
+    plan: Sequence[OptimizerStep],
+    loss_of: Callable[[MicroBatch, LossScale], tuple[Tensor, Mapping[str, Tensor]]],
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Run every planned step once, then advance the learning-rate schedule by one.
+
+    Args:
+        max_norm: gradient norm above which gradients are scaled down; 0 for never.
+        loss_of: computes the loss of a micro-batch and sums for the metrics.
+
+    Returns:
+        The merged sums; and ``lr``, and with any step ``grad_norm``, the mean norm before clipping.
+    """
+    totals: dict[str, float] = {}
+    norms = []
+    metrics = {"lr": scheduler.get_last_lr()[0]}
+    for step in plan:
+        scale = LossScale(step.row_normalizer, step.token_normalizer)
+        for batch in step.shards[0]:
+            loss, sums = loss_of(batch, scale)
+            loss.backward()
+            merge_sums(totals, sums)
+        limit = max_norm or float("inf")
+        norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), limit)))
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    if not plan:
+        # Moves nothing without gradients, but the schedule complains unless the optimizer has stepped before it.
+        optimizer.step()
+    scheduler.step()
+    if norms:
+        metrics["grad_norm"] = sum(norms) / len(norms)
+    return totals, metrics
