@@ -19,7 +19,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from recording import REPOSITORY, gagpo, keep, machine
+from transformers import AutoModelForSequenceClassification
 
 from openrlhf_gagpo.report import plot_curve
 from openrlhf_gagpo.runfolder import RunFolder
@@ -41,9 +43,6 @@ SETTLED = 8
 
 def save_constant_critic(model: Path, folder: Path) -> None:
     """Write a critic with the model's weights that values every state at 0."""
-    import torch
-    from transformers import AutoModelForSequenceClassification
-
     critic = AutoModelForSequenceClassification.from_pretrained(model, num_labels=1, dtype=torch.float32)
     torch.nn.init.zeros_(critic.score.weight)
     critic.save_pretrained(folder)
