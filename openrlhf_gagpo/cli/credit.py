@@ -53,6 +53,8 @@ def main(argv: Sequence[str]) -> int:
 
     console = Console(highlight=False)
     console.print(f"{source.title}: {len(source)} steps", markup=False, soft_wrap=True)
+    for credit in credits:
+        console.print(f"{credit.estimator}: {_told(credit.options)}", markup=False, soft_wrap=True)
     if given.rows:
         console.print(step_table(source, credits, given.rows))
     if found:
@@ -85,7 +87,21 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     given = _parser(families()[0]).parse_args(list(argv))
     if given.rows < 0:
         raise ConfigError(f"--rows is {given.rows}; it must be 0 or more")
+    _check_outputs(given)
     return given
+
+
+def _check_outputs(given: argparse.Namespace) -> None:
+    """Refuse to write over what is read, or over the other output."""
+    source = given.source.resolve()
+    paths = {f"--{name}": path.resolve() for name in ("output", "html") if (path := getattr(given, name)) is not None}
+    for flag, path in paths.items():
+        if path == source:
+            raise ConfigError(f"{flag} {path} is the file that is read; name another file")
+        if source in path.parents:
+            raise ConfigError(f"{flag} {path} lies in the run folder that is read; name a file elsewhere")
+    if len(set(paths.values())) < len(paths):
+        raise ConfigError(f"--output and --html are both {given.html}; name two files")
 
 
 def _plugin_parser() -> _Parser:
@@ -192,6 +208,17 @@ def _options(estimator: str, set_options: Mapping[str, Any], own: Own | None) ->
         return replace(base, **changes)
     except ValueError as error:
         raise ConfigError(f"estimator {estimator}: {error}") from error
+
+
+def _told(options: EstimatorOptions) -> str:
+    """Say which options are not the estimator's defaults."""
+    default = type(options)()
+    changed = [
+        f"{item.name} {getattr(options, item.name)}"
+        for item in fields(options)
+        if getattr(options, item.name) != getattr(default, item.name)
+    ]
+    return ", ".join(changed) or "default options"
 
 
 def _note(source: Source, credits: Sequence[Credit]) -> str:

@@ -11,7 +11,7 @@ from openrlhf_gagpo.comparison.compute import Credit
 from openrlhf_gagpo.comparison.figures import pair_panels, panels
 from openrlhf_gagpo.comparison.output import writing
 from openrlhf_gagpo.comparison.steps import Source
-from openrlhf_gagpo.comparison.tables import cell, step_rows
+from openrlhf_gagpo.comparison.tables import cell, diagnostic_names, step_rows
 from openrlhf_gagpo.report.template import environment
 
 __all__ = ["write_page"]
@@ -39,7 +39,7 @@ def write_page(
         credits=credits,
         options=[(credit.estimator, _options(credit)) for credit in credits],
         agreements=found,
-        diagnostics=list(credits[0].diagnostics),
+        diagnostics=diagnostic_names(credits),
         panels=panels(source, credits),
         pairs=pair_panels(credits),
         head=head,

@@ -63,6 +63,8 @@ def _chosen(run: RunFolder, iterations: str | None) -> list[int]:
     if match is None:
         raise ConfigError(f"--iteration is {iterations!r}; give one iteration (3) or a range (2-5)")
     first, last = int(match[1]), int(match[2] or match[1])
+    if last < first:
+        raise ConfigError(f"--iteration {iterations} ends before it begins; give the smaller number first")
     chosen = [iteration for iteration in recorded if first <= iteration <= last]
     if not chosen:
         raise RunFolderError(

@@ -11,10 +11,12 @@ from rich.text import Text
 from openrlhf_gagpo.comparison.agreement import Agreement
 from openrlhf_gagpo.comparison.compute import Credit
 from openrlhf_gagpo.comparison.steps import Source
+from openrlhf_gagpo.credit.statistics import ROUNDING
 
-__all__ = ["agreement_table", "cell", "diagnostics_table", "step_rows", "step_table"]
+__all__ = ["agreement_table", "cell", "diagnostic_names", "diagnostics_table", "step_rows", "step_table"]
 
-_WIDEST_KEY = 28
+_WIDEST_KEY, _NARROWEST_KEY = 28, 8
+_NUMBER = len("-1.234e-05")
 
 
 def step_rows(source: Source, credits: Sequence[Credit], rows: int) -> tuple[list[str], list[list[str]]]:
@@ -34,8 +36,13 @@ def step_table(source: Source, credits: Sequence[Credit], rows: int) -> Table:
     table = Table(title=f"advantages, {len(cells)} of {len(source)} steps")
     for name in head:
         text = name in ("group", "traj", "state")
+        # Only keys give way on a narrow terminal, because a number that is cut off is a wrong one.
         table.add_column(
-            name, justify="left" if text else "right", no_wrap=True, max_width=_WIDEST_KEY if text else None
+            name,
+            justify="left" if text else "right",
+            no_wrap=True,
+            max_width=_WIDEST_KEY if text else None,
+            min_width=_NARROWEST_KEY if text else max(_NUMBER, len(name)),
         )
     for row in cells:
         # As text, because keys may contain square brackets.
@@ -66,9 +73,14 @@ def diagnostics_table(credits: Sequence[Credit]) -> Table:
     table.add_column("metric")
     for credit in credits:
         table.add_column(credit.estimator, justify="right")
-    for name in credits[0].diagnostics:
-        table.add_row(name, *(cell(credit.diagnostics[name]) for credit in credits))
+    for name in diagnostic_names(credits):
+        table.add_row(name, *(cell(credit.diagnostics.get(name)) for credit in credits))
     return table
+
+
+def diagnostic_names(credits: Sequence[Credit]) -> list[str]:
+    """Return the diagnostics that any of the estimators has."""
+    return list(dict.fromkeys(name for credit in credits for name in credit.diagnostics))
 
 
 def cell(value: float | None) -> str:
@@ -77,4 +89,5 @@ def cell(value: float | None) -> str:
 
 
 def _advantage(credit: Credit, row: int) -> str:
-    return cell(float(credit.values["advantage"][row]) if credit.keep[row] else None)
+    value = float(credit.values["advantage"][row])
+    return cell((0.0 if abs(value) < ROUNDING else value) if credit.keep[row] else None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,7 @@ def _correction(config: Config) -> Iterator[str]:
     chosen, flag = config.algo.advantage, "algo.advantage.is_correction"
     level, mode, gating = chosen.is_correction_level, chosen.is_correction_mode, chosen.is_correction_gating
     if level == "off":
+        yield from _idle(config, f"{flag}_level", (f"{flag}_mode", f"{flag}_gating", f"{flag}_threshold"))
         return
     loss = losses.get(config.actor.policy_loss_type)
     if loss.correction is losses.Correction.NONE:
@@ -135,13 +136,18 @@ def _correction(config: Config) -> Iterator[str]:
         )
     if gating != "ratio" and level == "seq-product":
         yield f"{flag}_level seq-product compares the ratio of a whole action; use {flag}_gating ratio, or level seq"
+    if gating == "tv" and high >= 1:
+        yield f"{threshold} is {high:g}, but a total variation is at most 1, so it would never apply; lower it"
     if gating != "ratio" and low > 0:
         yield f"{flag}_gating {gating} has only an upper bound; give {flag}_threshold a single value"
 
 
 def _filtering(config: Config) -> Iterator[str]:
     algo, flag = config.algo, "algo.dynamic_filtering"
-    if not algo.dynamic_filtering_enable or config.eval_only:
+    if not algo.dynamic_filtering_enable:
+        yield from _idle(config, f"{flag}_enable", (f"{flag}_rule", f"{flag}_range", f"{flag}_max_rounds"))
+        return
+    if config.eval_only:
         return
     if config.rollout.n_samples_per_prompt < 2:
         yield f"{flag}_enable compares the episodes of a group; set rollout.n_samples_per_prompt to 2 or more"
@@ -151,6 +157,13 @@ def _filtering(config: Config) -> Iterator[str]:
         yield f"{bounds} is {low:g} to {high:g}, and no mean score lies in between; give the smaller number first"
     if rule != "range" and [low, high] != Config.default(f"{flag}_range"):
         yield f"{bounds} belongs to {flag}_rule range; remove it, or change the rule from {rule}"
+
+
+def _idle(config: Config, switch: str, names: Iterable[str]) -> Iterator[str]:
+    """Refuse values that do nothing as long as ``switch`` is off."""
+    for name in names:
+        if config.get(name) != Config.default(name):
+            yield f"{_say(config, name)} has no effect without --{switch}; set that too, or remove it"
 
 
 def _run_dir(config: Config) -> Iterator[str]:

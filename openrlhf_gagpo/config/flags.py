@@ -67,6 +67,11 @@ OWN_FLAGS: tuple[Flag, ...] = (
          bound=NOT_NEGATIVE),
 )  # fmt: skip
 
+_SCHEDULES = (
+    "constant", "constant_with_warmup", "cosine", "cosine_with_min_lr", "cosine_with_restarts",
+    "cosine_warmup_with_min_lr", "inverse_sqrt", "linear", "polynomial",
+)  # fmt: skip
+
 _PRESETS: dict[str, dict[str, Any]] = {
     # Group estimators need several episodes per task; OpenRLHF's 1 would make every advantage zero.
     "rollout.n_samples_per_prompt": {"default": 8},
@@ -82,12 +87,8 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "help": "correct for a sampler that differs from the training pass: per token, per action by the mean over its "
         "tokens, or by their product",
     },
-    "actor.lr_scheduler": {
-        "choices": (
-            "constant", "constant_with_warmup", "cosine", "cosine_with_min_lr", "cosine_with_restarts",
-            "cosine_warmup_with_min_lr", "inverse_sqrt", "linear", "polynomial",
-        )
-    },
+    "actor.lr_scheduler": {"choices": _SCHEDULES},
+    "critic.lr_scheduler": {"choices": _SCHEDULES},
     "ds.param_dtype": {"choices": ("bf16", "fp16", "fp32")},
     "logger.wandb.project": {"default": "openrlhf_gagpo"},
     "logger.wandb.run_name": {"default": None, "clock_default": False},

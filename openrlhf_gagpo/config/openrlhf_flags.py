@@ -174,7 +174,14 @@ _CRITIC = [
     _flag("critic.num_nodes", int, 1, _D, "nodes of the critic; the policy's if all share GPUs", bound=AT_LEAST_ONE),
     _flag("critic.num_gpus_per_node", int, 8, _D, "GPUs of the critic on each node", bound=AT_LEAST_ONE),
     _flag("critic.model_name_or_path", str, None, _B, "model folder the critic starts from; unset: the policy's"),
-    _flag("critic.value_clip", float, 0.5, _B, "change of a value beyond which it is not rewarded", bound=POSITIVE),
+    _flag(
+        "critic.value_clip",
+        float,
+        0.5,
+        _B,
+        "change of a value, in units of reward, beyond which its loss does not fall",
+        bound=POSITIVE,
+    ),
     _flag(
         "critic.freezing_steps",
         int,

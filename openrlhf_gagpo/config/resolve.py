@@ -276,6 +276,9 @@ def _derive(values: dict[str, Any], origins: dict[str, str]) -> None:
         fill("ref.num_gpus_per_node", values["actor.num_gpus_per_node"])
     if needs_critic(values[ESTIMATOR]):
         fill("critic.model_name_or_path", values["actor.model_name_or_path"])
+        if _same_folder(values["critic.model_name_or_path"], values["actor.model_name_or_path"]):
+            # Both backends tell by equal names that the critic starts from the policy's weights and lacks a head.
+            values["critic.model_name_or_path"] = values["actor.model_name_or_path"]
         if values["train.colocate_all"]:
             fill("critic.num_nodes", values["actor.num_nodes"])
             fill("critic.num_gpus_per_node", values["actor.num_gpus_per_node"])
@@ -283,6 +286,16 @@ def _derive(values: dict[str, Any], origins: dict[str, str]) -> None:
         fill("rollout.max_tokens_per_gpu", values["train.max_tokens_per_gpu"])
     if values["train.dynamic_batch_enable"] or values["ds.ring_attn_size"] > 1:
         fill("ds.packing_samples", True)
+
+
+def _same_folder(first: str | None, second: str | None) -> bool:
+    return (
+        first is not None
+        and second is not None
+        and Path(first).is_dir()
+        and Path(second).is_dir()
+        and Path(first).samefile(second)
+    )
 
 
 def _on_cuda(values: Mapping[str, Any]) -> bool:

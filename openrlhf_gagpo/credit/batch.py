@@ -188,7 +188,11 @@ class StepBatch:
         """Return the optional column ``name``. Raises ``EstimatorError`` if the batch was built without it."""
         column: NDArray[Any] | None = {known: getattr(self, known) for known in _OPTIONAL}.get(name)
         if column is None:
-            source = "have a model compute it first" if name in MODEL_COLUMNS else "build the batch with it"
+            source = (
+                "only a model can compute it, and it is not recorded; choose other options or another estimator"
+                if name in MODEL_COLUMNS
+                else "build the batch with it"
+            )
             raise EstimatorError(f"the step batch has no column {name}; {source}")
         return column
 

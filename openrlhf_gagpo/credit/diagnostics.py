@@ -61,7 +61,7 @@ def explained_variance(targets: Floats, values: Floats) -> float:
     It is below 0 if the values are worse than a constant, and 0 if the targets do not vary.
     """
     variance = float(targets.var())
-    if variance <= ROUNDING:
+    if np.sqrt(variance) <= ROUNDING * max(1.0, float(np.abs(targets).max(initial=0.0))):
         return 0.0
     return 1.0 - float((targets - values).var()) / variance
 

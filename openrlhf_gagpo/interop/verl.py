@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from openrlhf_gagpo.credit import CreditResult, Estimator, EstimatorOptions, StepBatch, get
+from openrlhf_gagpo.credit import Estimator, EstimatorOptions, StepBatch, get
 from openrlhf_gagpo.credit.derive import following_states, step_ends, text_keys
 from openrlhf_gagpo.credit.sets import Floats, Ints
 from openrlhf_gagpo.errors import EstimatorError, StepBatchError
@@ -50,12 +50,15 @@ class Fields:
     next_state: str = "next_anchor_obs"
     """Key of the state after it; by default the one of the trajectory's next row."""
     reward: str = "rewards"
-    """Reward of the step; by default the sum of the row's ``token_level_rewards``."""
+    """Reward of the step; by default the sum of the row's ``token_level_rewards``, unless that looks like the score of
+    the whole trajectory on every row."""
     terminated: str = "terminated"
     truncated: str = "truncated"
     """Ends; by default the last row of every trajectory terminates it."""
     valid: str = "is_action_valid"
     """Whether the response had the required form; by default all had."""
+    inadmissible: str = "inadmissible"
+    """Whether the environment did not recognise the action; by default it recognised all."""
     action: str = "action"
     success: str = "success"
     value: str = "value"
@@ -67,9 +70,12 @@ def adapter(estimator: str, options: EstimatorOptions | None = None, fields: Fie
     """Return a function for ``register_adv_est`` that computes the credit of ``estimator``.
 
     It takes ``token_level_rewards`` and ``response_mask``, both (rows, tokens), and returns advantages and returns of
-    that shape, type and device: the row's number where the mask is 1 and 0 elsewhere. The returns are the advantages
-    if the estimator has none. Rows may come in any order. Copies of a row (same trajectory and step) count once and get
-    the same numbers. Rows of a group with too few trajectories, and rows that the estimator does not keep, get 0.
+    that shape, type and device: the row's number where the mask is 1 and 0 elsewhere. The returns are the targets for a
+    critic where the estimator has them, since verl trains its critic on them; else its returns; else the advantages.
+    What verl's interface has no place for, a factor of each step's clip range, is refused.
+
+    Rows may come in any order. Copies of a row (same trajectory and step) count once and get the same numbers. Rows of
+    a group with too few trajectories, and rows that the estimator does not keep, get 0.
 
     Args:
         options: of this estimator; its defaults if None. verl's own ``gamma`` and ``lam`` are not read.
@@ -126,6 +132,14 @@ def handing_over(compute_advantage: Callable[P, R]) -> Callable[P, R]:
     return wrapper
 
 
+_SWITCH = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+
+
+def _number(value: Any) -> float:
+    """Read a number that may be absent."""
+    return float("nan") if value is None else float(value)
+
+
 class _Rows:
     """The distinct rows of verl's batch as columns of steps."""
 
@@ -134,6 +148,8 @@ class _Rows:
         group, traj, state = (self._keys(name) for name in ("group", "traj", "state"))
         step = [int(number) for number in self._required("step")]
         reward = self._optional("reward")
+        if reward is None:
+            self._refuse_repeated_scores(traj, step, rewards)
         first: dict[tuple[str, int], int] = {}
         self.original = np.array(
             [first.setdefault(place, row) for row, place in enumerate(zip(traj, step, strict=True))]
@@ -148,8 +164,9 @@ class _Rows:
             "n_tokens": n_tokens,
         }
         self._refuse_false_copies(columns)
-        valid = self._optional("valid")
-        columns["invalid"] = None if valid is None else [not float(switch) for switch in valid]
+        valid = self._switches("valid")
+        columns["invalid"] = None if valid is None else [not switch for switch in valid]
+        columns["inadmissible"] = self._switches("inadmissible")
         ends = (self._switches("terminated"), self._switches("truncated"))
         columns["terminated"], columns["truncated"] = step_ends(traj, step, *ends)
         known = self._optional("next_state")
@@ -161,7 +178,7 @@ class _Rows:
         columns["action"] = None if action is None else text_keys(self._fields.action, action)
         for name in ("value", "ig"):
             numbers = self._optional(name)
-            columns[name] = None if numbers is None else [float(number) for number in numbers]
+            columns[name] = None if numbers is None else [_number(number) for number in numbers]
         self._columns = columns
 
     def chosen(self, group_min: int) -> Ints:
@@ -181,7 +198,7 @@ class _Rows:
 
     def _refuse_false_copies(self, columns: Mapping[str, Sequence[Any]]) -> None:
         for row, original in enumerate(self.original):
-            if any(column[row] != column[original] for column in columns.values()):
+            if row != original and any(column[row] != column[original] for column in columns.values()):
                 place = f"step {columns['step'][row]} of trajectory {columns['traj'][row]!r}"
                 raise StepBatchError(
                     f"rows {original} and {row} are both {place} but differ; number the steps of every trajectory "
@@ -210,7 +227,27 @@ class _Rows:
 
     def _switches(self, name: str) -> list[bool] | None:
         column = self._optional(name)
-        return None if column is None else [bool(switch) for switch in column]
+        if column is None:
+            return None
+        read = [_SWITCH.get(str(switch).lower()) for switch in column]
+        if None in read:
+            row = read.index(None)
+            raise StepBatchError(
+                f"{getattr(self._fields, name)!r} of row {row} is {column[row]!r}; give true or false, or 1 or 0", row
+            )
+        return [bool(switch) for switch in read]
+
+    def _refuse_repeated_scores(self, traj: Sequence[str], step: Sequence[int], rewards: Floats) -> None:
+        """Refuse rewards that repeat one number other than 0 on all of a trajectory's several steps."""
+        seen: dict[str, dict[int, float]] = {}
+        for key, number, reward in zip(traj, step, rewards, strict=True):
+            seen.setdefault(key, {})[number] = float(reward)
+        for key, by_step in seen.items():
+            if len(by_step) > 1 and len(set(by_step.values())) == 1 and any(by_step.values()):
+                raise StepBatchError(
+                    f"every step of trajectory {key!r} has the reward {by_step.popitem()[1]:g}, which looks like its "
+                    f"score repeated on every row; add the reward of each step as {self._fields.reward!r}"
+                )
 
 
 def _credit(
@@ -221,12 +258,18 @@ def _credit(
     if not len(chosen):
         return like.new_zeros(mask.shape), like.new_zeros(mask.shape)
     result = estimator(rows.batch(chosen), options)
+    if result.clip_scale is not None:
+        raise EstimatorError(
+            f"estimator {estimator.name} scales the clip range of every step, which verl's interface has no place for; "
+            "choose another one"
+        )
     # Position of each row's original among the chosen rows, or one behind the last for rows without credit.
     place = np.full(len(mask), len(chosen))
     place[chosen] = np.arange(len(chosen))
     place = place[rows.original]
-    advantages = _per_token(result, chosen, place, mask)
-    returns = advantages if result.return_ is None else _broadcast(result.return_, place, mask)
+    advantages = _per_token(result.advantage, result.token_advantage, chosen, place, mask)
+    target = result.return_ if result.value_target is None else result.value_target
+    returns = advantages if target is None else _per_token(target, result.token_value_target, chosen, place, mask)
     return like.new_tensor(advantages), like.new_tensor(returns)
 
 
@@ -234,10 +277,13 @@ def _broadcast(values: Floats, place: Ints, mask: NDArray[np.bool_]) -> Floats:
     return np.where(mask, np.append(values, 0.0)[place][:, None], 0.0)
 
 
-def _per_token(result: CreditResult, chosen: Ints, place: Ints, mask: NDArray[np.bool_]) -> Floats:
-    if result.token_advantage is None:
-        return _broadcast(result.advantage, place, mask)
+def _per_token(
+    values: Floats, token_values: Floats | None, chosen: Ints, place: Ints, mask: NDArray[np.bool_]
+) -> Floats:
+    """Give every token its own number, or else its row's."""
+    if token_values is None:
+        return _broadcast(values, place, mask)
     by_row = np.zeros((len(chosen) + 1, mask.shape[1]))
-    # Boolean indexing goes row by row, as the advantages of the tokens do.
-    by_row[:-1][mask[chosen]] = result.token_advantage
+    # Boolean indexing goes row by row, as the numbers of the tokens do.
+    by_row[:-1][mask[chosen]] = token_values
     return np.where(mask, by_row[place], 0.0)

@@ -17,7 +17,8 @@ NAME = "gspo"
 @register(NAME, ClipOptions, token_advantages=False, correction=Correction.OLD_LOG_PROBS)
 def gspo(batch: LossBatch, options: ClipOptions) -> LossResult:
     """Compute the clipped surrogate per action, with the same weight for every action."""
-    ratio = batch.per_action(batch.log_probs - batch.old_log_probs).exp()
+    # Far outside the clip range the bound changes nothing but keeps exp and its gradient finite.
+    ratio = batch.per_action(batch.log_probs - batch.old_log_probs).clamp(-20, 20).exp()
     objective, clipped = clipped_surrogate(ratio, batch.advantage, options, batch.clip_scale)
     real = batch.real()
     return LossResult(-(objective * real).sum() / batch.rows_per_step, ratio, clipped, real)

@@ -84,8 +84,8 @@ class Trainer:
             credited: dict[StepKey, dict[str, float]] = {}
             rows: list[TrainingRow] | None = None
             if len(table):
-                result, rows = self._credit(table, metrics)
-                credited = table.recorded(result)
+                result, rows, columns = self._credit(table, metrics)
+                credited = table.recorded(result, columns)
                 metrics |= {f"credit/{name}": value for name, value in result.diagnostics.items()}
                 metrics |= _critic_quality(result)
             self._record(iteration, episodes, credited)
@@ -184,15 +184,17 @@ class Trainer:
             f"fix the environment {self.settings.environment}, its options, or --data.max_len"
         )
 
-    def _credit(self, table: StepTable, metrics: dict[str, float]) -> tuple[CreditResult, list[TrainingRow]]:
-        """Compute the credit of the table's steps, and the rows to train on."""
+    def _credit(
+        self, table: StepTable, metrics: dict[str, float]
+    ) -> tuple[CreditResult, list[TrainingRow], dict[str, NDArray[np.float64]]]:
+        """Compute the credit of the table's steps, the rows to train on, and the columns that a model computed."""
         columns: dict[str, NDArray[np.float64]] = {}
         if self.estimator.needs:
             with _timed(metrics, "time/columns"):
                 columns = self.backend.compute(table.tokens, self.estimator.needs)
         with _timed(metrics, "time/credit"):
             result = self.estimator(table.batch(columns), self.settings.estimator_options)
-            return result, table.training_rows(result, columns, self.loss)
+            return result, table.training_rows(result, columns, self.loss), columns
 
     def _record(self, iteration: int, episodes: Sequence[Episode], credited: dict[StepKey, dict[str, float]]) -> None:
         if self.settings.record:

@@ -150,11 +150,18 @@ class StepTable:
             if credit.keep[index]
         ]
 
-    def recorded(self, credit: CreditResult) -> dict[StepKey, dict[str, float]]:
-        """Return the credit of the kept steps for the rollout records, without values that the estimator lacks."""
+    def recorded(
+        self, credit: CreditResult, columns: Mapping[str, NDArray[np.float64]] | None = None
+    ) -> dict[StepKey, dict[str, float]]:
+        """Return the credit of the kept steps for the rollout records, without values that the estimator lacks.
+
+        Steps that were left out have their critic's value alone, if ``columns`` hold one, so that the credit can be
+        computed again.
+        """
+        values = (columns or {}).get(VALUE)
         present = {
-            name: values
-            for name, values in zip(
+            name: numbers
+            for name, numbers in zip(
                 _RECORDED,
                 (
                     credit.advantage,
@@ -166,13 +173,14 @@ class StepTable:
                 ),
                 strict=True,
             )
-            if values is not None
+            if numbers is not None
         }
         keys = zip(self.group, self.trajectory, self.step, strict=True)
+        left_out = {} if values is None else {"value": values}
         return {
-            key: {name: float(values[row]) for name, values in present.items()}
-            for row, key in enumerate(keys)
-            if credit.keep[row]
+            key: {name: float(numbers[row]) for name, numbers in (present if kept else left_out).items()}
+            for row, (key, kept) in enumerate(zip(keys, credit.keep, strict=True))
+            if kept or left_out
         }
 
     def _by_row(self, values: NDArray[np.float64]) -> list[NDArray[np.float64]]:

@@ -35,7 +35,7 @@ class HgpoOptions(EstimatorOptions):
         2, "earlier states that two steps may have in common, next to their own", range=(0, float("inf"))
     )
     hgpo_length_alpha: float = declare(
-        1.0, "power of the weight of a longer common history; 0 weighs all alike", range=(0.0, float("inf"))
+        1.0, "power of the weight of a longer common history; 0 weighs all alike", range=(0.0, 100.0)
     )
     hgpo_base: bool = declare(False, "also compare the episode's score with the group, with the smallest weight")
 

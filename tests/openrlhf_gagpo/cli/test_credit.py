@@ -188,6 +188,36 @@ def test_the_page(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert (tmp_path / "page.html").read_text() == first
 
 
+@pytest.mark.parametrize("names", [("a2tgpo", "grpo"), ("grpo", "a2tgpo")])
+def test_estimators_with_different_diagnostics(
+    names: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gains = [{**row, "ig": 0.1 * number} for number, row in enumerate(rows_of(EXAMPLE))]
+    path = write_rows(tmp_path / "gains.jsonl", gains)
+    page = tmp_path / "page.html"
+    out = credit(capsys, path, *(word for name in names for word in ("--estimator", name)), "--html", page)
+    shown = next(line for line in out.splitlines() if "clip_scale_mean" in line).split()
+    assert "-" in shown
+    assert "clip_scale_mean" in page.read_text()
+
+
+def test_numbers_are_whole_on_a_narrow_terminal(
+    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    out = credit(capsys, file, "--estimator", "gagpo", "--estimator", "grpo", "--estimator", "gigpo")
+    assert not re.search(r"\d…", out)
+
+
+def test_what_is_read_is_not_written_over(file: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = file.read_bytes()
+    assert "is the file that is read" in fail(capsys, file, "--estimator", "grpo", "--output", file)
+    assert file.read_bytes() == before
+    assert "lies in the run folder" in fail(capsys, trained, "--html", trained / "report.html")
+    twice = file.with_name("out")
+    assert "are both" in fail(capsys, file, "--estimator", "grpo", "--output", twice, "--html", twice)
+
+
 def test_one_estimator_has_nobody_to_agree_with(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = credit(capsys, file, "--estimator", "gigpo", "--html", tmp_path / "page.html")
     assert "agreement" not in out

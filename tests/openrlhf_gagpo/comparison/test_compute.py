@@ -104,6 +104,18 @@ def test_a_run_with_a_critic_recorded_the_values_it_needs(played: list[Episode],
     assert source.own is not None
     assert source.own.estimator == "td"
     assert equal_to_recorded(source, compute(source, "td", source.own.options)) == (len(table), len(table))
+    # Steps that were not trained on have a value too, so that the others' credit can be computed again.
+    for failed in (other for other in played if other.group == played[4].group):
+        for step in failed.steps:
+            step.reward = 0.0
+    table = StepTable.from_episodes(drop_incomplete(played, 1)[0])
+    dropping = TdOptions(drop_reward_free_groups=True)
+    partly = table.recorded(credit.get("td")(table.batch({"value": values}), dropping), {"value": values})
+    write_episodes(run.rollout_path(1), played, partly)
+    source = read_run(run.path, None)
+    trained_on = sum("advantage" in numbers for numbers in partly.values())
+    assert 0 < trained_on < len(partly) == len(table)
+    assert equal_to_recorded(source, compute(source, "td", dropping)) == (trained_on, trained_on)
     write_episodes(run.rollout_path(1), played, dict(list(recorded.items())[1:]))
     source = read_run(run.path, None)
     with pytest.raises(EstimatorError, match=r"td needs value of every step, which .* run, iteration 1 does not hold"):

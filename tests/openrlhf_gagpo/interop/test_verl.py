@@ -50,6 +50,8 @@ def data_of(trajectories: list[Trajectory]) -> verl_standin.DataProto:
         for name, column in columns.items()
         if name in ("group", "traj", "step", "state", "next_state", "terminated", "truncated", "action")
     }
+    # Tensors of rewards are float32.
+    entries["rewards"] = rewards.sum(dim=1).numpy()
     return verl_standin.DataProto({"token_level_rewards": rewards, "response_mask": mask}, entries)
 
 
@@ -115,7 +117,7 @@ def test_copies_of_rows_change_nothing_and_get_the_numbers_of_the_original(name:
 def test_what_the_batch_does_not_say_follows_from_its_rows() -> None:
     data = data_of(PLAYED)
     whole = computed(data, "gagpo")
-    for name in ("next_anchor_obs", "terminated", "truncated", "action"):
+    for name in ("next_anchor_obs", "terminated", "truncated", "action", "rewards"):
         data.non_tensor_batch.pop(name, None)
     for known, followed in zip(whole, computed(data, "gagpo"), strict=True):
         np.testing.assert_array_equal(followed, known)
@@ -212,3 +214,43 @@ def test_batches_that_do_not_say_enough(name: str, column: np.ndarray | None, se
         data.non_tensor_batch["truncated"] = column
     with pytest.raises(StepBatchError, match=sentence):
         computed(data, "gagpo")
+
+
+def test_a_score_on_every_row_is_not_taken_for_rewards() -> None:
+    data = data_of(PLAYED)
+    del data.non_tensor_batch["rewards"]
+    first = [row for row, key in enumerate(data.non_tensor_batch["traj_uid"]) if key == "t"]
+    data.batch["token_level_rewards"][first] = 0.0
+    data.batch["token_level_rewards"][first, 0] = 1.0
+    with pytest.raises(StepBatchError, match="'t' has the reward 1, which looks like its score repeated"):
+        computed(data, "grpo")
+    data.non_tensor_batch["rewards"] = np.ones(len(data.non_tensor_batch["step"]))
+    computed(data, "grpo")
+
+
+def test_a_critic_gets_its_targets() -> None:
+    data = data_of(PLAYED)
+    data.non_tensor_batch["value"] = np.full(7, 0.5)
+    options = credit.get("gae").options_cls(gamma=1.0, lambd=0.0, whiten=False)
+    returns = computed(data, "gae", options)[1]
+    # One step ahead: the value of the next step, and the reward at the end.
+    np.testing.assert_allclose(returns.max(axis=1), [0.5, 0.5, 1, 0.5, 0, 0.5, 1])
+
+
+def test_what_the_interface_has_no_place_for_is_refused() -> None:
+    data = data_of(PLAYED)
+    data.non_tensor_batch["ig"] = np.array([0.5, None, 0.1, 0.2, 0.3, 0.4, 0.5], dtype=object)
+    with pytest.raises(EstimatorError, match="a2tgpo scales the clip range of every step"):
+        computed(data, "a2tgpo")
+
+
+def test_switches_are_read_and_not_guessed() -> None:
+    data = data_of(PLAYED)
+    data.non_tensor_batch["inadmissible"] = np.array(["False"] * 4 + ["True"] + ["False"] * 2, dtype=object)
+    options = credit.get("grpo").options_cls(inadmissible_penalty=0.5, no_std_norm=True)
+    costly = computed(data, "grpo", options)[0]
+    del data.non_tensor_batch["inadmissible"]
+    assert (costly != computed(data, "grpo", options)[0]).any()
+    data.non_tensor_batch["is_action_valid"] = np.array([True] * 6 + [None], dtype=object)
+    with pytest.raises(StepBatchError, match="'is_action_valid' of row 6 is None; give true or false"):
+        computed(data, "grpo")
