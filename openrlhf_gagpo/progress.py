@@ -75,14 +75,21 @@ class ProgressDisplay:
         self.note(
             f"evaluation after iteration {iteration}: success {metrics['eval/success']:.3f} "
             f"[{metrics['eval/success_low']:.3f}, {metrics['eval/success_high']:.3f}] "
-            f"on {metrics['eval/tasks']:.0f} tasks"
+            f"on {metrics['eval/tasks']:.0f} tasks" + _greedy(metrics)
         )
+
+
+def _greedy(metrics: Mapping[str, float]) -> str:
+    return f", greedy {metrics['eval/greedy_success']:.3f}" if "eval/greedy_success" in metrics else ""
 
 
 def summary_table(evaluations: Sequence[Mapping[str, Any]], metrics: Sequence[Mapping[str, Any]]) -> Table:
     """Build a table of the first and last evaluation, or of the first and last iteration without evaluations."""
+    keys: tuple[str, ...]
     if evaluations:
         title, rows, keys = "evaluation", evaluations, ("eval/success", "eval/return", "eval/episode_length")
+        if any("eval/greedy_success" in row for row in evaluations):
+            keys = ("eval/success", "eval/greedy_success", *keys[1:])
     else:
         title, rows, keys = "rollouts", metrics, ("rollout/success", "rollout/return", "rollout/episode_length")
     table = Table(title=title)
@@ -99,6 +106,6 @@ def _cell(row: Mapping[str, Any], key: str) -> str:
     value = row.get(key)
     if value is None:
         return "-"
-    if key == "eval/success" and row.get("eval/success_low") is not None:
-        return f"{value:.3f} [{row['eval/success_low']:.3f}, {row['eval/success_high']:.3f}]"
+    if key.endswith("success") and row.get(f"{key}_low") is not None:
+        return f"{value:.3f} [{row[f'{key}_low']:.3f}, {row[f'{key}_high']:.3f}]"
     return f"{value:.3f}"

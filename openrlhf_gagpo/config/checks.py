@@ -100,7 +100,18 @@ def _algorithm(config: Config) -> Iterator[str]:
     attention, dtype = config.ds.attn_implementation, config.ds.param_dtype
     if "flash" in attention and dtype == "fp32":
         yield f"ds.attn_implementation {attention} cannot compute in fp32; use --ds.attn_implementation sdpa"
-    wants_eval = config.eval_only or config.eval.steps > 0
+    evaluation = config.eval
+    if evaluation.greedy != "never" and evaluation.temperature == 0:
+        yield (
+            f"{_say(config, 'eval.greedy')} is {evaluation.greedy}, but with eval.temperature 0 every evaluation is "
+            "greedy; set it to never, or raise eval.temperature"
+        )
+    if evaluation.tasks is not None and evaluation.tasks_between > evaluation.tasks:
+        yield (
+            f"{_say(config, 'eval.tasks_between')} is {evaluation.tasks_between}, more than eval.tasks "
+            f"({evaluation.tasks}); lower it"
+        )
+    wants_eval = config.eval_only or evaluation.steps > 0
     if wants_eval and config.env.eval_split is None:
         yield f"{'--eval_only' if config.eval_only else 'eval.steps'} needs a split to play; set --env.eval_split"
 

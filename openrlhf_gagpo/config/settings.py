@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from openrlhf_gagpo.config.checks import correction_range, env_options
 from openrlhf_gagpo.config.families import families
 from openrlhf_gagpo.config.placement import place
 from openrlhf_gagpo.config.resolve import Config, uses_critic
-from openrlhf_gagpo.evaluation import EvaluationPlan
+from openrlhf_gagpo.evaluation import EvaluationPlan, spread
 from openrlhf_gagpo.rollout.filtering import GroupFilter
 from openrlhf_gagpo.rollout.player import RolloutSettings
 from openrlhf_gagpo.rollout.types import SamplingParams
@@ -177,6 +177,7 @@ def loop_settings(config: Config, train_tasks: Sequence[str], eval_tasks: Sequen
         sampling=sampling(config, evaluation=True),
         seed=config.train.seed,
     )
+    between = config.eval.tasks_between
     return LoopSettings(
         environment=config.env.name,
         seed=config.train.seed,
@@ -190,6 +191,8 @@ def loop_settings(config: Config, train_tasks: Sequence[str], eval_tasks: Sequen
         train_tasks=train_tasks,
         group_filter=group_filter(config),
         evaluation=evaluation if eval_tasks else None,
+        evaluation_between=replace(evaluation, tasks=spread(eval_tasks, between)) if between else None,
+        greedy=config.eval.greedy,
         evaluate_every=config.eval.steps if config.eval.steps > 0 else None,
         evaluate_before=config.eval.before_train,
         evaluate_after=config.eval.after_train,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from openrlhf_gagpo.evaluation.harness import Evaluation, EvaluationPlan, Play, evaluate, play_with
-from openrlhf_gagpo.evaluation.requests import evaluation_requests, spread
-from openrlhf_gagpo.evaluation.summary import evaluation_metrics
+from openrlhf_gagpo.evaluation.requests import evaluation_requests, plays_greedily, spread
+from openrlhf_gagpo.evaluation.summary import evaluation_metrics, greedy_metrics
 
 __all__ = [
     "Evaluation",
@@ -13,6 +13,8 @@ __all__ = [
     "evaluate",
     "evaluation_metrics",
     "evaluation_requests",
+    "greedy_metrics",
     "play_with",
+    "plays_greedily",
     "spread",
 ]

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from openrlhf_gagpo.evaluation.requests import evaluation_requests
@@ -35,6 +35,10 @@ class EvaluationPlan:
     """Episodes of each task."""
     sampling: SamplingParams
     seed: int
+
+    def greedy(self) -> EvaluationPlan:
+        """Return the plan that plays every task once at temperature 0."""
+        return replace(self, samples=1, sampling=replace(self.sampling, temperature=0.0))
 
 
 @dataclass(frozen=True)

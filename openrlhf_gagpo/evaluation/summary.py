@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from openrlhf_gagpo.rollout.types import Episode
 from openrlhf_gagpo.stats import mean, wilson_interval
 
-__all__ = ["CategorySuccess", "evaluation_metrics", "success_by_category"]
+__all__ = ["CategorySuccess", "evaluation_metrics", "greedy_metrics", "success_by_category"]
+
+_GREEDY = ("success", "success_low", "success_high", "return", "episode_length", "tasks", "faulted")
+"""Metrics of an evaluation that are logged of greedy episodes too."""
 
 
 @dataclass(frozen=True)
@@ -71,3 +74,9 @@ def evaluation_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
             metrics[f"eval/success_high/{entry.category}"] = high
             metrics[f"eval/tasks/{entry.category}"] = entry.tasks
     return metrics
+
+
+def greedy_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
+    """Compute the main metrics of greedy episodes, under names of their own beside those of sampled ones."""
+    metrics = evaluation_metrics(episodes)
+    return {f"eval/greedy_{name}": metrics[f"eval/{name}"] for name in _GREEDY}

@@ -63,6 +63,8 @@ class Evaluation:
     tasks: int | None
     categories: dict[str, CategoryRate] = field(default_factory=dict)
     row: Mapping[str, Any] = field(default_factory=dict)
+    greedy: CategoryRate | None = None
+    """Success at temperature 0; None if it was not measured."""
 
 
 def number(value: object) -> float:
@@ -91,15 +93,22 @@ def evaluations(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Evaluation]
 def _evaluation(row: Mapping[str, Any], split: str) -> Evaluation:
     names = [name.removeprefix(_CATEGORY) for name in row if name.startswith(_CATEGORY)]
     overall, categories = _rate(row, ""), {name: _rate(row, f"/{name}") for name in names}
+    greedy = _rate(row, "", "greedy_") if math.isfinite(number(row.get("eval/greedy_success"))) else None
     return Evaluation(
-        row["iteration"], split, overall.success, overall.low, overall.high, overall.episodes, categories, row
+        row["iteration"], split, overall.success, overall.low, overall.high, overall.episodes, categories, row, greedy
     )
 
 
-def _rate(row: Mapping[str, Any], suffix: str) -> CategoryRate:
-    """Return a success rate with its interval, which older rows lack; ``suffix`` is "" or "/<category>"."""
-    success, count = number(row[f"eval/success{suffix}"]), _count(row.get(f"eval/tasks{suffix}"))
-    low, high = number(row.get(f"eval/success_low{suffix}")), number(row.get(f"eval/success_high{suffix}"))
+def _rate(row: Mapping[str, Any], suffix: str, kind: str = "") -> CategoryRate:
+    """Return a success rate with its interval, which older rows lack.
+
+    Args:
+        suffix: "" or "/<category>".
+        kind: "" for sampled episodes, "greedy_" for greedy ones.
+    """
+    head = f"eval/{kind}"
+    success, count = number(row[f"{head}success{suffix}"]), _count(row.get(f"{head}tasks{suffix}"))
+    low, high = number(row.get(f"{head}success_low{suffix}")), number(row.get(f"{head}success_high{suffix}"))
     if count is not None and math.isfinite(success) and not (math.isfinite(low) and math.isfinite(high)):
         low, high = wilson_interval(min(count, round(success * count)), count)
     return CategoryRate(success, low, high, count)

@@ -144,6 +144,9 @@ def _success(rows: Rows, evals: dict[str, list[Evaluation]]) -> str | None:
         x, y, low, high = (np.array([getattr(e, k) for e in found]) for k in ("iteration", "success", "low", "high"))
         drawn |= draw_points(axes, Points(x, y), split or "evaluation", color, marker="o")
         band(axes, x, low, high, color)
+        rates = [(e.iteration, e.greedy.success) for e in found if e.greedy is not None]
+        greedy = Points(np.array([at for at, _ in rates]), np.array([rate for _, rate in rates]))
+        drawn |= draw_points(axes, greedy, f"{split} greedy".strip(), color, marker="s", linestyle="--")
     if not drawn:
         return None
     share_axis(axes)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from openrlhf_gagpo.credit import CreditResult
 from openrlhf_gagpo.credit import registry as estimators
 from openrlhf_gagpo.errors import RunError
-from openrlhf_gagpo.evaluation import evaluate
+from openrlhf_gagpo.evaluation import Evaluation, EvaluationPlan, evaluate, greedy_metrics, plays_greedily
 from openrlhf_gagpo.rollout.filtering import keep_informative
 from openrlhf_gagpo.rollout.grouping import drop_incomplete
 from openrlhf_gagpo.rollout.records import StepKey, write_episodes
@@ -143,19 +143,31 @@ class Trainer:
 
     def evaluate(self, iteration: int) -> dict[str, float] | None:
         """Play every evaluation task and return the metrics, or None if the run has no evaluation split."""
-        plan = self.settings.evaluation
+        settings = self.settings
+        plan, at_end = settings.evaluation, iteration in (0, settings.iterations)
         if plan is None or not plan.tasks:
             return None
-        self.observer.phase(iteration, "evaluation", len(plan.tasks) * plan.samples)
-        result = evaluate(self.backend.rollout, plan, iteration, self.observer.episode)
-        self._keep_faults(result.episodes)
-        if not _any_played(result.episodes):
-            raise self._nothing_played(result.episodes, f"evaluation after iteration {iteration}")
-        metrics = result.metrics | self._evaluate_critic(result.episodes)
+        if not at_end and settings.evaluation_between is not None:
+            plan = settings.evaluation_between
+        sampled = self._play_evaluation(iteration, plan, "")
+        metrics = sampled.metrics | self._evaluate_critic(sampled.episodes)
+        if plays_greedily(settings.greedy, at_end):
+            greedy = self._play_evaluation(iteration, plan.greedy(), "greedy")
+            metrics |= greedy_metrics(greedy.episodes)
+            metrics["time/eval"] += greedy.metrics["time/eval"]
         self.run.append_eval(iteration, metrics, split=plan.split)
         self.backend.track(iteration, metrics, evaluation=True)
         self.observer.evaluation(iteration, metrics)
         return metrics
+
+    def _play_evaluation(self, iteration: int, plan: EvaluationPlan, kind: str) -> Evaluation:
+        """Play one plan; ``kind`` ("" or "greedy") is part of the episodes' names."""
+        self.observer.phase(iteration, f"{kind} evaluation".strip(), len(plan.tasks) * plan.samples)
+        result = evaluate(self.backend.rollout, plan, f"{iteration}{kind}", self.observer.episode)
+        self._keep_faults(result.episodes)
+        if not _any_played(result.episodes):
+            raise self._nothing_played(result.episodes, f"evaluation after iteration {iteration}")
+        return result
 
     def _evaluate_critic(self, episodes: Sequence[Episode]) -> dict[str, float]:
         """Return how well the critic predicts the returns of episodes that it was not trained on, if there is one."""

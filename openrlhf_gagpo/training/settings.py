@@ -192,6 +192,10 @@ class LoopSettings:
     """None trains on every whole group of the tasks that were drawn first."""
     evaluation: EvaluationPlan | None = None
     """None if the run has no evaluation split."""
+    evaluation_between: EvaluationPlan | None = None
+    """What evaluations between start and end play; None for the same plan."""
+    greedy: str = "never"
+    """Evaluations that also play greedily: ``ends``, ``always`` or ``never``."""
     evaluate_every: int | None = None
     evaluate_before: bool = True
     evaluate_after: bool = True

@@ -76,6 +76,16 @@ def test_text_from_the_run_is_escaped(full: RunFolder) -> None:
     assert "Answer with &lt;one&gt; action." in html
 
 
+def test_greedy_success_stands_beside_sampled_success(bare: RunFolder) -> None:
+    greedy = {"eval/greedy_success": 0.25, "eval/greedy_success_low": 0.125, "eval/greedy_success_high": 0.375}
+    bare.append_eval(0, eval_row(3, 64) | greedy, split="valid")
+    bare.append_eval(2, eval_row(3, 64), split="valid")
+    bare.append_eval(4, eval_row(3, 64) | greedy | {"eval/greedy_success": 0.3125}, split="valid")
+    html = read(build_report(bare.path))
+    assert "greedy 25.0 % (12.5 to 37.5)" in html
+    assert "greedy 31.2 % (12.5 to 37.5)" in html
+
+
 def test_categories_have_their_intervals(bare: RunFolder) -> None:
     bare.append_eval(0, eval_row(3, 64), split="valid")
     logged = {"eval/success": 0.5, "eval/success/heat": 0.25, "eval/success/cool": 0.5, "eval/tasks/cool": 10}

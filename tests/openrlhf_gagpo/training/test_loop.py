@@ -121,6 +121,33 @@ def test_everything_logged_is_documented(tmp_path: Path) -> None:
     assert any(name.startswith("eval/success/") for name in trainer.run.evals()[0])
 
 
+@pytest.mark.parametrize(("greedy", "at"), [("ends", [0, 3]), ("always", [0, 1, 2, 3]), ("never", [])])
+def test_evaluations_between_are_smaller_and_greedy_ones_come_as_asked(
+    tmp_path: Path, greedy: str, at: list[int]
+) -> None:
+    changes = {"train__num_iterations": 3, "eval__tasks_between": 1, "eval__n_samples_per_prompt": 2}
+    trainer = _trainer(tmp_path, _played, eval__greedy=greedy, **changes)
+    asked: list[tuple[int, float]] = []
+    play = trainer.backend.rollout
+
+    def rollout(requests: list[EpisodeRequest], parameters: SamplingParams, on_done: Any) -> list[Episode]:
+        asked.append((len(requests), parameters.temperature))
+        return play(requests, parameters, on_done)
+
+    trainer.backend.rollout = rollout
+    trainer.fit()
+    rows = trainer.run.evals()
+    assert [row["eval/tasks"] for row in rows] == [2, 1, 1, 2]
+    assert [row["iteration"] for row in rows if "eval/greedy_success" in row] == at
+    # One greedy episode of each task; without spread between samples, more would say nothing.
+    of_ends = [(4, 1.0), (2, 0.0)] if at else [(4, 1.0)]
+    assert asked[: len(of_ends)] == of_ends
+    assert sum(temperature == 0 for _, temperature in asked) == len(at)
+    assert glossary.undocumented(rows) == set()
+    names = [group for row in rows for group in row]
+    assert ("eval/greedy_success_high" in names) == bool(at)
+
+
 def test_environment_counters_are_those_of_the_iteration_alone(tmp_path: Path) -> None:
     trainer = _trainer(tmp_path, _played)
     trainer.fit()
