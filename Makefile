@@ -7,10 +7,14 @@ PYTHON ?= python3
 VENV ?= .venv
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 SEED ?= 0
+JOBS ?= 2
 BACKEND ?= distributed
 DEMO_DIR ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
 BIN := $(VENV)/bin
+# Where the caller's environment forbids bytecode, every process would compile all that it imports, torch and vLLM too.
+export PYTHONDONTWRITEBYTECODE :=
+
 FIND_LINKS := $(addprefix --find-links ,$(PIP_FIND_LINKS))
 
 .PHONY: install demo test test-fast check mutants clean
@@ -32,11 +36,14 @@ demo: install
 	$(BIN)/gagpo train --config examples/recipes/vault_demo.yaml --backend $(BACKEND) --train.seed $(SEED) \
 	    --actor.model_name_or_path $(DEMO_DIR)/start --run_dir $(DEMO_DIR)/run
 
+# Side by side, but for the tests of the real stack: each of those starts processes enough for all cores.
+FAST_TESTS := $(BIN)/python -m pytest -m "not stack" -n $(JOBS) --dist worksteal
+
 test: install
-	$(BIN)/python -m pytest
+	status=0; $(FAST_TESTS) || status=$$?; $(BIN)/python -m pytest -m stack tests/stack || status=$$?; exit $$status
 
 test-fast: install
-	$(BIN)/python -m pytest -m "not stack"
+	$(FAST_TESTS)
 
 check: install
 	$(BIN)/ruff format --check .

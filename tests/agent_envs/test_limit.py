@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import agent_envs
-from agent_envs import EnvError, StepResult, registry
+from agent_envs import EnvError, StepResult
 from agent_envs.limit import StepLimit
 from agent_envs.survey import survey
 from agent_envs.testing import check_env
@@ -42,8 +42,7 @@ class Passing(VaultEnv):
 
 
 @pytest.fixture
-def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+def plugin(tmp_path: Path) -> str:
     path = tmp_path / "unlimited.py"
     path.write_text(PLUGIN)
     agent_envs.load_plugin(str(path))

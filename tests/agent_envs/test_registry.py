@@ -21,11 +21,6 @@ class Mine(VaultEnv):
 """
 
 
-@pytest.fixture(autouse=True)
-def _own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
-
-
 def test_make_passes_options() -> None:
     assert agent_envs.make("vault", max_steps=20).max_steps == 20
     assert agent_envs.get("vault") is VaultEnv

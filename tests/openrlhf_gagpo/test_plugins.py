@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,9 +11,7 @@ from openrlhf_gagpo import credit, losses
 from openrlhf_gagpo.config.families import families
 from openrlhf_gagpo.config.resolve import resolve
 from openrlhf_gagpo.config.settings import objective_settings
-from openrlhf_gagpo.credit import registry as estimators
 from openrlhf_gagpo.errors import ConfigError, PluginError
-from openrlhf_gagpo.losses import registry as loss_registry
 from openrlhf_gagpo.plugins import load_algo_plugin
 from openrlhf_gagpo.training.objective import LossScale, step_loss
 from support.objectives import actions, objective
@@ -23,17 +19,6 @@ from support.paths import REPOSITORY
 
 EXAMPLES = REPOSITORY / "examples" / "plugins"
 ESTIMATOR, LOSS = str(EXAMPLES / "surprising_tokens.py"), str(EXAMPLES / "plain_gradient.py")
-
-
-@pytest.fixture(autouse=True)
-def registries() -> Iterator[None]:
-    before = estimators.snapshot(), loss_registry.snapshot(), set(sys.modules)
-    yield
-    estimators.restore(before[0])
-    loss_registry.restore(before[1])
-    for name in set(sys.modules) - before[2]:
-        if name.startswith("gagpo_plugin_"):
-            del sys.modules[name]
 
 
 def plugin(folder: Path, text: str) -> str:

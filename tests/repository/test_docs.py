@@ -18,14 +18,12 @@ import numpy as np
 import pytest
 
 import agent_envs
-from agent_envs import registry as env_registry
 from agent_envs.testing import check_env
 from openrlhf_gagpo import credit
 from openrlhf_gagpo.cli import credit as credit_command
 from openrlhf_gagpo.cli import env, show, warmstart
 from openrlhf_gagpo.cli import main as cli
 from openrlhf_gagpo.config.resolve import resolve
-from openrlhf_gagpo.credit import registry as credit_registry
 from openrlhf_gagpo.credit.conformance import __main__ as conformance
 from support import verl_standin
 from support.models import model_folder
@@ -71,16 +69,8 @@ ALL_COMMANDS = [
 ]
 
 
-@pytest.fixture
-def registered():
-    """Goes back to the estimators that were registered before the test."""
-    before = credit_registry.snapshot()
-    yield
-    credit_registry.restore(before)
-
-
 @pytest.mark.parametrize("words", ALL_COMMANDS)
-def test_commands_parse(words, monkeypatch, visit_baseline, registered):
+def test_commands_parse(words, monkeypatch, visit_baseline):
     monkeypatch.chdir(ROOT)
     if "--help" not in words:
         PARSERS[words[1]]([str(visit_baseline) if word == "visit_baseline.py" else word for word in words[2:]])
@@ -118,9 +108,8 @@ def model(tmp_path):
 
 
 @pytest.fixture
-def courier(tmp_path, monkeypatch):
+def courier(tmp_path):
     """File of the environment that ``docs/environments.md`` shows."""
-    monkeypatch.setattr(env_registry, "_entries", dict(env_registry._entries))
     path = tmp_path / "courier.py"
     path.write_text(blocks(ROOT / "docs" / "environments.md", "python")[0])
     return str(path)
@@ -160,7 +149,7 @@ def visit_baseline(tmp_path):
     return path
 
 
-def test_the_example_algorithm_computes_what_it_says(visit_baseline, registered):
+def test_the_example_algorithm_computes_what_it_says(visit_baseline):
     options = runpy.run_path(str(visit_baseline))["VisitBaselineOptions"]
     states = ["ABC.", "ABD.", "AC."]
     rows = [(f"episode {i}", t, *path[t : t + 2]) for i, path in enumerate(states) for t in range(len(path) - 1)]

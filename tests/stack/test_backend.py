@@ -1,7 +1,7 @@
 """The distributed backend against its oracle, and the failures of the stack that would otherwise be silent.
 
 One backend (policy, reference, vLLM engine) per kind of model serves all tests; starting one takes most of a minute.
-The one of the untied model has a critic too.
+The one of the untied model has a critic too. Tests to which it makes no difference run on that one.
 """
 
 from __future__ import annotations
@@ -64,6 +64,9 @@ def backend(
         yield backend
     finally:
         backend.close()
+
+
+one_kind = pytest.mark.parametrize("backend", ["untied"], indirect=True)
 
 
 @pytest.fixture
@@ -171,6 +174,7 @@ def test_updates_match_the_local_backend_and_reach_vllm(backend: Any, oracle: An
     assert one_token, "no action consisted of the end token alone"
 
 
+@one_kind
 def test_engine_log_probs_of_long_prompts_after_a_sync(backend: Any) -> None:
     """Prompt log-probabilities of the engine over more than 260 tokens, asked twice so that the cache answers."""
     import ray
@@ -230,6 +234,7 @@ def test_methods_train_two_iterations(backend: Any, tmp_path: Path) -> None:
             assert max(row["credit/advantage_max"] for row in run.metrics()) > 0
 
 
+@one_kind
 def test_an_iteration_without_rows_changes_nothing(backend: Any) -> None:
     """An estimator may set every group aside."""
     before = policy_parameters(backend)
@@ -237,6 +242,7 @@ def test_an_iteration_without_rows_changes_nothing(backend: Any) -> None:
     assert all(torch.equal(value, before[name]) for name, value in policy_parameters(backend).items())
 
 
+@one_kind
 def test_groups_of_uneven_size_and_number_of_steps(backend: Any) -> None:
     """OpenRLHF reshapes samples to groups of n_samples_per_prompt; ours may have lost episodes."""
     episodes = play(backend, iteration=3)
@@ -244,6 +250,7 @@ def test_groups_of_uneven_size_and_number_of_steps(backend: Any) -> None:
     assert metrics["policy/rows_trained"] == 23
 
 
+@one_kind
 def test_environment_worker_killed_in_a_rollout_costs_episodes_not_the_run(backend: Any) -> None:
     import os
     import signal
@@ -272,6 +279,7 @@ def test_environment_worker_killed_in_a_rollout_costs_episodes_not_the_run(backe
     assert not any(episode.faulted for episode in play(backend, iteration=5))
 
 
+@one_kind
 def test_a_failure_in_a_worker_is_one_sentence_and_not_the_end(backend: Any) -> None:
     requests = schedule.training_requests(["vault-train-0"], 4, 6, seed=0)
     with pytest.raises(RunError, match=r"a worker failed with RolloutError: episode .* \(its trace is in .*\)") as stop:

@@ -58,10 +58,13 @@ def same(ours, theirs) -> bool:
     return (ours.observation, list(ours.commands), ours.won) == (theirs["feedback"], offered, theirs["won"])
 
 
-def follow(engine, stock, game, choose, length) -> None:
-    """Play both engines with the commands that ``choose`` names, and compare every state."""
-    engine.load(game)
-    stock.load(game)
+def load(game, *engines) -> None:
+    for engine in engines:
+        engine.load(game)
+
+
+def follow(engine, stock, choose, length) -> None:
+    """Play both engines from the start of their game with the commands that ``choose`` names; compare every state."""
     ours, theirs = engine.reset(), stock.reset()
     assert same(ours, theirs)
     for _ in range(length):
@@ -90,9 +93,10 @@ GAMES = [
 @pytest.mark.parametrize(("task_type", "size"), GAMES)
 def test_random_walks_and_plans_equal_the_stock_engine(data, engine, stock, task_type, size):
     game = game_of(data, task_type, size)
-    follow(engine, stock, game, wanderer(1), 12 if size == "real" else 25)
+    load(game, engine, stock)
+    follow(engine, stock, wanderer(1), 12 if size == "real" else 25)
     plan = iter(game["walkthrough"])
-    follow(engine, stock, game, lambda view: next(plan), len(game["walkthrough"]))
+    follow(engine, stock, lambda view: next(plan), len(game["walkthrough"]))
     assert engine.step("look").won
     assert not engine.by_native_engine
 
@@ -100,9 +104,10 @@ def test_random_walks_and_plans_equal_the_stock_engine(data, engine, stock, task
 @pytest.mark.parametrize("task_type", TASKS)
 def test_a_domain_that_is_not_known_is_played_as_the_stock_engine_plays_it(data, engine, stock, task_type):
     game = foreign(game_of(data, task_type))
-    follow(engine, stock, game, wanderer(2), 12)
+    load(game, engine, stock)
+    follow(engine, stock, wanderer(2), 12)
     plan = iter(game["walkthrough"])
-    follow(engine, stock, game, lambda view: next(plan), len(game["walkthrough"]))
+    follow(engine, stock, lambda view: next(plan), len(game["walkthrough"]))
     assert engine.step("look").won
     assert engine.by_native_engine
 
@@ -151,9 +156,10 @@ def test_the_older_wording_is_played_as_the_stock_engine_plays_it(data, engine, 
     plan = engine.plan()
     assert re.fullmatch(r"put .* \d+ in/on .* \d+", plan[-1])
     commands = iter(plan)
-    follow(engine, stock, game, lambda view: next(commands), len(plan))
+    stock.load(game)
+    follow(engine, stock, lambda view: next(commands), len(plan))
     assert engine.step("inventory").won
-    follow(engine, stock, game, wanderer(3), 15)
+    follow(engine, stock, wanderer(3), 15)
 
 
 def test_a_command_that_depends_on_the_state_is_told_anew(data, engine, stock):
@@ -161,9 +167,10 @@ def test_a_command_that_depends_on_the_state_is_told_anew(data, engine, stock):
     odd = game["grammar"].replace(
         'template :: "inventory"', 'template :: "inventory of [{o.name | holds(a:agent, o:object)}]"'
     )
-    follow(engine, stock, {**game, "grammar": odd}, wanderer(4), 40)
+    load({**game, "grammar": odd}, engine, stock)
+    follow(engine, stock, wanderer(4), 40)
     plan = iter(game["walkthrough"])
-    follow(engine, stock, {**game, "grammar": odd}, lambda view: next(plan), len(game["walkthrough"]) - 1)
+    follow(engine, stock, lambda view: next(plan), len(game["walkthrough"]) - 1)
     assert any(
         command.startswith("inventory of ") and "nothing" not in command for command in engine.step("x").commands
     )
@@ -173,7 +180,8 @@ def test_a_command_that_depends_on_the_state_is_told_anew(data, engine, stock):
 def test_goals_of_any_wording_reach_the_first_observation(data, engine, stock, goal):
     game = game_of(data, "pick_and_place_simple")
     grammar = re.sub(r"(?<=Your task is to: )[^\"]*(?=\.\")", goal, game["grammar"])
-    follow(engine, stock, {**game, "grammar": grammar}, wanderer(6), 1)
+    load({**game, "grammar": grammar}, engine, stock)
+    follow(engine, stock, wanderer(6), 1)
     assert f"Your task is to: {goal}." in engine.reset().observation
 
 

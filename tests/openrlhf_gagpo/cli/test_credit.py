@@ -7,14 +7,12 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from openrlhf_gagpo.cli.main import main
-from openrlhf_gagpo.credit import registry
 from openrlhf_gagpo.rollout.records import read_records, write_episodes
 from openrlhf_gagpo.runfolder import RunFolder
 from support import tiny_vault
@@ -38,13 +36,6 @@ class {cls}(credit.EstimatorOptions):
 def scaled(batch, options):
     return credit.CreditResult.of(batch, options, advantage=options.{option} * batch.reward)
 """
-
-
-@pytest.fixture(autouse=True)
-def own_registry() -> Iterator[None]:
-    before = registry.snapshot()
-    yield
-    registry.restore(before)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -22,15 +21,9 @@ HUNT = str(ROOT / "examples" / "external_env" / "number_hunt.py")
 SMALL = ("--env.options", "train_tasks=4", "valid_tasks=1", "test_tasks=0")
 
 
-def loadable(name, folder, monkeypatch) -> str:
-    """A copy of a plugin file, which can be loaded as if for the first time."""
-    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
-    return str(shutil.copy(SUPPORT / name, folder))
-
-
 @pytest.fixture
-def plugin(tmp_path, monkeypatch):
-    return loadable("strange_vaults.py", tmp_path, monkeypatch)
+def plugin():
+    return str(SUPPORT / "strange_vaults.py")
 
 
 @pytest.fixture
@@ -285,9 +278,9 @@ def test_check_wants_a_step_limit(env, plugin):
 
 
 @pytest.fixture
-def mapped(tmp_path, monkeypatch):
+def mapped():
     """A plugin with data and a generator of its own."""
-    return ("--plugin", loadable("mapped_vault.py", tmp_path, monkeypatch))
+    return ("--plugin", str(SUPPORT / "mapped_vault.py"))
 
 
 def test_a_plugin_has_data_and_a_generator_like_a_built_in_environment(env, mapped, tmp_path):

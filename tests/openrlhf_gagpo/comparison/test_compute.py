@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from openrlhf_gagpo.comparison.recorded import read_rollouts, read_run
 from openrlhf_gagpo.comparison.steps import Source, Steps
 from openrlhf_gagpo.config.families import families
 from openrlhf_gagpo.config.resolve import resolve
-from openrlhf_gagpo.credit import registry
 from openrlhf_gagpo.errors import EstimatorError, RunFolderError
 from openrlhf_gagpo.rollout.grouping import drop_incomplete
 from openrlhf_gagpo.rollout.records import write_episodes
@@ -32,13 +30,6 @@ from support.step_files import EXAMPLE
 
 LIGHT = [name for name in credit.names() if not credit.get(name).needs]
 OPTIONS = credit.EstimatorOptions()
-
-
-@pytest.fixture(autouse=True)
-def own_registry() -> Iterator[None]:
-    before = registry.snapshot()
-    yield
-    registry.restore(before)
 
 
 def steps_of(trajectories: list) -> Steps:

@@ -132,13 +132,9 @@ def test_bad_settings_are_named(base, extra, parts):
 
 
 def test_a_loss_that_ignores_the_correction_is_refused(base):
-    before = losses.registry.snapshot()
-    try:
-        losses.register("own", losses.LossOptions, token_advantages=True)(lambda batch, options: None)
-        fails(f"{base} --actor.policy_loss_type own {IS}_level token", "own does not correct for the sampler", "to off")
-        check(resolve(f"{base} --actor.policy_loss_type own".split()))
-    finally:
-        losses.registry.restore(before)
+    losses.register("own", losses.LossOptions, token_advantages=True)(lambda batch, options: None)
+    fails(f"{base} --actor.policy_loss_type own {IS}_level token", "own does not correct for the sampler", "to off")
+    check(resolve(f"{base} --actor.policy_loss_type own".split()))
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,13 +18,6 @@ from openrlhf_gagpo.options import declare
 from support.step_batches import batch_of
 
 TWO = [("g", "t", "ABz", [0, 1]), ("g", "u", "Az", [0])]
-
-
-@pytest.fixture(autouse=True)
-def own_registry() -> Iterator[None]:
-    before = registry.snapshot()
-    yield
-    registry.restore(before)
 
 
 def outcome(batch: credit.StepBatch, options: credit.EstimatorOptions) -> credit.CreditResult:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openrlhf_gagpo import credit
-from openrlhf_gagpo.credit import registry
 from openrlhf_gagpo.errors import EstimatorError, StepBatchError
 from openrlhf_gagpo.interop.verl import Fields, adapter, handing_over, identity
 from support import verl_standin
@@ -24,11 +22,8 @@ PLAYED: list[Trajectory] = [("g", "t", "ABAz", [0, 0, 1]), ("g", "u", "ABz", [0,
 
 
 @pytest.fixture(autouse=True)
-def own_registries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def no_estimators_in_verl(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verl_standin, "_REGISTERED", {})
-    before = registry.snapshot()
-    yield
-    registry.restore(before)
 
 
 def lengths(rows: int) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -318,15 +318,13 @@ def test_a_run_stops_when_no_episode_can_be_played(tmp_path: Path, before: bool)
 
 
 @pytest.fixture
-def own_estimator() -> Iterator[Callable[..., None]]:
+def own_estimator() -> Callable[..., None]:
     """Registers an estimator called "own" for the length of a test."""
-    before = registry.snapshot()
 
     def add(compute: Any, needs: tuple[str, ...] = ()) -> None:
         registry.register("own", EstimatorOptions, needs=needs)(compute)
 
-    yield add
-    registry.restore(before)
+    return add
 
 
 def test_columns_are_computed_before_credit_and_only_where_needed(tmp_path: Path, own_estimator: Any) -> None:
