@@ -20,7 +20,6 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,13 +31,14 @@ from agent_envs.vault import env as vault
 from openrlhf_gagpo import credit
 from openrlhf_gagpo.credit import CreditResult, StepBatch
 from openrlhf_gagpo.credit.scores import episode_scores, group_statistics
-from openrlhf_gagpo.credit.statistics import standardised
+from openrlhf_gagpo.credit.statistics import standardised, statistics_of
 from openrlhf_gagpo.stats import mean, mean_interval, paired_test
 
 ACTIONS = (*(f"go {way}" for way in vault.MOVES), "take red key", "take green key", "open chest", "take gem", "put gem")
 GROUP_SIZE, TASKS, MINI_BATCHES, CLIP = 8, 8, 4, 0.2
 RATES = (0.03, 0.1, 0.3, 1.0)
 TUNING_SEEDS = (1000, 1001)
+REFERENCE = "gagpo"
 MARKS = (0, 8, 16, 24)
 """Iterations after which success is reported; the last one ends the run."""
 
@@ -88,7 +88,9 @@ def build(layouts: Sequence[vault.Layout], shared: bool) -> World:
     wins = np.zeros(following.shape, dtype=bool)
     row = np.zeros((len(found), size), dtype=np.int64)
     rows: dict[Any, int] = {}
-    expert, random, count = ([] for _ in range(3))  # type: list[Floats], list[Floats], list[int]
+    expert: list[Floats] = []
+    random: list[Floats] = []
+    count: list[int] = []
     for layout, states in enumerate(found):
         number = {_key(state): index for index, state in enumerate(states)}
         for index, state in enumerate(states):
@@ -280,8 +282,6 @@ def shrunk(strength: float) -> Compute:
         )
         residual = batch.reward + options.gamma * batch.trajectories.following(value) - value
         raw = batch.trajectories.backward_sum(residual, options.gamma * options.lambd)
-        from openrlhf_gagpo.credit.statistics import statistics_of
-
         advantage = standardised(raw, batch.groups, statistics_of(raw, batch.groups))
         return CreditResult.of(batch, options, advantage=advantage, value=value)
 
@@ -326,8 +326,8 @@ def measure(regime: Regime, compute: Compute, seeds: Sequence[int], **world: Any
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--layouts", type=int, default=16)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--layouts", type=int, default=32)
     parser.add_argument("--policies", nargs="+", choices=("own", "shared"), default=["own", "shared"])
     parser.add_argument("--regimes", nargs="+", choices=tuple(REGIMES), default=list(REGIMES))
     parser.add_argument("--methods", nargs="+", help="names of methods, variants and ideas (default: all)")
@@ -354,10 +354,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _print(title: str, cells: dict[str, dict[str, Any]]) -> None:
-    out = [f"\n{title} (success at {MARKS}, end with its interval over seeds, paired difference to the first row)"]
-    first = next(iter(cells.values()))
+    reference = REFERENCE if REFERENCE in cells else next(iter(cells))
+    out = [f"\n{title} (success at {MARKS}, end with its interval over seeds, paired difference to {reference})"]
     for name, cell in cells.items():
-        difference = paired_test(cell["ends"], first["ends"]).difference
+        difference = paired_test(cell["ends"], cells[reference]["ends"]).difference
         marks = " ".join(f"{value:.2f}" for value in cell["after"].values())
         low, high = cell["end"][1:]
         out.append(
