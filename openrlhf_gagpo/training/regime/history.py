@@ -41,14 +41,17 @@ class Row:
     """Finite numbers only."""
     not_finite: frozenset[str] = frozenset()
     """Names of the metrics that were logged without a finite value."""
+    labels: frozenset[tuple[str, str]] = frozenset()
+    """The text columns, such as the split that was evaluated; rows with other labels cannot be compared."""
 
     @classmethod
     def of(cls, logged: Mapping[str, object]) -> Row:
-        """Read a row of ``metrics.jsonl`` or ``eval.jsonl``, whose text columns are left out."""
+        """Read a row of ``metrics.jsonl`` or ``eval.jsonl``, whose text columns are its labels."""
         numbers = {name: value for name, value in logged.items() if isinstance(value, int | float)}
         values = {name: float(value) for name, value in numbers.items() if math.isfinite(value)}
         missing = {name for name, value in logged.items() if value is None or (name in numbers and name not in values)}
-        return cls(int(values["iteration"]), values, frozenset(missing))
+        labels = frozenset((name, value) for name, value in logged.items() if isinstance(value, str))
+        return cls(int(values["iteration"]), values, frozenset(missing), labels)
 
     def __getitem__(self, name: str) -> float:
         """Return a metric, 0 if the row lacks it (for counts)."""

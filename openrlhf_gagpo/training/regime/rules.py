@@ -271,7 +271,9 @@ def lost_episodes(history: History, facts: Facts) -> Advice | None:
 
 def collapse(history: History, facts: Facts) -> Advice | None:
     """Find a success that fell far below an earlier one, by intervals that do not overlap."""
-    fall = _fall([_evaluated(row) for row in history.evaluations if "eval/success" in row.values])
+    evaluations = history.evaluations
+    alike = [row for row in evaluations if row.labels == evaluations[-1].labels and "eval/success" in row.values]
+    fall = _fall([_evaluated(row) for row in alike])
     source = "evaluated"
     if fall is None:
         fall, source = _fall(_windows(history.iterations, facts.group_size)), "rollout"

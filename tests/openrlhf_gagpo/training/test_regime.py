@@ -178,11 +178,11 @@ def test_the_remedy_fits_what_was_seen() -> None:
 
 @pytest.mark.parametrize(("after", "collapsed"), [(20, True), (60, True), (75, False), (128, False)])
 def test_an_evaluation_that_fell(after: int, collapsed: bool) -> None:
-    def evaluated(iteration: int, successes: int) -> dict[str, object]:
+    def evaluated(iteration: int, successes: int, split: str = "valid") -> dict[str, object]:
         low, high = wilson_interval(successes, 256)
         return {
             "iteration": iteration,
-            "split": "valid",
+            "split": split,
             "eval/success": successes / 256,
             "eval/success_low": low,
             "eval/success_high": high,
@@ -190,6 +190,9 @@ def test_an_evaluation_that_fell(after: int, collapsed: bool) -> None:
 
     history = History.of(rows({}), [evaluated(0, 40), evaluated(4, 110), evaluated(8, after)])
     assert [advice.kind for advice in advise(history, FACTS)] == ["collapse"] * collapsed
+    # Another split may just be harder.
+    other = History.of(rows({}), [evaluated(0, 40), evaluated(4, 110), evaluated(8, after, "test")])
+    assert advise(other, FACTS) == []
 
 
 def _recorded() -> list[Path]:
