@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from agent_envs import make, registry
 from openrlhf_gagpo.cli.main import main
 from openrlhf_gagpo.cli.show import main as show
+from openrlhf_gagpo.config.flags import all_flags
 from openrlhf_gagpo.config.resolve import resolve
 from openrlhf_gagpo.config.settings import loop_settings
 from openrlhf_gagpo.credit import LoneStates
@@ -298,3 +300,13 @@ def test_a_clone_too_weak_for_the_calculator_is_told_so(tmp_path: Path, capsys: 
     assert html.escape(weak) in folder.report_path.read_text(encoding="utf-8")
     assert show([str(run)]) == 0
     assert " ".join(weak.split()) in " ".join(capsys.readouterr().out.split())
+
+
+def test_advice_names_flags_that_exist() -> None:
+    sources = [
+        *(REPOSITORY / "openrlhf_gagpo/training/regime").glob("*.py"),
+        *(REPOSITORY / "openrlhf_gagpo/credit/estimators").glob("*.py"),
+    ]
+    named = {word for path in sources for word in re.findall(r"--([a-z_]+(?:\.[a-z_0-9]+)+)", path.read_text())}
+    assert {"actor.adam.lr", "algo.advantage.broadcast_coef"} <= named
+    assert named <= set(all_flags())
