@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -229,13 +230,19 @@ def improve(
     return logits
 
 
-def train(regime: Regime, compute: Compute, rate: float, seed: int, *, shared: bool, layouts: int) -> list[float]:
-    """Return exact success after each of ``MARKS`` iterations."""
-    rng = np.random.default_rng([seed, 1])
+@lru_cache(maxsize=64)
+def beginning(regime: Regime, seed: int, shared: bool, layouts: int) -> tuple[World, Floats]:
+    """Return the layouts of a seed and the policy to start from."""
     pool = vault._generate(3, 2, regime.limit, "train", 256)
     chosen = np.random.default_rng([seed, 0]).choice(len(pool), layouts, replace=False)
     world = build([pool[index] for index in chosen], shared)
-    logits = start_logits(world, regime)
+    return world, start_logits(world, regime)
+
+
+def train(regime: Regime, compute: Compute, rate: float, seed: int, *, shared: bool, layouts: int) -> list[float]:
+    """Return exact success after each of ``MARKS`` iterations."""
+    rng = np.random.default_rng([seed, 1])
+    world, logits = beginning(regime, seed, shared, layouts)
     reached = []
     for iteration in range(MARKS[-1] + 1):
         if iteration in MARKS:
