@@ -68,6 +68,16 @@ _TABLE: tuple[tuple[str, str, str], ...] = (
     ("rollout/truncated_share", "Share of episodes ended by the step limit.", "share"),
     ("rollout/format_invalid_share", "Share of responses without the required form.", "share"),
     ("rollout/inadmissible_share", "Share of actions the environment did not recognise as possible.", "share"),
+    (
+        "rollout/equal_return_group_share",
+        "Share of groups whose episodes all earned the same undiscounted reward, of those with two or more.",
+        "share",
+    ),
+    (
+        "rollout/unknown_token_share",
+        "Share of prompts with a token that the tokenizer does not know, if it has an unknown token.",
+        "share",
+    ),
     ("rollout/prompt_tokens", "Mean length of a prompt.", "tokens"),
     ("rollout/response_tokens", "Mean length of a sampled response.", "tokens"),
     ("rollout/prompts_cut", "Prompts from which history was dropped to make them fit.", "count"),
@@ -79,6 +89,12 @@ _TABLE: tuple[tuple[str, str, str], ...] = (
     ("rollout/length_capped_share", "Share of responses stopped by the token limit.", "share"),
     ("credit/singleton_share", "Share of steps whose state no other step of the group visited.", "share"),
     ("credit/state_group_size_mean", "Mean number of steps that share a state within a rollout group.", "steps"),
+    ("credit/lone_start_share", "Share of episodes whose first state no other step of the group visited.", "share"),
+    (
+        "credit/rejoined_share",
+        "Share of steps in states that were reached from different states; 0 where states contain their past.",
+        "share",
+    ),
     (
         "credit/state_group_size_share/<bin>",
         "Share of steps whose state this many steps of the group share: 1, 2, 3 to 4, and so on.",
@@ -91,6 +107,12 @@ _TABLE: tuple[tuple[str, str, str], ...] = (
     ("credit/advantage_std", "Standard deviation of the advantages.", "1"),
     ("credit/degenerate_group_share", "Share of groups whose advantages are all 0 and so teach nothing.", "share"),
     ("credit/reward_free_group_share", "Share of groups in which no episode earned any reward.", "share"),
+    (
+        "credit/penalty_only_group_share",
+        "Share of groups without any reward whose advantages differ all the same; in estimators that compare the"
+        " episodes of a group only penalties can do that.",
+        "share",
+    ),
     ("credit/rows_dropped", "Steps that the estimator left out of the update.", "count"),
     (
         "credit/clip_scale_mean",

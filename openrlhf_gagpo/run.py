@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agent_envs import EnvError, registry
 from openrlhf_gagpo import hygiene
@@ -34,18 +34,21 @@ def run(config: Config) -> int:
         # Set before anything imports the hub's client, which reads it once.
         hygiene.stay_offline()
     train_tasks, eval_tasks, record = _tasks(config)
-    folder = _open_folder(config)
+    tokenizer = _tokenizer(config)
+    folder = _open_folder(config, tokenizer)
     folder.add_environment(record)
     display = ProgressDisplay(config.train.num_iterations)
     try:
         with folder.tracked(), terminate_as_interrupt(), display:
-            _work(config, folder, display, train_tasks, eval_tasks)
+            _work(config, folder, display, train_tasks, eval_tasks, _unknown_token(tokenizer))
     except KeyboardInterrupt:
         display.note(f"interrupted after iteration {len(folder.metrics())}")
         if any(folder.checkpoints_dir.iterdir()):
             display.note("continue from the last checkpoint with the same command and --ckpt.load_enable")
         return 130
     display.console.print(summary_table(folder.evals(), folder.metrics()))
+    for row in folder.advice():
+        display.note(f"advice since iteration {row['iteration']}: {row['text']}")
     if config.report:
         from openrlhf_gagpo.report import build_report
 
@@ -54,19 +57,26 @@ def run(config: Config) -> int:
 
 
 def _work(
-    config: Config, folder: RunFolder, display: ProgressDisplay, train_tasks: Sequence[str], eval_tasks: Sequence[str]
+    config: Config,
+    folder: RunFolder,
+    display: ProgressDisplay,
+    train_tasks: Sequence[str],
+    eval_tasks: Sequence[str],
+    unknown_token: int | None,
 ) -> None:
     # Imports torch and the rest of the stack, after all cheap checks.
     from openrlhf_gagpo import backends
     from openrlhf_gagpo.config.settings import backend_settings, loop_settings
     from openrlhf_gagpo.training.loop import Trainer
+    from openrlhf_gagpo.training.regime import Facts, Watch
 
     backend = backends.create(config.backend, backend_settings(config), config.namespace())
     try:
         facts = backend.start()
         folder.add_facts({**facts, "ready_at": datetime.now(UTC).isoformat(timespec="milliseconds")})
         display.note(f"run {folder.path}, {config.backend} backend on {facts['devices']}")
-        trainer = Trainer(loop_settings(config, train_tasks, eval_tasks), backend, folder, display)
+        settings = loop_settings(config, train_tasks, eval_tasks, unknown_token)
+        trainer = Trainer(settings, backend, folder, Watch(display, folder, Facts.of(settings), display.note))
         # Installed again, because Ray has set its own handler, which would end the process immediately.
         with terminate_as_interrupt():
             if config.eval_only:
@@ -99,22 +109,32 @@ def _tasks(config: Config) -> tuple[Sequence[str], list[str], Mapping[str, objec
     return train, spread(evaluation, config.eval.tasks), record
 
 
-def _open_folder(config: Config) -> RunFolder:
-    if config.ckpt.load_enable and (Path(config.run_dir) / "run.json").exists():
-        folder = RunFolder.open(config.run_dir)
-        _check_same_run(config, folder)
-        return folder
+def _tokenizer(config: Config) -> Any:
     from transformers import AutoTokenizer
 
-    from openrlhf_gagpo.config.settings import rollout_settings
-    from openrlhf_gagpo.rollout.player import prompt_builder
-
     try:
-        tokenizer = AutoTokenizer.from_pretrained(config.actor.model_name_or_path, trust_remote_code=True)
+        return AutoTokenizer.from_pretrained(config.actor.model_name_or_path, trust_remote_code=True)
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"no tokenizer can be loaded from {config.actor.model_name_or_path!r}: {str(error).splitlines()[0]}"
         ) from error
+
+
+def _unknown_token(tokenizer: Any) -> int | None:
+    """Return the id for what the tokenizer does not know; None if it has none, or uses it as another special token."""
+    unknown: int | None = tokenizer.unk_token_id
+    others = (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id)
+    return None if unknown in others else unknown
+
+
+def _open_folder(config: Config, tokenizer: Any) -> RunFolder:
+    if config.ckpt.load_enable and (Path(config.run_dir) / "run.json").exists():
+        folder = RunFolder.open(config.run_dir)
+        _check_same_run(config, folder)
+        return folder
+    from openrlhf_gagpo.config.settings import rollout_settings
+    from openrlhf_gagpo.rollout.player import prompt_builder
+
     prompt = prompt_builder(rollout_settings(config), tokenizer).resolved().text
     return RunFolder.create(
         config.run_dir,

@@ -7,6 +7,7 @@
 ``prompt.txt``               the resolved prompt template
 ``metrics.jsonl``            one JSON object per iteration
 ``eval.jsonl``               one JSON object per evaluation
+``advice.jsonl``             one JSON object per kind of advice: iteration, kind, text; absent if there is none
 ``rollouts/``                ``iter_00001.jsonl.gz`` and so on: the episodes of an iteration
 ``faults/``                  the traceback of each distinct failure of the environment, named as in the episodes
 ``checkpoints/``, ``model/`` training state; the exported final model
@@ -64,6 +65,7 @@ class RunFolder:
         self.prompt_path = path / "prompt.txt"
         self.metrics_path = path / "metrics.jsonl"
         self.eval_path = path / "eval.jsonl"
+        self.advice_path = path / "advice.jsonl"
         self.rollouts_dir = path / "rollouts"
         self.faults_dir = path / "faults"
         self.checkpoints_dir = path / "checkpoints"
@@ -207,6 +209,14 @@ class RunFolder:
         """Append the row of one evaluation after ``iteration`` iterations (0: before training)."""
         _append(self.eval_path, {"iteration": iteration, "split": split} | dict(values))
 
+    def append_advice(self, iteration: int, kind: str, text: str) -> None:
+        """Append what a user should know about the run, first seen after ``iteration`` iterations."""
+        _append(self.advice_path, {"iteration": iteration, "kind": kind, "text": text})
+
+    def advice(self) -> list[dict[str, Any]]:
+        """Return the rows of ``advice.jsonl``; none if the run has no such file."""
+        return _read(self.advice_path)
+
     def metrics(self) -> list[dict[str, Any]]:
         """Return the rows of ``metrics.jsonl`` in order, without an incomplete last line; ``null`` means not finite."""
         return _read(self.metrics_path)
@@ -252,7 +262,7 @@ class RunFolder:
         Rows and recorded episodes of later iterations are removed, since those iterations are played again, and a
         line that was being written when the run died is dropped. A second call removes nothing more.
         """
-        for file in (self.metrics_path, self.eval_path):
+        for file in filter(Path.is_file, (self.metrics_path, self.eval_path, self.advice_path)):
             kept = [row for row in _read(file) if row["iteration"] <= iteration]
             _write_atomic(file, "".join(_line(row) for row in kept))
         for later in self.rollout_iterations():

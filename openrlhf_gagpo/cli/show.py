@@ -31,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 console.print(Rule(name, align="left", style="dim", characters="-"), Text(run.fault(name).rstrip()))
             console.print(f"{len(run.faults())} kinds of environment failure", style="dim")
             return 0
+        for row in run.advice():
+            console.print(Text(f"advice since iteration {row['iteration']}: {row['text']}", style="yellow"))
         recorded = run.rollout_iterations()
         iteration = options.iteration if options.iteration is not None else (recorded[-1] if recorded else 1)
         played = load_episodes(run, iteration)

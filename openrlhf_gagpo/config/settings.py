@@ -164,11 +164,14 @@ def backend_settings(config: Config) -> BackendSettings:
     )
 
 
-def loop_settings(config: Config, train_tasks: Sequence[str], eval_tasks: Sequence[str]) -> LoopSettings:
+def loop_settings(
+    config: Config, train_tasks: Sequence[str], eval_tasks: Sequence[str], unknown_token: int | None = None
+) -> LoopSettings:
     """Return the settings of the iteration loop.
 
     Args:
         eval_tasks: tasks that every evaluation plays.
+        unknown_token: id that the tokenizer gives to what it does not know, if it has one.
     """
     evaluation = EvaluationPlan(
         split=config.env.eval_split,
@@ -199,4 +202,5 @@ def loop_settings(config: Config, train_tasks: Sequence[str], eval_tasks: Sequen
         save_every=config.ckpt.save_steps if config.ckpt.save_steps > 0 else None,
         critic_warmup=max(config.critic.freezing_steps, 0),
         record=config.rollout.record == "all",
+        unknown_token=unknown_token,
     )

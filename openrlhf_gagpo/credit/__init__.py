@@ -10,7 +10,7 @@ import pkgutil
 
 from openrlhf_gagpo.credit import estimators
 from openrlhf_gagpo.credit.batch import CRITIC_COLUMNS, MODEL_COLUMNS, StepBatch
-from openrlhf_gagpo.credit.options import EstimatorOptions, option
+from openrlhf_gagpo.credit.options import EstimatorOptions, LoneStates, option
 from openrlhf_gagpo.credit.registry import Estimator, get, names, register
 from openrlhf_gagpo.credit.result import CreditResult
 
@@ -20,6 +20,7 @@ __all__ = [
     "CreditResult",
     "Estimator",
     "EstimatorOptions",
+    "LoneStates",
     "StepBatch",
     "get",
     "names",

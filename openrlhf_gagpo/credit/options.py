@@ -9,7 +9,7 @@ from typing import Any
 from openrlhf_gagpo.errors import EstimatorError
 from openrlhf_gagpo.options import Options, declare
 
-__all__ = ["EstimatorOptions", "option"]
+__all__ = ["EstimatorOptions", "LoneStates", "option"]
 
 _SHARED: Mapping[str, Mapping[str, Any]] = {
     "gamma": {"help": "discount of rewards per environment step", "range": (0.0, 1.0)},
@@ -66,6 +66,16 @@ def option(name: str, default: bool | int | float | str) -> Any:
 
 
 @dataclass(frozen=True)
+class LoneStates:
+    """What an estimator that compares the visits of a state has left where a state was visited once in its group."""
+
+    left: str
+    """What still credits such a step, in words; "" if nothing does, so that a group of such states teaches nothing."""
+    option: str = ""
+    """Flag of the estimator that helps, with a value; "" if it has none."""
+
+
+@dataclass(frozen=True)
 class EstimatorOptions(Options):
     """The options that every estimator has; a subclass adds its own and may change a default.
 
@@ -82,3 +92,8 @@ class EstimatorOptions(Options):
     def token_advantages(self) -> bool:
         """Whether the estimator gives every token an advantage of its own, which not every policy loss takes."""
         return False
+
+    @property
+    def lone_states(self) -> LoneStates | None:
+        """What is left in a state visited once; None if the estimator does not compare the visits of a state."""
+        return None

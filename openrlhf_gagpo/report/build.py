@@ -64,6 +64,7 @@ def build_report(run_dir: str | os.PathLike[str]) -> Path:
         state=info["state"],
         error=info.get("error", ""),
         facts=_facts(info, settings, rows),
+        advice=run.advice(),
         headlines=headlines,
         categories=[(h, table) for h in headlines if (table := _categories(h))],
         panels=panels(rows, eval_rows, by_split),

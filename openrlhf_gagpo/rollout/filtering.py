@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from openrlhf_gagpo.rollout.types import Episode
 from openrlhf_gagpo.stats import mean
 
-__all__ = ["RULES", "GroupFilter", "keep_informative"]
+__all__ = ["RULES", "GroupFilter", "keep_informative", "with_spread"]
 
 # Sums of the same rewards in another order differ by less than this share of their size.
 _ROUNDING = 1e-9
@@ -36,13 +36,18 @@ def _in_range(scores: Sequence[float], bounds: tuple[float, float]) -> bool:
     return low < mean(scores) < high
 
 
-def _with_spread(scores: Sequence[float], bounds: tuple[float, float]) -> bool:
+def with_spread(scores: Sequence[float]) -> bool:
+    """Return whether the scores are not all equal, up to rounding."""
     return max(scores) - min(scores) > _ROUNDING * max(map(abs, scores))
+
+
+def _not_all_equal(scores: Sequence[float], bounds: tuple[float, float]) -> bool:
+    return with_spread(scores)
 
 
 RULES: dict[str, Callable[[Sequence[float], tuple[float, float]], bool]] = {
     "range": _in_range,
-    "spread": _with_spread,
+    "spread": _not_all_equal,
 }
 """Name -> whether a group with these scores is kept. A score is the undiscounted sum of an episode's rewards."""
 

@@ -118,7 +118,7 @@ class Trainer:
             if chosen:
                 kept = keep_informative(kept, chosen)
             missing = wanted - len({episode.group for episode in kept})
-        metrics |= rollout_metrics(episodes, groups)
+        metrics |= rollout_metrics(episodes, groups, self.settings.unknown_token)
         if chosen:
             metrics |= filter_metrics(episodes, kept, draws)
         return episodes, kept

@@ -204,3 +204,5 @@ class LoopSettings:
     """Iterations at the start in which only the critic is trained."""
     record: bool = True
     """Whether every episode is written to the run folder."""
+    unknown_token: int | None = None
+    """Id that the tokenizer gives to what it does not know; None if it has no such id."""

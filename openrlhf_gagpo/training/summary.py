@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from openrlhf_gagpo.rollout.filtering import with_spread
 from openrlhf_gagpo.rollout.grouping import GroupReport
-from openrlhf_gagpo.rollout.types import Episode
+from openrlhf_gagpo.rollout.types import Episode, Step
 from openrlhf_gagpo.stats import mean
 
 __all__ = ["filter_metrics", "rollout_metrics"]
 
 
-def rollout_metrics(episodes: Sequence[Episode], groups: GroupReport) -> dict[str, float]:
-    """Compute the metrics of an iteration's episodes; means leave out faulted episodes."""
+def rollout_metrics(
+    episodes: Sequence[Episode], groups: GroupReport, unknown_token: int | None = None
+) -> dict[str, float]:
+    """Compute the metrics of an iteration's episodes; means leave out faulted episodes.
+
+    Args:
+        unknown_token: id that the tokenizer gives to what it does not know; None if it has no such id.
+    """
     sound = [episode for episode in episodes if not episode.faulted]
     steps = [step for episode in sound for step in episode.steps]
+    unknown = {} if unknown_token is None else {"rollout/unknown_token_share": _containing(steps, unknown_token)}
     return {
         "rollout/success": mean(episode.success for episode in sound),
         "rollout/return": mean(episode.episode_return for episode in sound),
@@ -27,6 +35,7 @@ def rollout_metrics(episodes: Sequence[Episode], groups: GroupReport) -> dict[st
         "rollout/truncated_share": mean(episode.end_reason == "truncated" for episode in sound),
         "rollout/format_invalid_share": mean(not step.format_valid for step in steps),
         "rollout/inadmissible_share": mean(not step.admissible for step in steps),
+        "rollout/equal_return_group_share": _equal_return_share(sound),
         "rollout/prompt_tokens": mean(len(step.prompt_ids) for step in steps),
         "rollout/response_tokens": mean(len(step.response_ids) for step in steps),
         "rollout/prompts_cut": sum(step.history_dropped > 0 for step in steps),
@@ -34,7 +43,19 @@ def rollout_metrics(episodes: Sequence[Episode], groups: GroupReport) -> dict[st
         "rollout/length_capped_share": mean(step.finish_reason == "length" for step in steps),
         "time/generation_s": sum(episode.generation_s for episode in episodes),
         "time/environment_s": sum(episode.environment_s for episode in episodes),
-    }
+    } | unknown
+
+
+def _containing(steps: Sequence[Step], token: int) -> float:
+    return mean(token in step.prompt_ids for step in steps)
+
+
+def _equal_return_share(episodes: Sequence[Episode]) -> float:
+    """Return the share of groups of two episodes and more whose returns do not differ."""
+    returns: dict[str, list[float]] = {}
+    for episode in episodes:
+        returns.setdefault(episode.group, []).append(episode.episode_return)
+    return mean(not with_spread(values) for values in returns.values() if len(values) > 1)
 
 
 def filter_metrics(episodes: Sequence[Episode], kept: Sequence[Episode], draws: int) -> dict[str, float]:

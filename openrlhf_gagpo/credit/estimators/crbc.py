@@ -8,7 +8,7 @@ import numpy as np
 
 from openrlhf_gagpo.credit.batch import StepBatch
 from openrlhf_gagpo.credit.graph import bellman_values, edges, succeeded
-from openrlhf_gagpo.credit.options import EstimatorOptions, option
+from openrlhf_gagpo.credit.options import EstimatorOptions, LoneStates, option
 from openrlhf_gagpo.credit.penalty import step_penalty
 from openrlhf_gagpo.credit.presets import BASELINE_PRESETS
 from openrlhf_gagpo.credit.registry import register
@@ -45,6 +45,12 @@ class CrbcOptions(EstimatorOptions):
     success_above: float = option("success_above", 0.0)
     step_coef: float = option("step_coef", 5.0)
     episode_coef: float = option("episode_coef", 1.0)
+
+    @property
+    def lone_states(self) -> LoneStates | None:
+        if self.step_coef == 0.0:
+            return None
+        return LoneStates("the episode's advantage" if self.episode_coef else "")
 
 
 @register("crbc", CrbcOptions, BASELINE_PRESETS)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from openrlhf_gagpo.credit.batch import StepBatch
-from openrlhf_gagpo.credit.options import EstimatorOptions, option
+from openrlhf_gagpo.credit.options import EstimatorOptions, LoneStates, option
 from openrlhf_gagpo.credit.penalty import step_penalty
 from openrlhf_gagpo.credit.presets import BASELINE_PRESETS
 from openrlhf_gagpo.credit.registry import register
@@ -35,6 +35,12 @@ class G2poOptions(EstimatorOptions):
     gigpo_mode: str = option("gigpo_mode", "mean_std_norm")
     step_coef: float = option("step_coef", 1.0)
     episode_coef: float = option("episode_coef", 1.0)
+
+    @property
+    def lone_states(self) -> LoneStates | None:
+        if self.step_coef == 0.0:
+            return None
+        return LoneStates("the gain in value and the episode's advantage" if self.episode_coef else "the gain in value")
 
 
 @register("g2po", G2poOptions, BASELINE_PRESETS)

@@ -9,7 +9,7 @@ import numpy as np
 
 from openrlhf_gagpo.credit.batch import StepBatch
 from openrlhf_gagpo.credit.graph import bellman_values, passed_through
-from openrlhf_gagpo.credit.options import EstimatorOptions, option
+from openrlhf_gagpo.credit.options import EstimatorOptions, LoneStates, option
 from openrlhf_gagpo.credit.penalty import step_penalty
 from openrlhf_gagpo.credit.presets import BASELINE_PRESETS
 from openrlhf_gagpo.credit.registry import register
@@ -69,6 +69,12 @@ class GagpoOptions(EstimatorOptions):
             )
         if self.value == "bellman" and self.singleton == "passthrough":
             raise ValueError("value bellman passes through states visited once by itself; leave singleton at paper")
+
+    @property
+    def lone_states(self) -> LoneStates | None:
+        if self.broadcast_coef:
+            return LoneStates("the episode's advantage")
+        return LoneStates("", "--algo.advantage.broadcast_coef 1")
 
 
 @register("gagpo", GagpoOptions, PRESETS)

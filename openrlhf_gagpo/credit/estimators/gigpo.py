@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from openrlhf_gagpo.credit.batch import StepBatch
-from openrlhf_gagpo.credit.options import EstimatorOptions, option
+from openrlhf_gagpo.credit.options import EstimatorOptions, LoneStates, option
 from openrlhf_gagpo.credit.presets import BASELINE_PRESETS
 from openrlhf_gagpo.credit.registry import register
 from openrlhf_gagpo.credit.result import CreditResult
@@ -27,6 +27,13 @@ class GigpoOptions(EstimatorOptions):
     similarity: float = declare(
         1.0, "share of matching characters from which two states count as the same; 1 = equal texts", range=(0.0, 1.0)
     )
+
+    @property
+    def lone_states(self) -> LoneStates | None:
+        if self.step_coef == 0.0:
+            return None
+        similar = "--algo.advantage.similarity 0.9" if self.similarity == 1.0 else ""
+        return LoneStates("the episode's advantage", similar)
 
 
 @register("gigpo", GigpoOptions, BASELINE_PRESETS)

@@ -8,7 +8,7 @@ import numpy as np
 
 from openrlhf_gagpo.credit.batch import StepBatch
 from openrlhf_gagpo.credit.graph import distances, next_states, succeeded
-from openrlhf_gagpo.credit.options import EstimatorOptions, option
+from openrlhf_gagpo.credit.options import EstimatorOptions, LoneStates, option
 from openrlhf_gagpo.credit.penalty import step_penalty
 from openrlhf_gagpo.credit.presets import BASELINE_PRESETS
 from openrlhf_gagpo.credit.registry import register
@@ -40,6 +40,12 @@ class GraphgpoOptions(EstimatorOptions):
     gigpo_mode: str = option("gigpo_mode", "mean_std_norm")
     step_coef: float = option("step_coef", 1.0)
     episode_coef: float = option("episode_coef", 1.0)
+
+    @property
+    def lone_states(self) -> LoneStates | None:
+        if self.step_coef == 0.0:
+            return None
+        return LoneStates("the episode's advantage" if self.episode_coef else "")
 
 
 @register("graphgpo", GraphgpoOptions, BASELINE_PRESETS)

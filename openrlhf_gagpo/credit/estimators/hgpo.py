@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from openrlhf_gagpo.credit.batch import StepBatch
-from openrlhf_gagpo.credit.options import EstimatorOptions, option
+from openrlhf_gagpo.credit.options import EstimatorOptions, LoneStates, option
 from openrlhf_gagpo.credit.presets import BASELINE_PRESETS
 from openrlhf_gagpo.credit.registry import register
 from openrlhf_gagpo.credit.result import CreditResult
@@ -38,6 +38,12 @@ class HgpoOptions(EstimatorOptions):
         1.0, "power of the weight of a longer common history; 0 weighs all alike", range=(0.0, 100.0)
     )
     hgpo_base: bool = declare(False, "also compare the episode's score with the group, with the smallest weight")
+
+    @property
+    def lone_states(self) -> LoneStates | None:
+        if self.hgpo_base:
+            return LoneStates("the episode's advantage")
+        return LoneStates("", "--algo.advantage.hgpo_base")
 
 
 @register("hgpo", HgpoOptions, BASELINE_PRESETS)

@@ -9,7 +9,7 @@ import pytest
 
 from openrlhf_gagpo.credit import CreditResult, EstimatorOptions, StepBatch
 from openrlhf_gagpo.errors import EstimatorError
-from support.step_batches import batch_of, columns_of, shuffled
+from support.step_batches import Trajectory, batch_of, columns_of, shuffled
 
 TWO = [("g", "t", "ABz", [0, 1]), ("h", "u", "Az", [0])]
 OPTIONS = EstimatorOptions()
@@ -115,3 +115,30 @@ def test_a_critic_of_targets_that_do_not_vary_explains_nothing() -> None:
     batch = batch_of(TWO, value=[0, 1, 2])
     result = CreditResult.of(batch, OPTIONS, advantage=np.zeros(3), value_target=np.ones(3))
     assert result.critic_quality == {"explained_variance": 0.0}
+
+
+def _signs(*trajectories: Trajectory, advantage: list[float]) -> dict[str, float]:
+    return CreditResult.of(batch_of(trajectories), OPTIONS, advantage=np.array(advantage)).diagnostics
+
+
+def test_diagnostics_tell_states_with_a_past_from_states_that_differ() -> None:
+    zero = [0.0] * 4
+    # B is reached from A alone and from C alone, so it does not contain its past.
+    met = _signs(("g", "t", "ABz", [0, 1]), ("g", "u", "CBz", [0, 0]), advantage=zero)
+    assert (met["rejoined_share"], met["lone_start_share"]) == (0.5, 1.0)
+    # A start that is visited again was rejoined.
+    again = _signs(("g", "t", "ABAz", [0, 0, 1]), advantage=zero[:3])
+    assert (again["rejoined_share"], again["lone_start_share"]) == (2 / 3, 0.0)
+    # Histories part and never meet again; the same state in another group is another state.
+    past = _signs(("g", "t", ["A", "AB", "z"], [0, 1]), ("g", "u", ["A", "AC", "z"], [0, 0]), advantage=zero)
+    assert (past["rejoined_share"], past["lone_start_share"], past["singleton_share"]) == (0.0, 0.0, 0.5)
+    apart = _signs(("g", "t", "ABz", [0, 1]), ("h", "u", "CBz", [0, 0]), advantage=zero)
+    assert (apart["rejoined_share"], apart["lone_start_share"]) == (0.0, 1.0)
+
+
+def test_diagnostics_count_groups_that_differ_only_in_penalties() -> None:
+    free, paid = ("g", "t", "ABz", [0, 0]), ("h", "u", "ABz", [0, 1])
+    assert _signs(free, paid, advantage=[1, -1, 1, -1])["penalty_only_group_share"] == 0.5
+    assert _signs(free, paid, advantage=[0, 0, 1, -1])["penalty_only_group_share"] == 0.0
+    # One advantage for all steps of a group comes from elsewhere, such as a mean over the batch.
+    assert _signs(free, paid, advantage=[-1, -1, 1, 1])["penalty_only_group_share"] == 0.0
