@@ -57,6 +57,8 @@ class Cell:
     algorithm: str
     seed: int
     folder: Path
+    record: Path
+    """Folder of what compare keeps about the run; a run folder takes no strange files before it is one."""
     recipe: Path
     model: Path | None
     """Folder of the shared start, or None if the recipe names the model."""
@@ -126,8 +128,8 @@ class Plan:
         flag = matrix.tuning.flag if matrix.tuning else ""
         parts = [stage, setting, algorithm, *([f"{flag}={value}"] if stage == "tuning" else []), f"seed{seed}"]
         model = self.start(setting, seed) / "model" if matrix.warmstart else None
-        recipe = self.recipes[setting, algorithm]
-        return Cell(setting, algorithm, seed, self.out.joinpath(*parts), recipe, model, flag, value)
+        folder, record = self.out.joinpath(*parts), self.out.joinpath("records", *parts)
+        return Cell(setting, algorithm, seed, folder, record, self.recipes[setting, algorithm], model, flag, value)
 
 
 def plan(matrix: Matrix, out: Path) -> Plan:

@@ -43,7 +43,7 @@ class CellJob:
 
     @property
     def folder(self) -> Path:
-        return self.cell.folder
+        return self.cell.record
 
     @property
     def problem(self) -> str:
@@ -62,17 +62,14 @@ class CellJob:
         if self._tried or (self.cell.model is not None and not self.cell.model.is_dir()):
             return None
         self._tried = True
-        words = [*GAGPO, "train", *self.cell.arguments()]
-        before = read_json(self.folder / RECORD)
-        if self.submit == "ray":
-            _stop(before.get("submission", ""))
-        if _can_resume(self.folder):
-            words.append("--ckpt.load_enable")
-        elif self.folder.exists():
-            shutil.rmtree(self.folder)
+        words, run = [*GAGPO, "train", *self.cell.arguments()], self.cell.folder
         self.folder.mkdir(parents=True, exist_ok=True)
-        # What an attempt that led to nothing cost is part of what the cell cost.
-        write_json(self.folder / RECORD, before)
+        if self.submit == "ray":
+            _stop(read_json(self.folder / RECORD).get("submission", ""))
+        if _can_resume(run):
+            words.append("--ckpt.load_enable")
+        elif run.exists():
+            shutil.rmtree(run)
         if self.submit == "ray":
             self._submission = f"gagpo-{self.cell.name.replace('/', '-')}-{time.time_ns()}"
             words = [*_ray("submit"), "--submission-id", self._submission, "--", *words]
@@ -83,7 +80,10 @@ class CellJob:
 
     def ended(self, outcome: Outcome) -> None:
         record = read_json(self.folder / RECORD)
+        # What an attempt that led to nothing cost is part of what the cell cost.
         self._record({"attempts": [*record.get("attempts", []), asdict(outcome) | {"ended": _now()}]})
+        if is_finished(self.cell):
+            shutil.copy(self.folder / RECORD, self.cell.folder / RECORD)
 
     def _record(self, facts: dict[str, Any]) -> None:
         cell = self.cell
