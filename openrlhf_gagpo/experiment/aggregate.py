@@ -94,11 +94,11 @@ def label_runs(runs: Sequence[Run], own: Sequence[str]) -> None:
     seen: set[tuple[str, str, int]] = set()
     for run in runs:
         one = first.setdefault((run.setting, run.algorithm), run)
-        names = sorted((one.values.keys() & run.values.keys()) - set(own))
+        names = sorted((one.values.keys() | run.values.keys()) - set(own))
         if name := next(differing(one.values, run.values, names), None):
             raise ConfigError(
                 f"{one.folder} and {run.folder} are both {run.algorithm} but differ in {name} "
-                f"({one.values[name]!r} and {run.values[name]!r}); give them names of their own: NAME=RUN"
+                f"({one.values.get(name)!r} and {run.values.get(name)!r}); give them names of their own: NAME=RUN"
             )
         if (key := (run.setting, run.algorithm, run.seed)) in seen:
             raise ConfigError(f"{run.folder} is a second run of {run.algorithm} with seed {run.seed}; leave one out")
