@@ -21,8 +21,8 @@ import agent_envs
 from agent_envs import registry as env_registry
 from agent_envs.testing import check_env
 from openrlhf_gagpo import credit
-from openrlhf_gagpo.cli import credit as credit_command
 from openrlhf_gagpo.cli import compare, env, show, warmstart
+from openrlhf_gagpo.cli import credit as credit_command
 from openrlhf_gagpo.cli import main as cli
 from openrlhf_gagpo.config.resolve import resolve
 from openrlhf_gagpo.credit import registry as credit_registry
