@@ -195,7 +195,7 @@ def _notes(runs: Sequence[Run], summaries: Sequence[Summary], differences: Seque
     elif commits[0].endswith("+changes"):
         notes.append("The checkout had changes that no commit holds when the runs were made.")
     if any(run.side_by_side != 1 for run in runs):
-        notes.append("Some runs shared the machine with others, so times on the clock are not theirs alone.")
+        notes.append("Not all runs are known to have had the machine alone, so times on the clock may not be theirs.")
     if any(item.t.count < 6 for item in differences):
         notes.append("With fewer than six pairs, intervals and the seeds needed are rough.")
     return notes

@@ -29,7 +29,7 @@ class Outcome:
     cpu_seconds: float
     """User and system time of the command and of the processes that it waited for."""
     stderr: str
-    """The end of its error output."""
+    """The end of its error output if it failed."""
 
 
 class Job(Protocol):
@@ -76,7 +76,8 @@ def run_jobs(jobs: Sequence[Job], limit: int, on_done: Callable[[Job], None]) ->
                             exit_status=_shell_status(child.process.returncode),
                             wall_seconds=time.monotonic() - child.began,
                             cpu_seconds=usage.ru_utime + usage.ru_stime,
-                            stderr=_tail(child.job.folder / "stderr.txt"),
+                            # What a command that did its work warned of is in the file alone.
+                            stderr=_tail(child.job.folder / "stderr.txt") if status else "",
                         )
                     )
                     _advance(child.job, running, on_done)

@@ -58,7 +58,8 @@ class Runner:
         """Run starts, tuning and cells, and return the final cells.
 
         Raises:
-            ConfigError: a finished cell or start was made with other settings; nothing has been run then.
+            ConfigError: a finished cell or start was made with other settings. Cells whose value the tuning stage
+                chooses can be checked only after it; all others are checked before anything runs.
         """
         matrix = self.plan.matrix
         tuning = self._cell_jobs(self.plan.tuning())
