@@ -18,7 +18,9 @@ __all__ = [
     "holm",
     "mean",
     "mean_interval",
+    "pairs_for_power",
     "paired_test",
+    "standard_deviation",
     "wilson_interval",
 ]
 
@@ -119,3 +121,47 @@ def holm(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
         corrected[index] = largest
     return corrected
+
+
+def standard_deviation(values: Sequence[float]) -> float:
+    """Return the standard deviation of a sample (divisor n - 1); NaN with fewer than two values."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+
+
+def pairs_for_power(difference: float, spread: float, *, power: float = 0.8, alpha: float = 0.05) -> int | None:
+    """Return the pairs with which a two-sided paired t test finds a difference with the given power.
+
+    The power follows from the noncentral t distribution (Cohen, Statistical Power Analysis for the Behavioral
+    Sciences, 1988). A difference that was estimated from few pairs gives a number as uncertain as itself.
+
+    Args:
+        difference: mean of the paired differences.
+        spread: their standard deviation.
+
+    Returns:
+        None if no number of pairs up to a million is enough, as for a difference of 0.
+    """
+    if not (math.isfinite(difference) and math.isfinite(spread)) or difference == 0:
+        return None
+    if spread == 0:
+        return 2
+    effect = abs(difference) / spread
+    low, high = 1, 2
+    while _paired_power(effect, high, alpha) < power:
+        low, high = high, 2 * high
+        if high > 2_000_000:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _paired_power(effect, middle, alpha) >= power else (middle, high)
+    return high
+
+
+def _paired_power(effect: float, pairs: int, alpha: float) -> float:
+    """Return the power of a two-sided paired t test for a difference of ``effect`` standard deviations."""
+    from scipy.stats import nct, t
+
+    free = pairs - 1
+    edge, shift = t.ppf(1 - alpha / 2, free), effect * math.sqrt(pairs)
+    # Far in the other tail the noncentral distribution underflows to NaN, where its share is 0.
+    return float(nct.sf(edge, free, shift) + np.nan_to_num(nct.cdf(-edge, free, shift)))

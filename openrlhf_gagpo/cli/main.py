@@ -19,6 +19,7 @@ COMMANDS = {
     "warmstart": ("openrlhf_gagpo.cli.warmstart", "make a starting model from demonstrations"),
     "show": ("openrlhf_gagpo.cli.show", "print one recorded episode of a run"),
     "credit": ("openrlhf_gagpo.cli.credit", "compare the advantages of estimators on recorded steps"),
+    "compare": ("openrlhf_gagpo.cli.compare", "run algorithms x settings x seeds and compare them"),
     "env": ("openrlhf_gagpo.cli.env", "list, play and check environments, and generate their data"),
 }
 """Command -> module with ``main(argv)`` and a description. Modules are imported only when their command runs."""

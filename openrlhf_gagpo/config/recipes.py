@@ -13,7 +13,7 @@ from openrlhf_gagpo.config.flag import Flag
 from openrlhf_gagpo.config.parser import nearest
 from openrlhf_gagpo.errors import ConfigError
 
-__all__ = ["DERIVED_ORIGINS", "Recipe", "check", "plugins", "read"]
+__all__ = ["DERIVED_ORIGINS", "Recipe", "check", "load", "plugins", "read"]
 
 DERIVED_ORIGINS = ("derived", "machine")
 """Origins whose values a saved configuration does not pass to a new run, because they follow from others."""
@@ -55,7 +55,7 @@ def read(path: str) -> list[Recipe]:
         if resolved in seen:
             raise ConfigError(f"recipe {current} is its own base; remove one of the base: lines")
         seen.add(resolved)
-        content = _read(current)
+        content = load(current)
         base = content.pop("base", None)
         if base is not None and not isinstance(base, str):
             raise ConfigError(f"base in {current} wants the path of a recipe, not {base!r}")
@@ -86,7 +86,8 @@ def plugins(chain: Sequence[Recipe], flag: Flag) -> list[str]:
     return named
 
 
-def _read(path: str) -> dict[str, Any]:
+def load(path: str) -> dict[str, Any]:
+    """Return the content of one YAML file of settings as it stands. Raises ``ConfigError`` if it cannot be read."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openrlhf_gagpo.stats import bootstrap_interval, holm, mean, mean_interval, paired_test, wilson_interval
+from openrlhf_gagpo.stats import (
+    bootstrap_interval,
+    holm,
+    mean,
+    mean_interval,
+    paired_test,
+    pairs_for_power,
+    standard_deviation,
+    wilson_interval,
+)
 
 
 @pytest.mark.parametrize(
@@ -79,3 +88,35 @@ def test_holm_raises_p_values_and_keeps_their_order(p_values: list[float]) -> No
     assert all(after >= before for before, after in zip(p_values, corrected, strict=True))
     order = sorted(range(len(p_values)), key=lambda index: p_values[index])
     assert all(corrected[a] <= corrected[b] for a, b in pairwise(order))
+
+
+@pytest.mark.parametrize(("effect", "pairs"), [(0.2, 199), (0.5, 34), (0.8, 15), (1.0, 10)])
+def test_pairs_for_80_per_cent_power_against_published_tables(effect: float, pairs: int) -> None:
+    assert pairs_for_power(effect, 1.0) == pairs_for_power(-3 * effect, 3.0) == pairs
+
+
+def test_pairs_for_power_against_its_definition() -> None:
+    from scipy.stats import nct, t
+
+    for effect, power in ((0.35, 0.8), (2.4, 0.8), (0.5, 0.95)):
+        pairs = pairs_for_power(effect, 1.0, power=power)
+        assert pairs is not None
+        reached = [
+            nct.sf(t.ppf(0.975, n - 1), n - 1, effect * n**0.5) + nct.cdf(-t.ppf(0.975, n - 1), n - 1, effect * n**0.5)
+            for n in (pairs - 1, pairs)
+        ]
+        assert reached[0] < power <= reached[1]
+    # With 54 pairs, half a standard deviation is found in 95 of 100 studies.
+    assert pairs_for_power(0.5, 1.0, power=0.95) == 54
+
+
+def test_pairs_for_power_without_an_answer() -> None:
+    assert pairs_for_power(0.0, 1.0) is None
+    assert pairs_for_power(math.nan, 1.0) is None
+    assert pairs_for_power(1e-6, 1.0) is None
+    assert pairs_for_power(0.1, 0.0) == 2
+
+
+def test_standard_deviation_of_a_sample() -> None:
+    assert standard_deviation([1.0, 2.0, 3.0, 4.0]) == pytest.approx((5 / 3) ** 0.5)
+    assert math.isnan(standard_deviation([1.0]))

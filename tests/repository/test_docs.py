@@ -20,8 +20,8 @@ import pytest
 import agent_envs
 from agent_envs.testing import check_env
 from openrlhf_gagpo import credit
+from openrlhf_gagpo.cli import compare, env, show, warmstart
 from openrlhf_gagpo.cli import credit as credit_command
-from openrlhf_gagpo.cli import env, show, warmstart
 from openrlhf_gagpo.cli import main as cli
 from openrlhf_gagpo.config.resolve import resolve
 from openrlhf_gagpo.credit.conformance import __main__ as conformance
@@ -38,6 +38,7 @@ PARSERS: dict[str, Callable[[Sequence[str]], Any]] = {
     "warmstart": warmstart.parse,
     "show": show._parser().parse_args,
     "credit": credit_command.parse,
+    "compare": compare.parse,
     "env": env.parse,
 }
 

@@ -99,3 +99,11 @@ def start(argv: Sequence[str], **environment: str) -> subprocess.Popen[str]:
         text=True,
         env=env,
     )
+
+
+def write_recipe(path: Path, model: str | Path, **changes: object) -> Path:
+    """Write the flags of a run as a recipe; ``env__name="x"`` replaces or adds ``env.name: x``."""
+    named = {name.replace("__", "."): value for name, value in changes.items()}
+    flags = _FLAGS | {"actor.model_name_or_path": str(model), "env.options": _OPTIONS} | named
+    path.write_text(json.dumps(flags), encoding="utf-8")  # YAML contains JSON.
+    return path

@@ -1,0 +1,1 @@
+"""``gagpo compare``: a matrix of algorithms, settings and seeds, run cell by cell, and its report with intervals."""
