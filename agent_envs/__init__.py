@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent_envs.base import NumberedTasks, PromptTemplate, Reset, StepResult, TextEnv
+from agent_envs.base import ExactModel, Move, NumberedTasks, PromptTemplate, Reset, StepResult, TextEnv, View
 from agent_envs.declarations import Generator, GeneratorOption, Needs
 from agent_envs.errors import EnvError, EnvFault, RegistryError, UnknownTask
 from agent_envs.registry import get, load_plugin, make, names, register
@@ -10,9 +10,11 @@ from agent_envs.registry import get, load_plugin, make, names, register
 __all__ = [
     "EnvError",
     "EnvFault",
+    "ExactModel",
     "Generator",
     "GeneratorOption",
     "Needs",
+    "Move",
     "NumberedTasks",
     "PromptTemplate",
     "RegistryError",
@@ -20,6 +22,7 @@ __all__ = [
     "StepResult",
     "TextEnv",
     "UnknownTask",
+    "View",
     "get",
     "load_plugin",
     "make",

@@ -75,7 +75,7 @@ class Slippery(Silent):
         state = self._state
         result = super().step(action)
         if not result.admissible and state is not None:
-            state.agent = state.layout.altar
+            self._state = replace(state, agent=state.layout.altar)
         return result
 
 
