@@ -82,7 +82,9 @@ class ReplyReader:
                 path = (*paths[row], token)
                 stopped = token in self.eos_ids
                 if stopped or len(path) == self.max_new_tokens:
-                    self._finish(trees[owners[row]], prompts[owners[row]], path, "stop" if stopped else "length", chance)
+                    self._finish(
+                        trees[owners[row]], prompts[owners[row]], path, "stop" if stopped else "length", chance
+                    )
                 else:
                     grown.append((row, token, chance))
             parents = torch.tensor([row for row, _, _ in grown], dtype=torch.long, device=mask.device)
