@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from agent_envs.base import Expert, Reset, StepResult, TextEnv
+from agent_envs.base import ExactModel, Expert, Reset, StepResult, TextEnv
 from agent_envs.errors import EnvError
 
 __all__ = ["StepLimit"]
@@ -52,6 +52,9 @@ class StepLimit(TextEnv):
 
     def expert(self) -> Expert | None:
         return self.env.expert()
+
+    def model(self) -> ExactModel | None:
+        return self.env.model()
 
     def describe_tasks(self, tasks: Mapping[str, Sequence[str]]) -> Iterable[str]:
         return self.env.describe_tasks(tasks)

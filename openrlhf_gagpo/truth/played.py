@@ -62,8 +62,8 @@ def replay(played: Played, rules: Rules) -> list[Node]:
             expected = (shown.observation, after.reward, after.terminated)
             if expected != (step.observation, step.reward, step.terminated):
                 raise ConfigError(
-                    f"step {step.index} of {episode.trajectory} in iteration {played.iteration} was recorded differently "
-                    "from what the environment's exact model says; the model must describe the environment that played"
+                    f"step {step.index} of {episode.trajectory} in iteration {played.iteration} was recorded "
+                    "differently from what the environment's exact model says; the model must describe the environment that played"
                 )
             state = after.state
     return [

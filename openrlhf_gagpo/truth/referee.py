@@ -216,19 +216,8 @@ def _scores(
         for place, credit in enumerate(credits):
             first = place * (1 + len(truths))
             cosine = _mean_cosine(products, first, first + 1 + number)
-            given = credit.values["advantage"]
-            scores.append(
-                score(
-                    credit.estimator,
-                    truth.gamma,
-                    given,
-                    truth.advantage,
-                    credit.keep,
-                    sizes,
-                    scaled=True,
-                    cosine=cosine,
-                )
-            )
+            given, true, keep = credit.values["advantage"], truth.advantage, credit.keep
+            scores.append(score(credit.estimator, truth.gamma, given, true, keep, sizes, scaled=True, cosine=cosine))
         if all(_VALUE in part.columns for part in source.parts):
             predicted = np.array([value for part in source.parts for value in part.columns[_VALUE]], dtype=np.float64)
             everything: Bools = np.ones(len(predicted), dtype=np.bool_)
