@@ -63,7 +63,7 @@ def replay(played: Played, rules: Rules) -> list[Node]:
             if expected != (step.observation, step.reward, step.terminated):
                 raise ConfigError(
                     f"step {step.index} of {episode.trajectory} in iteration {played.iteration} was recorded "
-                    "differently from what the environment's exact model says; the model must describe the environment that played"
+                    "differently from what the environment's model() says; it must describe the environment that played"
                 )
             state = after.state
     return [
