@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent_envs.base import ExactModel, Move, NumberedTasks, PromptTemplate, Reset, StepResult, TextEnv, View
+from agent_envs.base import ExactModel, Move, NumberedTasks, PromptTemplate, Recording, Reset, StepResult, TextEnv, View
 from agent_envs.declarations import Generator, GeneratorOption, Needs
 from agent_envs.errors import EnvError, EnvFault, RegistryError, UnknownTask
 from agent_envs.registry import get, load_plugin, make, names, register
@@ -17,6 +17,7 @@ __all__ = [
     "Move",
     "NumberedTasks",
     "PromptTemplate",
+    "Recording",
     "RegistryError",
     "Reset",
     "StepResult",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, ClassVar, overload
 
@@ -22,6 +22,7 @@ __all__ = [
     "Move",
     "NumberedTasks",
     "PromptTemplate",
+    "Recording",
     "Reset",
     "StepResult",
     "TextEnv",
@@ -78,6 +79,25 @@ class StepResult:
     admissible_actions: tuple[str, ...] = ()
     info: Mapping[str, Any] = field(default_factory=dict)
     """Anything else worth recording, in JSON types."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A state as the way to it, for environments whose state is costly to copy: equal actions lead to equal states."""
+
+    task: str
+    seed: int
+    actions: tuple[str, ...] = ()
+
+    def then(self, action: str) -> Recording:
+        """Return the recording with one more action."""
+        return replace(self, actions=(*self.actions, action))
+
+    def play(self, env: TextEnv) -> None:
+        """Bring ``env`` into this state."""
+        env.reset(self.task, self.seed)
+        for action in self.actions:
+            env.step(action)
 
 
 @dataclass(frozen=True)
@@ -176,7 +196,9 @@ class TextEnv(ABC):
     * ``step`` survives any string; an action it cannot read changes nothing but the step count;
     * after ``max_steps`` steps without termination the result is ``truncated``;
     * ``step`` after the end, or before ``reset``, raises ``EnvError``;
-    * ``info`` of every answer is a mapping from names to JSON values.
+    * ``info`` of every answer is a mapping from names to JSON values;
+    * if ``can_snapshot``, an instance that ``restore`` brought into a state gives the results of the episode that
+      ``snapshot`` was taken in.
 
     Listing environments imports the module of every registered one, so packages that are slow to import, or listed in
     ``needs``, are imported where they are used.
@@ -194,6 +216,8 @@ class TextEnv(ABC):
     """Packages that the base install does not contain."""
     generator: ClassVar[Generator | None] = None
     """Makes data to play with; None if there is nothing to make."""
+    can_snapshot: bool = False
+    """Whether ``snapshot`` and ``restore`` work."""
     placeholders: tuple[str, ...] = ()
     """Parts of listed actions that the agent replaces with its own words, such as "<query>" in "search[<query>]"."""
 
@@ -227,6 +251,14 @@ class TextEnv(ABC):
     def expert(self) -> Expert | None:
         """Return a demonstrator for the running episode, or None if the environment has none."""
         return None
+
+    def snapshot(self) -> object:
+        """Return the state of the running episode, as a value that can be pickled. Raises ``EnvError``."""
+        raise EnvError(f"{self.name} takes no snapshots; play the episode again instead")
+
+    def restore(self, state: object) -> None:
+        """Continue from a state that ``snapshot`` of an instance with equal options returned. Raises ``EnvError``."""
+        raise EnvError(f"{self.name} restores no snapshots; play the episode again instead")
 
     def model(self) -> ExactModel | None:
         """Return the rules for computing exact values, or None if the environment has none to offer."""

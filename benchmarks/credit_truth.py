@@ -3,8 +3,8 @@
     python benchmarks/credit_truth.py RUN RUN ... [--iteration N] [--output FILE]
 
 Each run is a finished folder whose first iteration was played by its start model, best the same one in all. The first
-iteration (or ``--iteration``) of every run gives the measures of the run's own estimator under its own gamma; the rise is
-the success of the last evaluation minus that of the first. Below the runs stands, for every measure, Spearman's
+iteration (or ``--iteration``) of every run gives the measures of the run's own estimator under its own gamma; the rise
+is the success of the last evaluation minus that of the first. Below the runs stands, for every measure, Spearman's
 correlation with the rise over the means per estimator. With few estimators it says little.
 """
 
@@ -49,7 +49,7 @@ def rise(run: Path) -> float:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Print one line per run, then the correlation of each measure with the rise."""
+    """Write one line per run, then the correlation of each measure with the rise."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     parser.add_argument("--iteration", default="1", metavar="N")
@@ -60,12 +60,7 @@ def main(argv: Sequence[str]) -> None:
         name, found = measures(run, given.iteration)
         values = {measure: getattr(found, measure) for measure in MEASURES}
         lines.append({"run": run.name, "estimator": name, "rise": rise(run), **values})
-        print(
-            " ".join(
-                f"{key} {value:.3f}" if isinstance(value, float) else f"{key} {value}"
-                for key, value in lines[-1].items()
-            )
-        )
+        sys.stdout.write(json.dumps(lines[-1]) + "\n")
     names = sorted({line["estimator"] for line in lines})
     for measure in MEASURES:
         known = {
@@ -77,7 +72,7 @@ def main(argv: Sequence[str]) -> None:
             if of_one
         ]
         agrees = spearmanr(means).statistic if len(means) > 2 else float("nan")
-        print(f"{measure}: rank correlation with the rise {agrees:.2f} over {len(means)} estimators")
+        sys.stdout.write(f"{measure}: rank correlation with the rise {agrees:.2f} over {len(means)} estimators\n")
     if given.output is not None:
         given.output.write_text(json.dumps(lines, indent=1) + "\n", encoding="utf-8")
 

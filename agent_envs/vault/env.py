@@ -73,6 +73,7 @@ class VaultEnv(TextEnv):
 
     splits = tuple(SPLIT_TENTHS)
     prompt = VAULT_PROMPT
+    can_snapshot = True
 
     def __init__(
         self,
@@ -142,6 +143,18 @@ class VaultEnv(TextEnv):
     def expert(self) -> Expert | None:
         """Return an expert that follows a shortest plan from the current state."""
         return self._expert_action
+
+    def snapshot(self) -> object:
+        if self._state is None:
+            raise EnvError("vault: no episode is running; call reset before snapshot.")
+        return self._state, self._steps
+
+    def restore(self, state: object) -> None:
+        match state:
+            case (State() as found, int() as steps):
+                self._state, self._steps = found, steps
+            case _:
+                raise EnvError("vault: this is not a snapshot of a vault; take one with snapshot.")
 
     def model(self) -> ExactModel:
         return _VaultModel(self)
