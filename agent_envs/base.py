@@ -7,7 +7,7 @@ Nothing here knows about tokens, models or training.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, ClassVar, overload
@@ -141,6 +141,10 @@ class ExactModel(ABC):
     @abstractmethod
     def move(self, state: Hashable, action: str) -> Move | None:
         """Return what the text ``action`` does in ``state``, or None if it is not recognised there."""
+
+    def hopeless(self, listed: Collection[str], beginning: str) -> bool:
+        """Return whether no text that begins so is recognised in a state that lists these actions; False if unknown."""
+        return False
 
 
 Expert = Callable[[], str]

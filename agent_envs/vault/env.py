@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise, permutations
@@ -227,6 +227,10 @@ class _VaultModel(ExactModel):
         if following is None:
             return None
         return Move(following, reward=float(following.gem_placed), terminated=following.gem_placed)
+
+    def hopeless(self, listed: Collection[str], beginning: str) -> bool:
+        read = " ".join(beginning.split()).lower()
+        return not any(action.startswith(read) for action in listed)
 
 
 def _state(state: Hashable) -> State:

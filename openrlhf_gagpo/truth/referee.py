@@ -153,7 +153,7 @@ def _part(
     rows = played.rows
     policy.check_played(rows, f"iteration {played.iteration} of {run.path}")
     nodes = replay(played, rules)
-    explored = explore(rules, nodes, _Player(config, policy).answer)
+    explored = explore(rules, nodes, _Player(config, policy, rules).answer)
     truths = [_truth(explored.solve(gamma), nodes, played) for gamma in gammas]
     weights = _weights(credits, truths)
     return _Part(truths, policy.gradients(rows, weights), explored.largest_miss)
@@ -168,7 +168,7 @@ def _truth(values: ExactValues, nodes: Sequence[Node], played: Played) -> Truth:
 class _Player:
     """Answers nodes by the run's prompts and the policy's distribution over responses; every prompt is read once."""
 
-    def __init__(self, config: Config, policy: LoadedPolicy) -> None:
+    def __init__(self, config: Config, policy: LoadedPolicy, rules: Rules) -> None:
         self._prompts: PromptBuilder = prompt_builder(rollout_settings(config), policy.tokenizer)
         self._reader = ReplyReader(
             model=policy.model,
@@ -177,6 +177,7 @@ class _Player:
             max_new_tokens=config.rollout.max_new_tokens,
             temperature=policy.temperature,
             action_tags=config.rollout.action_tags,
+            hopeless=rules.model.hopeless,
             context=policy.autocast,
         )
         self._known: dict[tuple[int, ...], Replies] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +25,8 @@ _PROMPTS = 128
 class _Tree:
     """The responses to one prompt that were found so far."""
 
+    texts: Collection[str]
+    """The listed actions."""
     listed: set[tuple[int, ...]]
     """Every beginning of a listed action's tokens, which is followed however unlikely it is."""
     actions: dict[str, float] = field(default_factory=dict)
@@ -35,8 +37,9 @@ class _Tree:
 class ReplyReader:
     """Reads the distribution over action texts off a model, as responses are sampled with ``top_p`` 1.
 
-    The responses of listed actions are followed to their end, and so is every other beginning of a response whose
-    probability is at least ``smallest``. What is cut off is counted as missed.
+    The responses of listed actions are followed to their end, and so are the ``widest`` other beginnings of responses
+    of each length whose probability is at least ``smallest``. A beginning that is hopeless, because no action begins so,
+    counts as a text of its own. What is cut off is counted as missed.
     """
 
     model: Any
@@ -45,7 +48,10 @@ class ReplyReader:
     max_new_tokens: int
     temperature: float
     action_tags: bool
+    hopeless: Callable[[Collection[str], str], bool]
+    """``ExactModel.hopeless``."""
     smallest: float = 1e-5
+    widest: int = 256
     context: AbstractContextManager[Any] = field(default_factory=nullcontext)
 
     def read(self, prompts: Sequence[Prompt], listed: Sequence[Collection[str]]) -> list[Replies]:
@@ -58,7 +64,7 @@ class ReplyReader:
 
     @torch.inference_mode()
     def _walk(self, prompts: Sequence[Prompt], listed: Sequence[Collection[str]]) -> list[Replies]:
-        trees = [_Tree({path for text in texts for path in self._beginnings(text)}) for texts in listed]
+        trees = [_Tree(texts, {path for text in texts for path in self._beginnings(text)}) for texts in listed]
         input_ids, mask = self._padded([prompt.token_ids for prompt in prompts])
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
         cache = DynamicCache(config=self.model.config)
@@ -85,7 +91,7 @@ class ReplyReader:
                     self._finish(
                         trees[owners[row]], prompts[owners[row]], path, "stop" if stopped else "length", chance
                     )
-                else:
+                elif not self._given_up(trees[owners[row]], path, chance):
                     grown.append((row, token, chance))
             parents = torch.tensor([row for row, _, _ in grown], dtype=torch.long, device=mask.device)
             paths = [(*paths[row], token) for row, token, _ in grown]
@@ -102,7 +108,7 @@ class ReplyReader:
         self, chances: Tensor, owners: Sequence[int], paths: Sequence[tuple[int, ...]], trees: Sequence[_Tree]
     ) -> tuple[list[int], list[int], list[float]]:
         """Return rows, tokens and probabilities of the children to follow, and count the others as missed."""
-        follow = chances >= self.smallest
+        follow = self._likely(chances, owners)
         for row, (owner, path) in enumerate(zip(owners, paths, strict=True)):
             for longer in trees[owner].listed:
                 if len(longer) == len(path) + 1 and longer[:-1] == path:
@@ -111,6 +117,27 @@ class ReplyReader:
             trees[owner].missed += missed
         rows, tokens = follow.nonzero(as_tuple=True)
         return rows.tolist(), tokens.tolist(), chances[rows, tokens].tolist()
+
+    def _likely(self, chances: Tensor, owners: Sequence[int]) -> Tensor:
+        """Return (N, V) which children are likely enough, at most ``widest`` of each tree."""
+        follow = chances >= self.smallest
+        counts: dict[int, int] = {}
+        rows, tokens = follow.nonzero(as_tuple=True)
+        for place in chances[rows, tokens].argsort(descending=True).tolist():
+            row, token = int(rows[place]), int(tokens[place])
+            counts[owners[row]] = counts.get(owners[row], 0) + 1
+            if counts[owners[row]] > self.widest:
+                follow[row, token] = False
+        return follow
+
+    def _given_up(self, tree: _Tree, path: tuple[int, ...], chance: float) -> bool:
+        """Return whether no response that begins so is an action; if so, count it."""
+        text = self.tokenizer.decode(path, skip_special_tokens=True)
+        # Tags change what is read, and a character that is cut apart may still become any.
+        if self.action_tags or "<" in text or "\ufffd" in text or not self.hopeless(tree.texts, text):
+            return False
+        tree.actions[text] = tree.actions.get(text, 0.0) + chance
+        return True
 
     def _finish(self, tree: _Tree, prompt: Prompt, path: tuple[int, ...], reason: FinishReason, chance: float) -> None:
         parsed = parse_action(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -78,6 +79,10 @@ class Letters:
         return [self.words.index(word) for word in text.split()]
 
 
+def never(listed: Collection[str], beginning: str) -> bool:
+    return False
+
+
 @pytest.fixture(scope="module")
 def reader() -> ReplyReader:
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -85,7 +90,7 @@ def reader() -> ReplyReader:
     torch.manual_seed(0)
     sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
     model = LlamaForCausalLM(LlamaConfig(vocab_size=4, initializer_range=1.0, max_position_embeddings=16, **sizes))
-    return ReplyReader(model.eval(), Letters(), [0], 3, 0.8, False, smallest=0.0)
+    return ReplyReader(model.eval(), Letters(), [0], 3, 0.8, False, never, smallest=0.0)
 
 
 def brute_force(reader: ReplyReader, prompt: list[int]) -> dict[str, float]:
@@ -117,12 +122,30 @@ def test_replies_equal_brute_force(reader: ReplyReader) -> None:
 
 def test_listed_actions_are_followed_and_the_rest_is_counted(reader: ReplyReader) -> None:
     prompt = Prompt([1, 2], "on up", [])
-    few = ReplyReader(reader.model, reader.tokenizer, [0], 3, 0.8, False, smallest=0.2)
+    few = ReplyReader(reader.model, reader.tokenizer, [0], 3, 0.8, False, never, smallest=0.2)
     (cut,), whole = few.read([prompt], [["go on"]]), brute_force(reader, [1, 2])
     assert cut.missed > 0
     assert sum(cut.actions.values()) + cut.missed == pytest.approx(1)
     assert cut.actions["go on"] == pytest.approx(whole["go on"], abs=1e-6)
     assert all(chance <= whole[action] + 1e-6 for action, chance in cut.actions.items())
+
+
+def test_a_hopeless_beginning_counts_as_one_text(reader: ReplyReader) -> None:
+    def hopeless(listed: Collection[str], beginning: str) -> bool:
+        return not any(action.startswith(beginning) for action in listed)
+
+    short = replace(reader, hopeless=hopeless)
+    (found,), whole = short.read([Prompt([1, 2], "on up", [])], [["go on"]]), brute_force(reader, [1, 2])
+    assert found.missed == 0
+    assert sum(found.actions.values()) == pytest.approx(1)
+    assert found.actions["go on"] == pytest.approx(whole["go on"], abs=1e-6)
+    assert len(found.actions) < len(whole)
+
+
+def test_only_the_widest_are_followed(reader: ReplyReader) -> None:
+    (found,) = replace(reader, widest=1).read([Prompt([1, 2], "on up", [])], [[]])
+    assert len(found.actions) == 1
+    assert found.missed + sum(found.actions.values()) == pytest.approx(1)
 
 
 def test_a_score_of_half_right_signs() -> None:
