@@ -130,11 +130,16 @@ def explore(rules: Rules, roots: Iterable[Node], answer: Answer) -> Explored:
         if node.step < rules.max_steps:
             layers[node.step][node.state] = None
     branches: dict[Node, _Branch] = {}
+    # Most prompts do not show the step, so that a state has the same replies at many. They are kept with what follows
+    # from them, because identities are unique only among living objects.
+    known: dict[tuple[Hashable, int], tuple[Replies, _Branch, list[Hashable]]] = {}
     for step, layer in enumerate(layers):
         shown = [(Node(state, step), rules.model.view(state, step)) for state in layer]
         for (node, view), replies in zip(shown, answer(shown) if shown else [], strict=True):
-            branch, reached = _branch(rules.model, node.state, view, replies)
-            branches[node] = branch
+            key = (node.state, id(replies))
+            if key not in known:
+                known[key] = (replies, *_branch(rules.model, node.state, view, replies))
+            _, branches[node], reached = known[key]
             if step + 1 < rules.max_steps:
                 layers[step + 1].update(dict.fromkeys(reached))
     return Explored(rules, branches)

@@ -38,8 +38,8 @@ class ReplyReader:
     """Reads the distribution over action texts off a model, as responses are sampled with ``top_p`` 1.
 
     The responses of listed actions are followed to their end, and so are the ``widest`` other beginnings of responses
-    of each length whose probability is at least ``smallest``. A beginning that is hopeless, because no action begins so,
-    counts as a text of its own. What is cut off is counted as missed.
+    of each length whose probability is at least ``smallest``. A hopeless beginning, with which no action begins, counts
+    as a text of its own. What is cut off is counted as missed.
     """
 
     model: Any
