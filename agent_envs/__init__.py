@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent_envs.base import NumberedTasks, PromptTemplate, Reset, StepResult, TextEnv
+from agent_envs.base import ExactModel, Move, NumberedTasks, PromptTemplate, Recording, Reset, StepResult, TextEnv, View
 from agent_envs.declarations import Generator, GeneratorOption, Needs
 from agent_envs.errors import EnvError, EnvFault, RegistryError, UnknownTask
 from agent_envs.registry import get, load_plugin, make, names, register
@@ -10,16 +10,20 @@ from agent_envs.registry import get, load_plugin, make, names, register
 __all__ = [
     "EnvError",
     "EnvFault",
+    "ExactModel",
     "Generator",
     "GeneratorOption",
     "Needs",
+    "Move",
     "NumberedTasks",
     "PromptTemplate",
+    "Recording",
     "RegistryError",
     "Reset",
     "StepResult",
     "TextEnv",
     "UnknownTask",
+    "View",
     "get",
     "load_plugin",
     "make",

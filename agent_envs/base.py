@@ -7,8 +7,8 @@ Nothing here knows about tokens, models or training.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, ClassVar, overload
 
@@ -17,13 +17,17 @@ from agent_envs.errors import EnvError, UnknownTask
 
 __all__ = [
     "EnvError",
+    "ExactModel",
     "Expert",
+    "Move",
     "NumberedTasks",
     "PromptTemplate",
+    "Recording",
     "Reset",
     "StepResult",
     "TextEnv",
     "UnknownTask",
+    "View",
 ]
 
 
@@ -75,6 +79,72 @@ class StepResult:
     admissible_actions: tuple[str, ...] = ()
     info: Mapping[str, Any] = field(default_factory=dict)
     """Anything else worth recording, in JSON types."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A state as the way to it, for environments whose state is costly to copy: equal actions lead to equal states."""
+
+    task: str
+    seed: int
+    actions: tuple[str, ...] = ()
+
+    def then(self, action: str) -> Recording:
+        """Return the recording with one more action."""
+        return replace(self, actions=(*self.actions, action))
+
+    def play(self, env: TextEnv) -> None:
+        """Bring ``env`` into this state."""
+        env.reset(self.task, self.seed)
+        for action in self.actions:
+            env.step(action)
+
+
+@dataclass(frozen=True)
+class View:
+    """What a player sees of a state, as ``Reset`` and ``StepResult`` show it."""
+
+    observation: str
+    state_key: str
+    admissible_actions: tuple[str, ...] = ()
+    task: str = ""
+
+
+@dataclass(frozen=True)
+class Move:
+    """What an action that the environment recognises does."""
+
+    state: Hashable
+    """The state afterwards; equal states have equal futures."""
+    reward: float = 0.0
+    terminated: bool = False
+
+
+class ExactModel(ABC):
+    """The rules of an environment in which nothing is random after ``reset``, for dynamic programming.
+
+    States are hashable values without a clock: the step limit is the environment's ``max_steps``. An action that is not
+    recognised leaves the state as it is, earns nothing and uses up a step.
+    """
+
+    returns: tuple[float, float]
+    """Lowest and highest sum of the rewards that can follow any state, discounted by any factor from 0 to 1."""
+
+    @abstractmethod
+    def start(self, task: str, seed: int) -> Hashable:
+        """Return the state that ``reset(task, seed)`` starts in. Raises ``UnknownTask``."""
+
+    @abstractmethod
+    def view(self, state: Hashable, step: int) -> View:
+        """Return what is shown of ``state`` before the action number ``step`` (0-based)."""
+
+    @abstractmethod
+    def move(self, state: Hashable, action: str) -> Move | None:
+        """Return what the text ``action`` does in ``state``, or None if it is not recognised there."""
+
+    def hopeless(self, listed: Collection[str], beginning: str) -> bool:
+        """Return whether no text that begins so is recognised in a state that lists these actions; False if unknown."""
+        return False
 
 
 Expert = Callable[[], str]
@@ -130,7 +200,9 @@ class TextEnv(ABC):
     * ``step`` survives any string; an action it cannot read changes nothing but the step count;
     * after ``max_steps`` steps without termination the result is ``truncated``;
     * ``step`` after the end, or before ``reset``, raises ``EnvError``;
-    * ``info`` of every answer is a mapping from names to JSON values.
+    * ``info`` of every answer is a mapping from names to JSON values;
+    * if ``can_snapshot``, an instance that ``restore`` brought into a state gives the results of the episode that
+      ``snapshot`` was taken in.
 
     Listing environments imports the module of every registered one, so packages that are slow to import, or listed in
     ``needs``, are imported where they are used.
@@ -148,6 +220,8 @@ class TextEnv(ABC):
     """Packages that the base install does not contain."""
     generator: ClassVar[Generator | None] = None
     """Makes data to play with; None if there is nothing to make."""
+    can_snapshot: bool = False
+    """Whether ``snapshot`` and ``restore`` work."""
     placeholders: tuple[str, ...] = ()
     """Parts of listed actions that the agent replaces with its own words, such as "<query>" in "search[<query>]"."""
 
@@ -180,6 +254,18 @@ class TextEnv(ABC):
 
     def expert(self) -> Expert | None:
         """Return a demonstrator for the running episode, or None if the environment has none."""
+        return None
+
+    def snapshot(self) -> object:
+        """Return the state of the running episode, as a value that can be pickled. Raises ``EnvError``."""
+        raise EnvError(f"{self.name} takes no snapshots; play the episode again instead")
+
+    def restore(self, state: object) -> None:
+        """Continue from a state that ``snapshot`` of an instance with equal options returned. Raises ``EnvError``."""
+        raise EnvError(f"{self.name} restores no snapshots; play the episode again instead")
+
+    def model(self) -> ExactModel | None:
+        """Return the rules for computing exact values, or None if the environment has none to offer."""
         return None
 
     def describe_tasks(self, tasks: Mapping[str, Sequence[str]]) -> Iterable[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from agent_envs.base import Expert, Reset, StepResult, TextEnv
+from agent_envs.base import ExactModel, Expert, Reset, StepResult, TextEnv
 from agent_envs.errors import EnvError
 
 __all__ = ["StepLimit"]
@@ -26,6 +26,7 @@ class StepLimit(TextEnv):
         self.prompt = env.prompt
         self.record = env.record
         self.placeholders = env.placeholders
+        self.can_snapshot = env.can_snapshot
         self.max_steps = min(max_steps, env.max_steps)
         self._steps_left = 0
         self._cut_off = False
@@ -52,6 +53,22 @@ class StepLimit(TextEnv):
 
     def expert(self) -> Expert | None:
         return self.env.expert()
+
+    def snapshot(self) -> object:
+        if self._cut_off:
+            raise EnvError(f"{self.name}: the episode was truncated after {self.max_steps} steps; call reset first.")
+        return self._steps_left, self.env.snapshot()
+
+    def restore(self, state: object) -> None:
+        if not isinstance(state, tuple) or len(state) != 2:
+            raise EnvError(f"{self.name}: this is not a snapshot under a step limit; take one from such an instance.")
+        steps_left, inner = state
+        self.env.restore(inner)
+        self._steps_left = steps_left
+        self._cut_off = False
+
+    def model(self) -> ExactModel | None:
+        return self.env.model()
 
     def describe_tasks(self, tasks: Mapping[str, Sequence[str]]) -> Iterable[str]:
         return self.env.describe_tasks(tasks)

@@ -13,7 +13,7 @@ from agent_envs.alfworld.data import GENERATOR, compare_with_official, find_game
 from agent_envs.alfworld.datarecord import DataRecord
 from agent_envs.alfworld.layout import CATEGORIES, GAME_FILE, SPLITS, games_root, list_games, task_type_of
 from agent_envs.alfworld.prompt import ALFWORLD_PROMPT
-from agent_envs.base import Expert, Reset, StepResult, TextEnv
+from agent_envs.base import Expert, Recording, Reset, StepResult, TextEnv
 from agent_envs.declarations import Needs
 from agent_envs.errors import EnvError, UnknownTask
 from agent_envs.registry import register
@@ -52,6 +52,7 @@ class AlfworldEnv(TextEnv):
 
     splits = SPLITS
     prompt = ALFWORLD_PROMPT
+    can_snapshot = True
     needs = Needs(("alfworld", "textworld"), extra="alfworld")
     generator = GENERATOR
 
@@ -82,6 +83,7 @@ class AlfworldEnv(TextEnv):
         self._plan: list[str] = []
         self._steps = 0
         self._running = False
+        self._recording: Recording | None = None
 
     @classmethod
     def find_data(cls, **options: Any) -> Iterable[str]:
@@ -115,6 +117,7 @@ class AlfworldEnv(TextEnv):
             )
         self._plan = []
         self._steps = 0
+        self._recording = Recording(task, seed)
         self._running = True
         observation = self._view.observation
         return Reset(
@@ -134,6 +137,8 @@ class AlfworldEnv(TextEnv):
         # Left False if the engine fails: its state is then unknown.
         self._running = False
         self._view = self._engine.step(command)
+        if self._recording is not None:
+            self._recording = self._recording.then(command)
         if self._plan and command == self._plan[0]:
             del self._plan[0]
         elif admissible:
@@ -156,6 +161,17 @@ class AlfworldEnv(TextEnv):
     def expert(self) -> Expert:
         """The engine's planner; it plans when first asked and again after an admissible action off its plan."""
         return self._expert_action
+
+    def snapshot(self) -> object:
+        """Return the way to the state, which is shorter than a house and takes milliseconds to go again."""
+        if not self._running or self._recording is None:
+            raise EnvError("snapshot needs a running ALFWorld episode; call reset first")
+        return self._recording
+
+    def restore(self, state: object) -> None:
+        if not isinstance(state, Recording):
+            raise EnvError("this is not a snapshot of an ALFWorld game; take one with snapshot")
+        state.play(self)
 
     def describe_tasks(self, tasks: Mapping[str, Sequence[str]]) -> Iterable[str]:
         return compare_with_official(self._root, tasks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -77,6 +78,7 @@ def _check(make_env: MakeEnv, splits: Sequence[str], sample: int) -> None:
             _check_truncation(first, tasks[0])
             _check_determinism(first, second, tasks)
             _check_malformed(first, second, tasks[0])
+            _check_snapshots(first, second, tasks[0])
             _check_expert(first, tasks)
             _check_prompt(first, tasks[0])
     finally:
@@ -206,6 +208,28 @@ def _check_truncation(first: Subject, task: str) -> None:
         len(results) == limit,
         f"task {task!r} was truncated after {len(results)} of max_steps = {limit} steps; let max_steps be the limit",
     )
+
+
+def _check_snapshots(first: Subject, second: Subject, task: str) -> None:
+    """Check that a state that went through pickling continues as the episode it was taken in, in both instances."""
+    if not first.env.can_snapshot:
+        return
+    _, results, actions = _explore(first, task)
+    half = len(actions) // 2
+    first.reset(task)
+    for action in actions[:half]:
+        first.step(action)
+    with surviving("snapshot()", "it must return a value that can be pickled while an episode runs"):
+        state = pickle.dumps(first.env.snapshot())
+    for subject in (second, first):
+        with surviving("restore", "it must take what snapshot returned, at any time"):
+            subject.env.restore(pickle.loads(state))
+        for action, result in zip(actions[half:], results[half:], strict=True):
+            demand(
+                subject.step(action) == result,
+                f"{short(action)} gives other results after restore in task {task!r}; snapshot must hold all that "
+                "later results depend on",
+            )
 
 
 def _check_expert(first: Subject, tasks: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from agent_envs.base import Expert, NumberedTasks, Reset, StepResult, TextEnv
+from agent_envs.base import Expert, NumberedTasks, Recording, Reset, StepResult, TextEnv
 from agent_envs.declarations import Needs
 from agent_envs.errors import EnvError, UnknownTask
 from agent_envs.registry import register
@@ -69,6 +69,7 @@ class WebShopEnv(TextEnv):
 
     splits = _SPLITS["compatible"]
     prompt = WEBSHOP_PROMPT
+    can_snapshot = True
     needs = Needs(("regex",), extra="webshop")
     generator = GENERATOR
     placeholders = (QUERY,)
@@ -118,6 +119,7 @@ class WebShopEnv(TextEnv):
         self._pays_score = reward == "score"
         self._success_reward = success_reward
         self._session: Session | None = None
+        self._recording: Recording | None = None
         self._steps = 0
         self.record = {
             "catalogue": catalogue.fingerprint,
@@ -151,6 +153,7 @@ class WebShopEnv(TextEnv):
         index = int(self._goals[split][place])
         session = Session(self._shop, str(index), self._shop.book[index], random.Random(seed))
         self._session = session
+        self._recording = Recording(task, seed)
         self._steps = 0
         return Reset(
             observation=self._observe(session),
@@ -167,6 +170,8 @@ class WebShopEnv(TextEnv):
             raise EnvError("WebShop: no episode is running; call reset before step.")
         listed = action in self._actions(session.page)
         outcome = session.step(action)
+        if self._recording is not None:
+            self._recording = self._recording.then(action)
         self._steps += 1
         success = outcome.done and outcome.reward == 1.0
         truncated = not outcome.done and self._steps >= self.max_steps
@@ -189,6 +194,17 @@ class WebShopEnv(TextEnv):
     def expert(self) -> Expert:
         """Knows which product is wanted; the seldom goal that no purchase fully meets it does not fully meet either."""
         return self._expert_action
+
+    def snapshot(self) -> object:
+        """Return the way to the state, since pages share parts of the catalogue."""
+        if self._session is None or self._recording is None:
+            raise EnvError("WebShop: no episode is running; call reset before snapshot.")
+        return self._recording
+
+    def restore(self, state: object) -> None:
+        if not isinstance(state, Recording):
+            raise EnvError("WebShop: this is not a snapshot of WebShop; take one with snapshot.")
+        state.play(self)
 
     def describe_tasks(self, tasks: Mapping[str, Sequence[str]]) -> Iterable[str]:
         counts = ", ".join(f"{split} {len(ids)}" for split, ids in tasks.items())

@@ -300,6 +300,15 @@ class Session:
         self._pool._stats.steps += 1
         return result
 
+    async def snapshot(self) -> object:
+        """Return the state of the running episode, as ``TextEnv.snapshot`` does."""
+        state: object = await self._call("snapshot", self._pool._step_timeout)
+        return state
+
+    async def restore(self, state: object) -> None:
+        """Continue from a state that any session of an equal environment returned."""
+        await self._call("restore", self._pool._slow_timeout, state)
+
     async def expert_action(self) -> str:
         """Return the expert's action for the current state. Raises ``EnvError`` if the environment has no expert."""
         action: str | None = await self._call("expert", self._pool._slow_timeout)

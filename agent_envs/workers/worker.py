@@ -82,6 +82,11 @@ class _Worker:
         if operation == "reset":
             self._experts.pop(instance, None)
             return env.reset(*arguments)
+        if operation == "snapshot":
+            return env.snapshot()
+        if operation == "restore":
+            self._experts.pop(instance, None)
+            return env.restore(*arguments)
         if operation == "max_steps":
             return env.max_steps
         if operation == "splits":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -19,10 +20,13 @@ from openrlhf_gagpo.plugins import load_algo_plugins
 
 if TYPE_CHECKING:
     from openrlhf_gagpo.comparison.compute import Credit
+    from openrlhf_gagpo.comparison.page import Table
     from openrlhf_gagpo.comparison.steps import Own, Source
+    from openrlhf_gagpo.truth.referee import Verdict
 
 __all__ = ["main", "parse"]
 
+_GAMMA = "gamma"
 _OPTION = "option "
 """Prefix of the options of estimators among the parsed arguments."""
 
@@ -47,9 +51,10 @@ def main(argv: Sequence[str]) -> int:
     source = read_source(given.source, given.iteration)
     chosen = _chosen(given.estimators, source.own)
     set_options = _set_options(given)
-    _check_owners(set_options, chosen)
+    _check_owners(set_options, chosen, {_GAMMA} if given.truth else set())
     credits = [compute(source, name, _options(name, set_options, source.own)) for name in chosen]
     found, note = agreements(credits), _note(source, credits)
+    verdict = _verdict(given, source, credits, set_options) if given.truth else None
 
     console = Console(highlight=False)
     console.print(f"{source.title}: {len(source)} steps", markup=False, soft_wrap=True)
@@ -60,10 +65,16 @@ def main(argv: Sequence[str]) -> int:
     if found:
         console.print(agreement_table(found))
     console.print(diagnostics_table(credits))
+    if verdict is not None:
+        from openrlhf_gagpo.truth.tables import truth_tables
+
+        for table in truth_tables(verdict.scores):
+            console.print(table)
+        console.print(verdict.note, markup=False, soft_wrap=True)
     if note:
         console.print(note, markup=False, soft_wrap=True)
     if given.output is not None:
-        write_credit(given.output, source, credits)
+        write_credit(given.output, source, credits, [] if verdict is None else verdict.lines(source))
         console.print(f"credit: {given.output}", markup=False, soft_wrap=True)
     if given.html is not None:
         try:
@@ -71,7 +82,7 @@ def main(argv: Sequence[str]) -> int:
         except ModuleNotFoundError as error:
             raise ConfigError(f"--html draws with {error.name}, which is not installed; install it") from error
 
-        write_page(given.html, source, credits, found, given.rows, note)
+        write_page(given.html, source, credits, found, given.rows, note, [] if verdict is None else _tables(verdict))
         console.print(f"page: {given.html}", markup=False, soft_wrap=True)
     return 0
 
@@ -88,6 +99,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     if given.rows < 0:
         raise ConfigError(f"--rows is {given.rows}; it must be 0 or more")
     _check_outputs(given)
+    if given.model is not None and not given.truth:
+        raise ConfigError("--model names the weights that --truth reads; add --truth, or leave it out")
     return given
 
 
@@ -146,6 +159,17 @@ def _parser(family: Family) -> argparse.ArgumentParser:
     parser.add_argument("--rows", type=int, default=20, metavar="N", help="steps in the table (default %(default)s)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the credit of every step as JSON lines")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write tables and plots as one page")
+    parser.add_argument(
+        "--truth",
+        action="store_true",
+        help="compare with the exact values of the policy that played, in an environment that offers its rules",
+    )
+    parser.add_argument(
+        "--model",
+        type=Path,
+        metavar="FOLDER",
+        help="weights that played the iteration, for --truth (default: the run's checkpoint, or its start model)",
+    )
     group = parser.add_argument_group(
         "options of the estimators", "Each applies to all chosen estimators that have it."
     )
@@ -186,9 +210,10 @@ def _set_options(given: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _check_owners(set_options: Mapping[str, Any], chosen: Sequence[str]) -> None:
+def _check_owners(set_options: Mapping[str, Any], chosen: Sequence[str], others: AbstractSet[str]) -> None:
+    """Refuse options that neither an estimator has nor one of ``others`` is."""
     family = families()[0]
-    for name in set_options:
+    for name in set_options.keys() - others:
         owners = family.owners[family.prefix + name]
         if not set(owners) & set(chosen):
             raise ConfigError(
@@ -231,6 +256,32 @@ def _note(source: Source, credits: Sequence[Credit]) -> str:
         return ""
     equal, recorded = equal_to_recorded(source, same[0])
     return f"{equal} of {recorded} advantages that the run recorded are exactly those of {same[0].estimator}"
+
+
+def _verdict(
+    given: argparse.Namespace, source: Source, credits: Sequence[Credit], set_options: Mapping[str, Any]
+) -> Verdict:
+    """Compute the truth for the chosen discount factor and for 1, which makes values chances of success."""
+    # Imports torch.
+    from openrlhf_gagpo.truth.referee import judge
+
+    if source.own is None:
+        raise ConfigError("--truth asks the model that played, which only a run folder knows; give a run folder")
+    gamma = float(set_options.get(_GAMMA, getattr(source.own.options, _GAMMA, 1.0)))
+    return judge(given.source, source, credits, gammas=list(dict.fromkeys([gamma, 1.0])), model=given.model)
+
+
+def _tables(verdict: Verdict) -> list[Table]:
+    from openrlhf_gagpo.truth.tables import error_rows, score_rows
+
+    return [
+        ("Truth", verdict.note, *score_rows(verdict.scores)),
+        (
+            "Differences to the truth",
+            "By the number of steps that a group took in the same state.",
+            *error_rows(verdict.scores),
+        ),
+    ]
 
 
 if __name__ == "__main__":

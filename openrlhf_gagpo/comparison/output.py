@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
@@ -16,8 +16,13 @@ from openrlhf_gagpo.errors import ConfigError
 __all__ = ["write_credit", "writing"]
 
 
-def write_credit(path: Path, source: Source, credits: Sequence[Credit]) -> None:
+def write_credit(
+    path: Path, source: Source, credits: Sequence[Credit], extra: Sequence[Mapping[str, object]] = ()
+) -> None:
     """Write one line per estimator and step: what names the step, then its credit; null where it has none.
+
+    Args:
+        extra: further lines, written after those.
 
     Raises:
         ConfigError: the file cannot be written.
@@ -29,6 +34,8 @@ def write_credit(path: Path, source: Source, credits: Sequence[Credit]) -> None:
                 numbers = {name: _plain(column[row]) for name, column in columns.items()}
                 line = {**identity, "estimator": credit.estimator, **numbers, "keep": bool(credit.keep[row])}
                 file.write(json.dumps(line) + "\n")
+        for further in extra:
+            file.write(json.dumps(further) + "\n")
 
 
 @contextmanager

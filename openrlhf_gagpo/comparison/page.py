@@ -14,17 +14,28 @@ from openrlhf_gagpo.comparison.steps import Source
 from openrlhf_gagpo.comparison.tables import cell, diagnostic_names, step_rows
 from openrlhf_gagpo.report.template import environment
 
-__all__ = ["write_page"]
+__all__ = ["Table", "write_page"]
+
+
+Table = tuple[str, str, Sequence[str], Sequence[Sequence[str]]]
+"""Title, sentence below it, head and rows of a further table."""
 
 
 def write_page(
-    path: Path, source: Source, credits: Sequence[Credit], found: Sequence[Agreement], rows: int, note: str
+    path: Path,
+    source: Source,
+    credits: Sequence[Credit],
+    found: Sequence[Agreement],
+    rows: int,
+    note: str,
+    further: Sequence[Table] = (),
 ) -> None:
     """Write the page.
 
     Args:
         rows: steps in its table.
         note: a sentence below the title, or "".
+        further: tables shown before the agreement.
 
     Raises:
         ConfigError: the file cannot be written.
@@ -38,6 +49,7 @@ def write_page(
         steps=len(source),
         credits=credits,
         options=[(credit.estimator, _options(credit)) for credit in credits],
+        further=further,
         agreements=found,
         diagnostics=diagnostic_names(credits),
         panels=panels(source, credits),

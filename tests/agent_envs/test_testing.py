@@ -75,7 +75,7 @@ class Slippery(Silent):
         state = self._state
         result = super().step(action)
         if not result.admissible and state is not None:
-            state.agent = state.layout.altar
+            self._state = replace(state, agent=state.layout.altar)
         return result
 
 
@@ -311,3 +311,16 @@ def test_a_million_tasks_are_sampled() -> None:
 def test_the_suite_needs_no_test_framework() -> None:
     code = "import sys, agent_envs.testing; sys.exit(bool({'pytest', '_pytest', 'jinja2', 'numpy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+class Amnesiac(VaultEnv):
+    """A snapshot that forgets how many steps were taken."""
+
+    def restore(self, state: object) -> None:
+        super().restore(state)
+        self._steps = 0
+
+
+def test_a_snapshot_that_forgets_is_a_breach() -> None:
+    with pytest.raises(AssertionError, match="other results after restore"):
+        check_env(lambda: Amnesiac(), "train", sample=1)

@@ -1,0 +1,117 @@
+"""How close an estimator's advantages are to the true ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import pearsonr, spearmanr
+
+from openrlhf_gagpo.credit.sets import Bools, Floats, Ints
+from openrlhf_gagpo.credit.statistics import ROUNDING
+
+__all__ = ["BUCKETS", "Errors", "Score", "Truth", "score", "state_group_sizes"]
+
+BUCKETS: Mapping[str, tuple[int, float]] = {"1": (1, 1), "2-3": (2, 3), "4-7": (4, 7), "8+": (8, np.inf)}
+"""Sizes of state groups that errors are reported for: name -> smallest and largest."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The true values at N steps, for one discount factor."""
+
+    gamma: float
+    value: Floats
+    """(N,) V of the state, with the steps left known."""
+    advantage: Floats
+    """(N,) Q - V of the action that was taken."""
+    value_error: Floats
+    """(N,) how far ``value`` may be off: a bound, or a standard error if values are estimates."""
+    advantage_error: Floats
+    """(N,) the same for ``advantage``."""
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Differences to the truth over the steps of one bucket."""
+
+    steps: int
+    bias: float | None
+    """Mean difference; None without steps."""
+    variance: float | None
+    """Variance of the difference; None without steps."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """Agreement of one column of numbers with the truth."""
+
+    name: str
+    gamma: float
+    steps: int
+    signed: int
+    """Steps at which both are other than 0."""
+    sign_accuracy: float | None
+    """Share of the signed steps at which the signs are equal."""
+    pearson: float | None
+    spearman: float | None
+    errors: Mapping[str, Errors]
+    """By name in ``BUCKETS``."""
+    cosine: float | None = None
+    """Cosine between the policy gradients of both; None if either is 0, or if the column is not an advantage."""
+
+
+def state_group_sizes(groups: Sequence[str], states: Sequence[str]) -> Ints:
+    """Return for each step how many steps of its rollout group were taken in its state, itself included."""
+    pairs = list(zip(groups, states, strict=True))
+    number: dict[tuple[str, str], int] = {}
+    which = np.array([number.setdefault(pair, len(number)) for pair in pairs], dtype=np.int64)
+    sizes: Ints = np.bincount(which)[which] if len(which) else which
+    return sizes
+
+
+def score(
+    name: str,
+    gamma: float,
+    given: Floats,
+    true: Floats,
+    keep: Bools,
+    sizes: Ints,
+    *,
+    scaled: bool,
+    cosine: float | None = None,
+) -> Score:
+    """Compare ``given`` with ``true`` over the steps to ``keep``; numbers at rounding level count as 0.
+
+    Args:
+        given, true: (N,).
+        sizes: (N,) from ``state_group_sizes``.
+        scaled: whether ``given`` gets the root mean square of ``true`` before differences are taken. An advantage's
+            scale is arbitrary, since estimators normalise it and optimizers do too; a value's is not.
+    """
+    a, b = (np.where(np.abs(x) > ROUNDING, x, 0.0) for x in (given[keep], true[keep]))
+    signed = (a != 0) & (b != 0)
+    ranked = len(a) > 1 and np.ptp(a) > 0 and np.ptp(b) > 0
+    size = float(np.sqrt(np.mean(a**2))) if len(a) else 0.0
+    factor = float(np.sqrt(np.mean(b**2))) / size if scaled and size > 0 else 1.0
+    return Score(
+        name=name,
+        gamma=gamma,
+        steps=len(a),
+        signed=int(signed.sum()),
+        sign_accuracy=float(np.mean(np.sign(a[signed]) == np.sign(b[signed]))) if signed.any() else None,
+        pearson=float(pearsonr(a, b).statistic) if ranked else None,
+        spearman=float(spearmanr(a, b).statistic) if ranked else None,
+        errors=_by_size(factor * a - b, sizes[keep]),
+        cosine=cosine,
+    )
+
+
+def _by_size(difference: Floats, sizes: Ints) -> dict[str, Errors]:
+    found = {}
+    for name, (low, high) in BUCKETS.items():
+        inside = difference[(sizes >= low) & (sizes <= high)]
+        some = len(inside) > 0
+        found[name] = Errors(len(inside), float(inside.mean()) if some else None, float(inside.var()) if some else None)
+    return found
