@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -40,12 +40,18 @@ class BatchSampler:
         self._waiting: list[_Turn] = []
         self._unfinished = 0
         self._concurrency = 1
+        self._sampled_by = ""
 
-    def begin(self, episodes: int, concurrency: int) -> None:
-        """Announce how many episodes will be played, and how many of them at a time."""
+    def begin(self, episodes: int, concurrency: int, sampled_by: str = "") -> None:
+        """Announce how many episodes will be played, and how many of them at a time.
+
+        Args:
+            sampled_by: what every completion gets as ``Completion.sampled_by``.
+        """
         self._waiting.clear()
         self._unfinished = episodes
         self._concurrency = concurrency
+        self._sampled_by = sampled_by
 
     def episode_done(self) -> None:
         """Note that an episode has ended and will request no more turns."""
@@ -66,7 +72,7 @@ class BatchSampler:
             batch = turns[start : start + self.max_batch]
             completions = generate_batch(self.model, batch, self.eos_ids, self.pad_id)
             for turn, completion in zip(batch, completions, strict=True):
-                turn.result.set_result(completion)
+                turn.result.set_result(replace(completion, sampled_by=self._sampled_by))
 
 
 @torch.inference_mode()
