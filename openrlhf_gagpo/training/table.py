@@ -81,9 +81,7 @@ class StepTable:
                 table.action.append(step.action)
                 table.success.append(episode.success)
                 table.tokens.append(
-                    TokenRow(
-                        step.prompt_ids, step.response_ids, step.sampling_log_probs, sampled_by=step.sampled_by
-                    )
+                    TokenRow(step.prompt_ids, step.response_ids, step.sampling_log_probs, sampled_by=step.sampled_by)
                 )
         return table
 
