@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
+from openrlhf_gagpo.backends.local_models import keeps_every_token
 from openrlhf_gagpo.training.collate import collate, pad_right
 from openrlhf_gagpo.training.rows import TokenRow
 
@@ -43,15 +43,8 @@ def response_logits(model: Any, rows: Sequence[TokenRow], pad_id: int) -> Respon
 
 
 def _can_share(model: Any) -> bool:
-    """Return whether a pass can go on from the keys and values of another.
-
-    It cannot under gradient checkpointing, which keeps none, and with layers that keep something else than every
-    token's keys and values: sliding windows, in which padding would take up room, and recurrent states.
-    """
-    if model.training and model.is_gradient_checkpointing:
-        return False
-    layers = DynamicCache(config=model.config).layers
-    return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
+    """Return whether a pass can go on from the keys and values of another; gradient checkpointing keeps none."""
+    return keeps_every_token(model) and not (model.training and model.is_gradient_checkpointing)
 
 
 def plain_pass(model: Any, rows: Sequence[TokenRow], pad_id: int) -> ResponseLogits:
