@@ -14,7 +14,8 @@ _BURN = "import sys, time\nwhile time.process_time() < 0.3: pass\nprint('done', 
 
 def test_children_count_while_they_live_and_afterwards() -> None:
     spec = importlib.util.spec_from_file_location("iteration_cpu", REPOSITORY / "benchmarks/iteration_cpu.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     before = module.tree_seconds()
@@ -23,7 +24,8 @@ def test_children_count_while_they_live_and_afterwards() -> None:
         ["sh", "-c", '"$0" -c "$1"; true', sys.executable, _BURN],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
-    assert child.stdout is not None and child.stdout.readline() == "done\n"
+    assert child.stdout is not None
+    assert child.stdout.readline() == "done\n"
     living = module.tree_seconds() - before
     child.communicate()
     ended = module.tree_seconds() - before
