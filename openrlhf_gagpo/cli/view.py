@@ -68,7 +68,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         type=Path,
         nargs="+",
         metavar="PATH",
-        help="run folder, folder of runs, results of an evaluation, recorded rollouts, or JSON lines with one step each",
+        help="run folder, folder of runs, results of an evaluation, recorded rollouts, or JSON lines of steps",
     )
     parser.add_argument(
         "--port", type=int, default=8265, metavar="N", help="port on 127.0.0.1, 0 for a free one (default %(default)s)"

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from openrlhf_gagpo.errors import EpisodeFileError
-from openrlhf_gagpo.report.episodes import PlayedEpisode
+from openrlhf_gagpo.report.episodes import PlayedEpisode, without_placeholders
 from openrlhf_gagpo.rollout.types import Episode, Step
 from openrlhf_gagpo.viewer.facts import EpisodeFacts
 from openrlhf_gagpo.viewer.seekable import SeekableGzip
 
 __all__ = ["RecordFile"]
 
+_HEADER = 4096
+"""Bytes that hold the header for certain."""
 _STEP_FIELDS = {field.name for field in fields(Step)}
 _EPISODE_FIELDS = {field.name for field in fields(Episode)} - {"steps"}
 _MISSING: Mapping[str, Any] = {
@@ -64,10 +67,20 @@ class RecordFile:
     def read(self, chosen: Sequence[EpisodeFacts]) -> list[PlayedEpisode]:
         """Read the chosen episodes in full, with the errors of ``scan``."""
         texts = self._text.read([(facts.offset, facts.size) for facts in chosen])
-        return [
+        found = [
             self._played([self._record(line) for line in text.split(b"\n") if line], facts.number)
             for facts, text in zip(chosen, texts, strict=True)
         ]
+        if not self._first_version:
+            return found
+        credit = without_placeholders([played.credit for played in found])
+        return [replace(played, credit=rows) for played, rows in zip(found, credit, strict=True)]
+
+    @cached_property
+    def _first_version(self) -> bool:
+        """Whether the release that wrote the file recorded 0 for what an estimator lacks."""
+        (head,) = self._text.read([(0, _HEADER)])
+        return self._record(head.partition(b"\n")[0]).get("version") == 1
 
     def _episodes(self) -> Iterator[tuple[int, int, list[dict[str, Any]]]]:
         """Yield offset, size and records of each episode."""
