@@ -49,7 +49,7 @@ def main() -> int:
 def make_run(path: Path, steps: int, files: int) -> RunFolder:
     """Write a run of about ``steps`` steps in ``files`` iterations."""
     run = RunFolder.create(path, {"values": {"env": {"name": "made up"}}}, "{{ observation }}", seed=0)
-    groups = max(1, steps // (files * GROUP * LENGTH))
+    groups = -(-steps // (files * GROUP * LENGTH))
     with run.tracked():
         for iteration in range(1, files + 1):
             chance = random.Random(iteration)

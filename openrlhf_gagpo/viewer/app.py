@@ -14,7 +14,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from openrlhf_gagpo.errors import GagpoError
-from openrlhf_gagpo.viewer.pages import NotThere, Pages, state_stamp
+from openrlhf_gagpo.viewer.pages import NotThere, Pages
 from openrlhf_gagpo.viewer.render import STATIC
 from openrlhf_gagpo.viewer.sources import Source
 from openrlhf_gagpo.viewer.store import Store
@@ -58,7 +58,7 @@ def make_app(store: Store) -> Starlette:
         return pages.group(_source(store, request), place["part"], place["name"], request.query_params)
 
     def stamp(request: Request) -> Response:
-        return JSONResponse({"stamp": state_stamp(store, request.query_params.get("of", ""))})
+        return JSONResponse({"stamp": store.stamp(request.query_params.get("of", ""))})
 
     def missing(request: Request, error: Exception) -> Response:
         return HTMLResponse(_encoded(pages.problem("There is no such page; start from the list of runs.")), 404)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
 
 from openrlhf_gagpo.errors import GagpoError, RunFolderError
-from openrlhf_gagpo.report.data import Evaluation, config_table, evaluations
+from openrlhf_gagpo.report.data import Setting, config_table
 from openrlhf_gagpo.report.episodes import PlayedEpisode
 from openrlhf_gagpo.rollout.types import Step
+from openrlhf_gagpo.runfolder import RunFolder
 from openrlhf_gagpo.viewer.curves import AXES, FAMILIES, RunRows, panels
 from openrlhf_gagpo.viewer.estimates import Estimates
 from openrlhf_gagpo.viewer.facts import OUTCOMES, EpisodeFacts, outcome
 from openrlhf_gagpo.viewer.graph import GroupGraph, mean
 from openrlhf_gagpo.viewer.render import render, scale_of
+from openrlhf_gagpo.viewer.runs import Logged, logged
 from openrlhf_gagpo.viewer.selection import Selection
 from openrlhf_gagpo.viewer.sources import Source
 from openrlhf_gagpo.viewer.store import Store
@@ -40,12 +41,12 @@ class SourceRow:
     source: Source
     color: int
     shown: bool
-    state: str
-    iterations: int
+    """Whether its curves are drawn."""
+    logged: Logged
     episodes: int
     waiting: int
+    """Files that are not read yet."""
     solved: float | None
-    evaluation: Evaluation | None
 
 
 class Pages:
@@ -62,30 +63,25 @@ class Pages:
         Args:
             chosen: keys of the runs whose curves are drawn; all without any.
         """
-        sources = self._store.sources()
-        rows = [self._row(source, color, chosen) for color, source in enumerate(sources)]
-        runs = [_run_rows(row.source, row.color) for row in rows if row.shown and row.source.is_run]
-        stamp = "".join(self._store.stamp(source) for source in sources)
-        return self._page(
-            "overview.html.j2", "Runs", live=("", stamp), rows=rows, chosen=list(chosen), **_drawn(runs, query)
-        )
+        rows = [self._row(source, color, chosen) for color, source in enumerate(self._store.sources())]
+        runs = [row.logged.rows(row.source.title, row.color) for row in rows if row.shown and row.source.is_run]
+        return self._page("overview.html.j2", "Runs", live="", rows=rows, chosen=list(chosen), **_drawn(runs, query))
 
     def run(self, source: Source, query: _Query) -> str:
         """Show one source: its facts, its curves, its evaluations and its configuration."""
-        run = source.run
-        by_split = evaluations(run.evals()) if run else {}
+        row, run = self._row(source, 0, ()), source.run
+        problems = [row.logged.problem] if row.logged.problem else []
         return self._page(
             "run.html.j2",
             source.title,
-            live=(source.key, self._store.stamp(source)),
+            live=source.key,
             source=source,
-            row=self._row(source, 0, ()),
-            problems=self._store.listing(source, wait=self._alone).problems,
-            info=run.info() if run else {},
-            evaluations=[item for found in by_split.values() for item in found],
-            settings=config_table(run) if run else [],
+            row=row,
+            problems=problems + self._store.listing(source).problems,
+            info=row.logged.info,
+            settings=_settings(run) if run else [],
             prompt=run.prompt() if run else "",
-            **_drawn([_run_rows(source, 0)] if run else [], query),
+            **_drawn([row.logged.rows(source.title, 0)] if run else [], query),
         )
 
     def episodes(self, source: Source, query: _Query) -> str:
@@ -96,7 +92,7 @@ class Pages:
         return self._page(
             "episodes.html.j2",
             f"Episodes of {source.title}",
-            live=(source.key, self._store.stamp(source)),
+            live=source.key,
             source=source,
             selection=selection,
             page=selection.cut(kept),
@@ -170,10 +166,9 @@ class Pages:
         """Show what went wrong with an address."""
         return self._page("problem.html.j2", "Not found", message=message)
 
-    def _page(self, template: str, title: str, live: tuple[str, str] | None = None, **context: Any) -> str:
-        return render(
-            template, title=title, live=None if self._alone else live, alone=self._alone, url=self._url, **context
-        )
+    def _page(self, template: str, title: str, live: str | None = None, **context: Any) -> str:
+        live = None if self._alone else live
+        return render(template, title=title, live=live, alone=self._alone, url=self._url, **context)
 
     def _url(self, *parts: object, **query: object) -> str:
         """Return an address; "" on a page that stands alone."""
@@ -185,18 +180,14 @@ class Pages:
 
     def _row(self, source: Source, color: int, chosen: Sequence[str]) -> SourceRow:
         listing = self._store.listing(source, wait=self._alone)
-        run = source.run
-        found = [item for items in evaluations(run.evals()).values() for item in items] if run else []
         return SourceRow(
             source=source,
             color=color,
             shown=not chosen or source.key in chosen,
-            state=run.info()["state"] if run else "recorded",
-            iterations=max((row["iteration"] for row in run.metrics()), default=0) if run else 0,
+            logged=logged(source),
             episodes=len(listing.episodes),
             waiting=listing.waiting,
             solved=_solved(listing.episodes),
-            evaluation=found[-1] if found else None,
         )
 
     def _episode(self, source: Source, part: int, number: int) -> tuple[EpisodeFacts, PlayedEpisode]:
@@ -226,12 +217,11 @@ def _drawn(runs: Sequence[RunRows], query: _Query) -> dict[str, Any]:
     }
 
 
-def _run_rows(source: Source, color: int) -> RunRows:
-    run = source.run
+def _settings(run: RunFolder) -> list[Setting]:
     try:
-        return RunRows(source.title, color, run.metrics() if run else [], run.evals() if run else [])
+        return config_table(run)
     except RunFolderError:
-        return RunRows(source.title, color, [], [])
+        return []
 
 
 def _group(in_part: Sequence[EpisodeFacts], name: str) -> list[EpisodeFacts]:
@@ -245,9 +235,3 @@ def _solved(episodes: Sequence[EpisodeFacts]) -> float | None:
 def _fault(source: Source, played: PlayedEpisode) -> str:
     run = source.run
     return run.fault(played.episode.fault) if run and played.episode.fault else ""
-
-
-def state_stamp(store: Store, key: str) -> str:
-    """Return a short text that changes when a page of this source, or of all for "", has something new."""
-    sources = [item for item in store.sources() if not key or item.key == key]
-    return hashlib.sha256("".join(map(store.stamp, sources)).encode()).hexdigest()[:16]

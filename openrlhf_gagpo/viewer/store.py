@@ -7,6 +7,7 @@ written, the facts live in memory only.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import threading
@@ -20,6 +21,7 @@ from pathlib import Path
 from openrlhf_gagpo.errors import ConfigError, GagpoError
 from openrlhf_gagpo.report.episodes import PlayedEpisode
 from openrlhf_gagpo.viewer.facts import EpisodeFacts, EpisodeFile
+from openrlhf_gagpo.viewer.runs import logged_stamp
 from openrlhf_gagpo.viewer.sources import Part, Source, find_sources
 
 __all__ = ["Listing", "Store"]
@@ -127,16 +129,18 @@ class Store:
                 self._read.popitem(last=False)
         return found
 
-    def stamp(self, source: Source) -> str:
-        """Return a text that changes when there is something new to show; costs a few calls of ``stat``."""
-        parts = self._refresh(source)
-        marks = [str(len(parts)), str(sum(entry.ready for entry in parts)), str(parts[-1].stamp if parts else "")]
-        if source.is_run:
-            for name in ("run.json", "metrics.jsonl", "eval.jsonl"):
-                with suppress(OSError):
-                    found = (source.path / name).stat()
-                    marks.append(f"{found.st_size}.{found.st_mtime_ns}")
-        return "-".join(marks)
+    def stamp(self, key: str = "") -> str:
+        """Return a short text that changes when a source, or any of all for "", has something new to show.
+
+        It costs a few calls of ``stat``.
+        """
+        marks = []
+        for source in self.sources():
+            if key in ("", source.key):
+                entries = self._refresh(source)
+                files = [(entry.part.number, entry.stamp, entry.ready) for entry in entries]
+                marks.append((source.key, files, logged_stamp(source)))
+        return hashlib.sha256(repr(marks).encode()).hexdigest()[:16]
 
     def _refresh(self, source: Source) -> list[_Entry]:
         entries = []

@@ -22,7 +22,7 @@ from agent_envs import registry as env_registry
 from agent_envs.testing import check_env
 from openrlhf_gagpo import credit
 from openrlhf_gagpo.cli import credit as credit_command
-from openrlhf_gagpo.cli import env, show, warmstart
+from openrlhf_gagpo.cli import env, show, view, warmstart
 from openrlhf_gagpo.cli import main as cli
 from openrlhf_gagpo.config.resolve import resolve
 from openrlhf_gagpo.credit import registry as credit_registry
@@ -39,6 +39,7 @@ PARSERS: dict[str, Callable[[Sequence[str]], Any]] = {
     "train": resolve,
     "warmstart": warmstart.parse,
     "show": show._parser().parse_args,
+    "view": view.parse,
     "credit": credit_command.parse,
     "env": env.parse,
 }
