@@ -34,7 +34,15 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["openrlhf_gagpo*", "agent_envs*"]),
-    package_data={"": ["py.typed"], "openrlhf_gagpo": ["report/templates/*", "credit/conformance/*.json*"]},
+    package_data={
+        "": ["py.typed"],
+        "openrlhf_gagpo": [
+            "report/templates/*",
+            "viewer/templates/*",
+            "viewer/static/*",
+            "credit/conformance/*.json*",
+        ],
+    },
     install_requires=[
         "numpy",
         "pyyaml",
@@ -45,6 +53,7 @@ setup(
     extras_require={
         "local": ["torch>=2.6", "transformers>=5.0", "accelerate", "matplotlib>=3.9"],
         "gpu": [*STACK, "vllm==0.29.0", "flash-attn==2.8.3", "matplotlib>=3.9"],
+        "view": ["starlette>=0.40", "uvicorn>=0.30"],
         "alfworld": ["alfworld==0.4.2", "textworld[pddl]==1.7.0"],
         "webshop": ["regex"],
         "dev": [
@@ -54,6 +63,8 @@ setup(
             "hypothesis>=6.100",
             "ruff>=0.9",
             "mypy>=2.4",
+            "httpx>=0.27",
+            "playwright>=1.50",
             "types-PyYAML",
             "types-regex",
         ],

@@ -15,6 +15,7 @@ from agent_envs.base import Expert, StepResult, TextEnv
 from agent_envs.errors import EnvError
 from openrlhf_gagpo.cli.env_access import made, refusals
 from openrlhf_gagpo.errors import ConfigError, RunError
+from openrlhf_gagpo.report.visible import visible
 
 __all__ = ["play"]
 
@@ -69,7 +70,7 @@ def _play(env: TextEnv, observation: str, offered: Sequence[str], console: Conso
         console.print(Rule(f"step {steps}", align="left", style="dim", characters="-"))
         _show(console, observation)
         if offered:
-            listed = [Text(f"{number} {action}") for number, action in enumerate(offered, start=1)]
+            listed = [Text(visible(f"{number} {action}")) for number, action in enumerate(offered, start=1)]
             console.print(Columns(listed, padding=(0, 3)), style="cyan")
         action = _ask(console, offered, env.placeholders, expert)
         if action is None:
@@ -134,7 +135,7 @@ def _read(console: Console, prompt: str) -> str | None:
 
 def _show(console: Console, text: str, style: str = "") -> None:
     # Printed as text, not markup, because an environment's words may contain square brackets.
-    console.print(Text(text, style=style), soft_wrap=not console.is_terminal)
+    console.print(Text(visible(text), style=style), soft_wrap=not console.is_terminal)
 
 
 def _hint(expert: Expert | None) -> str:

@@ -18,6 +18,7 @@ COMMANDS = {
     "train": ("openrlhf_gagpo.cli.train", "train an agent, or evaluate one (--eval_only)"),
     "warmstart": ("openrlhf_gagpo.cli.warmstart", "make a starting model from demonstrations"),
     "show": ("openrlhf_gagpo.cli.show", "print one recorded episode of a run"),
+    "view": ("openrlhf_gagpo.cli.view", "look at runs, curves and episodes in a browser"),
     "credit": ("openrlhf_gagpo.cli.credit", "compare the advantages of estimators on recorded steps"),
     "compare": ("openrlhf_gagpo.cli.compare", "run algorithms x settings x seeds and compare them"),
     "env": ("openrlhf_gagpo.cli.env", "list, play and check environments, and generate their data"),

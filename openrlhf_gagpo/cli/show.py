@@ -14,6 +14,7 @@ from rich.text import Text
 from openrlhf_gagpo.cli.main import guarded
 from openrlhf_gagpo.errors import RunFolderError
 from openrlhf_gagpo.report.episodes import PlayedEpisode, best, load_episodes, worst
+from openrlhf_gagpo.report.visible import visible
 from openrlhf_gagpo.rollout.types import Step
 from openrlhf_gagpo.runfolder import RunFolder
 
@@ -28,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         run = RunFolder.open(options.run)
         if options.faults:
             for name in run.faults():
-                console.print(Rule(name, align="left", style="dim", characters="-"), Text(run.fault(name).rstrip()))
+                console.print(Rule(name, align="left", style="dim", characters="-"), _text(run.fault(name).rstrip()))
             console.print(f"{len(run.faults())} kinds of environment failure", style="dim")
             return 0
         for row in run.advice():
@@ -81,20 +82,25 @@ def render_episode(played: PlayedEpisode, iteration: int, of: int, fault: str = 
     category = f" ({episode.category})" if episode.category else ""
     head = Text.assemble(
         (f"Iteration {iteration}, episode {played.number} of 0 to {of - 1}", "bold"),
-        f"\nTask     {episode.task}{category}",
+        visible(f"\nTask     {episode.task}{category}"),
         "\nOutcome  ",
-        (played.outcome, "green" if episode.success else "red"),
+        (visible(played.outcome), "green" if episode.success else "red"),
         f", {len(episode.steps)} steps, return {episode.episode_return:g}, score {episode.score:g}",
         (f"\nGroup {episode.group}, trajectory {episode.trajectory}, environment seed {episode.env_seed}", "dim"),
     )
     parts: list[RenderableType] = [head]
     if fault:
-        parts += [Rule("environment failure", align="left", style="dim", characters="-"), Text(fault.rstrip())]
+        parts += [Rule("environment failure", align="left", style="dim", characters="-"), _text(fault.rstrip())]
     for step, credit in zip(episode.steps, played.credit, strict=True):
         parts += _render_step(step, credit)
     if played.final_observation:
-        parts += [Rule("end", align="left", style="dim", characters="-"), Text(played.final_observation)]
+        parts += [Rule("end", align="left", style="dim", characters="-"), _text(played.final_observation)]
     return Group(*parts)
+
+
+def _text(words: str) -> Text:
+    # Printed as text, not markup, because a model's words may contain square brackets; and never obeyed by a terminal.
+    return Text(visible(words))
 
 
 def _render_step(step: Step, credit: dict[str, float]) -> list[RenderableType]:
@@ -112,12 +118,11 @@ def _render_step(step: Step, credit: dict[str, float]) -> list[RenderableType]:
     )
     parts: list[RenderableType] = [
         Rule(f"step {step.index}", align="left", style="dim", characters="-"),
-        # Printed as text, not markup, because a model's words may contain square brackets.
-        Text(step.observation),
-        Padding(Text.assemble(("> ", "bold"), (step.action or "(no action)", "bold cyan")), (1, 0, 0, 0)),
+        _text(step.observation),
+        Padding(Text.assemble(("> ", "bold"), (visible(step.action) or "(no action)", "bold cyan")), (1, 0, 0, 0)),
     ]
     if step.response.strip() != step.action.strip():
-        parts.append(Text.assemble(("response: ", "dim"), step.response))
+        parts.append(Text.assemble(("response: ", "dim"), visible(step.response)))
     if flags:
         parts.append(Text(", ".join(flags), style="yellow"))
     parts.append(Text(numbers, style="dim"))

@@ -9,7 +9,9 @@ from openrlhf_gagpo.rollout.records import read_records
 from openrlhf_gagpo.rollout.types import Episode, Step
 from openrlhf_gagpo.runfolder import RunFolder
 
-__all__ = ["PlayedEpisode", "best", "extremes", "load_episodes", "worst"]
+__all__ = ["PlayedEpisode", "best", "extremes", "load_episodes", "without_placeholders", "worst"]
+
+_MAY_BE_ABSENT = ("td_residual",)
 
 
 @dataclass(frozen=True)
@@ -57,10 +59,23 @@ def load_episodes(run: RunFolder, iteration: int) -> list[PlayedEpisode]:
         episodes, credit = read_records(path)
     except (OSError, ValueError) as error:
         raise RunFolderError(str(error)) from error
+    rows = [[credit.get((e.group, e.trajectory, step.index), {}) for step in e.steps] for e in episodes]
     return [
-        PlayedEpisode(i, e, [credit.get((e.group, e.trajectory, step.index), {}) for step in e.steps])
-        for i, e in enumerate(episodes)
+        PlayedEpisode(i, e, row) for i, (e, row) in enumerate(zip(episodes, without_placeholders(rows), strict=True))
     ]
+
+
+def without_placeholders(episodes: list[list[dict[str, float]]]) -> list[list[dict[str, float]]]:
+    """Return credit without the quantities that an older release recorded as 0 for estimators that have none.
+
+    Such a quantity is exactly 0 in every step.
+
+    Args:
+        episodes: the credit of each step of each episode of one file.
+    """
+    steps = [step for episode in episodes for step in episode]
+    absent = {name for name in _MAY_BE_ABSENT if not any(step.get(name) for step in steps)}
+    return [[{n: v for n, v in step.items() if n not in absent} for step in episode] for episode in episodes]
 
 
 def best(played: list[PlayedEpisode]) -> PlayedEpisode:

@@ -109,3 +109,37 @@ def test_the_tracebacks_of_environment_failures_are_shown(tmp_path: Path, capsys
     assert "KeyError: [lost]" in page
     assert "1 kinds of environment failure" in page
     assert "another text" not in page
+
+
+def test_a_terminal_obeys_nothing_that_an_environment_or_a_model_wrote(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = RunFolder.create(tmp_path / "run", {}, "")
+    played = episode(0, success=True, observation="\x1b[2Jgone")
+    played.steps[0].action = "\x1b]0;title\x07"
+    played.steps[0].response = "\x9b31m"
+    played.task, played.extra = "task\x1b[1m", {"final_observation": "\rover"}
+    write_episodes(run.rollout_path(1), [played])
+    out = show(capsys, str(run.path))
+    assert not any(mark in out for mark in "\x1b\x07\x9b\r")
+    for words in ("\\x1b[2Jgone", "\\x1b]0;title\\x07", "\\x9b31m", "task\\x1b[1m", "\\rover"):
+        assert words in out
+    run.add_fault("aa11", "EnvFault: \x1b[5m", "Traceback")
+    assert "\\x1b[5m" in show(capsys, str(run.path), "--faults")
+
+
+@pytest.mark.parametrize(("residual", "shown"), [(0.0, False), (0.25, True)])
+def test_a_quantity_that_the_estimator_lacks_is_not_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], residual: float, shown: bool
+) -> None:
+    run = RunFolder.create(tmp_path / "run", {}, "")
+    played = [episode(n, success=True) for n in range(2)]
+    credit = {
+        (e.group, e.trajectory, s.index): {"advantage": 0.0, "td_residual": residual if e is played[1] else 0.0}
+        for e in played
+        for s in e.steps
+    }
+    write_episodes(run.rollout_path(1), played, credit)
+    out = show(capsys, str(run.path))
+    assert "advantage 0" in out
+    assert ("td residual" in out) == shown
