@@ -167,13 +167,12 @@ def compare_config(folder: Path) -> Any:
 
 
 @pytest.fixture
-def compared(tmp_path: Path) -> tuple[list[str], Path]:
+def compared(tmp_path: Path, vault_model: Path) -> tuple[list[str], Path]:
     """Arguments of a comparison of real runs, three algorithms on two seeds, and its folder."""
-    tiny_vault.save_model(tmp_path / "model", steps=5)
     matrix = written(tmp_path, algorithms=ALGORITHMS | {"three": {"algo.advantage.estimator": "rloo"}})
     tiny_vault.write_recipe(
         tmp_path / "base.yaml",
-        tmp_path / "model",
+        vault_model,
         **{"train.num_iterations": 1, "eval.steps": -1, "eval.before_train": False, "eval.greedy": "ends"},
         **{"ckpt.save_steps": -1, "report": False, "rollout.record": "none"},
     )
@@ -203,7 +202,7 @@ def test_a_comparison_survives_a_kill_without_repeating_finished_cells(compared:
     }
     assert 2 <= len(done) < 6
     again = tiny_vault.start(argv)
-    printed, errors = again.communicate(timeout=300)
+    printed, errors = again.communicate(timeout=500)
     assert again.returncode == 0, errors
     assert printed.count(": kept, ") == len(done)
     assert {path: path.read_bytes() for path in done} == done
