@@ -85,6 +85,8 @@ def _number(answer: StepResult, name: str) -> float:
 
 def _switch(answer: StepResult, name: str) -> bool:
     value = getattr(answer, name)
+    if type(value) is bool:
+        return value
     # NumPy's booleans are none of Python's; 0 and 1 equal them. Text and NaN would count as true.
     if isinstance(value, str | bytes) or np.ndim(value) != 0 or value not in (False, True):
         raise EnvError(f"the environment returned {value!r} as {name}: it must be True or False")

@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import jinja2
+import jinja2.meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from agent_envs.base import PromptTemplate
@@ -86,6 +87,7 @@ class PromptBuilder:
         self._template = template
         self._tokenizer = tokenizer
         # Members of a rollout group visit the same states, so most prompts of an iteration are needed several times.
+        self._worded = lru_cache(maxsize=1024)(self._word)
         self._encode = lru_cache(maxsize=1024)(lambda text: tuple(tokenizer.encode(text, add_special_tokens=False)))
         self._history_length = history_length
         self._list_actions = list_actions
@@ -94,6 +96,7 @@ class PromptBuilder:
         engine = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
         self._system = _render(_compile(engine, template.system, "system"), self._format, "system").strip()
         self._turn = _compile(engine, template.turn, "turn")
+        self._shows_step = "step" in jinja2.meta.find_undeclared_variables(engine.parse(template.turn))
         self._check_turn()
         self._chat = chat_template == "auto" and bool(getattr(tokenizer, "chat_template", None))
         self._system_role = self._chat and bool(self._system) and self._takes_system_role()
@@ -108,6 +111,8 @@ class PromptBuilder:
     ) -> Prompt:
         """Build the prompt of turn ``step`` (0-based); ``history`` holds all earlier turns, oldest first.
 
+        Equal arguments may give the same object again, so what it holds must not be changed.
+
         If the whole window does not fit, as few of its oldest entries as possible are left out. Their number is found
         by bisection, so a long history needs a logarithmic number of encodings.
 
@@ -115,22 +120,18 @@ class PromptBuilder:
             PromptTooLong: it does not fit even without history.
             PromptTemplateError: the template cannot be rendered.
         """
-        window = list(history[-self._history_length :]) if self._history_length else []
-        variables: dict[str, object] = {
-            "task": task,
-            "observation": observation,
-            "admissible_actions": list(admissible_actions) if self._list_actions else [],
-            "step": step,
-            **self._format,
-        }
-        attempt = self._attempt(variables, window, 0)
+        window = tuple(history[-self._history_length :]) if self._history_length else ()
+        actions = tuple(admissible_actions) if self._list_actions else ()
+        # A step that the template does not show must not keep equal prompts apart.
+        turn = (task, observation, actions, step if self._shows_step else 0)
+        attempt = self._worded(*turn, window, 0)
         if len(attempt.token_ids) <= self._max_prompt_tokens:
             return attempt
         best: Prompt | None = None
         fewest, most = 1, len(window)
         while fewest <= most:
             drop = (fewest + most) // 2
-            attempt = self._attempt(variables, window, drop)
+            attempt = self._worded(*turn, window, drop)
             if len(attempt.token_ids) <= self._max_prompt_tokens:
                 best, most = attempt, drop - 1
             else:
@@ -158,8 +159,25 @@ class PromptBuilder:
         text = "".join(f"=== {title} ===\n{body}\n" for title, body in sections.items())
         return ResolvedPrompt(text, hashlib.sha256(text.encode()).hexdigest())
 
-    def _attempt(self, variables: Mapping[str, object], window: list[HistoryEntry], drop: int) -> Prompt:
-        turn = _render(self._turn, {**variables, "history": window[drop:]}, "turn")
+    def _word(
+        self,
+        task: str,
+        observation: str,
+        admissible_actions: tuple[str, ...],
+        step: int,
+        window: tuple[HistoryEntry, ...],
+        drop: int,
+    ) -> Prompt:
+        """Word and encode a prompt without the ``drop`` oldest entries of the window."""
+        variables: dict[str, object] = {
+            "task": task,
+            "observation": observation,
+            "admissible_actions": list(admissible_actions),
+            "step": step,
+            "history": list(window[drop:]),
+            **self._format,
+        }
+        turn = _render(self._turn, variables, "turn")
         messages = self._messages(turn)
         text = self._apply(self._for_template(messages)) if self._chat else _joined(messages)
         return Prompt(list(self._encode(text)), text, messages, drop)
