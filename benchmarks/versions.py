@@ -1,5 +1,7 @@
 """This checkout against another one: the same starts and seeds, held-out success and CPU seconds of both, in one run.
 
+CPU seconds are those of the whole command, and those of its iterations alone (see ``iteration_cpu.py``).
+
 Per seed one warm start is made with the baseline; both checkouts then train from it with the vault recipe on the local
 backend, the order alternating from seed to seed. Success is sampled on held-out tasks after the last iteration.
 
@@ -24,14 +26,18 @@ from recording import REPOSITORY, machine
 from openrlhf_gagpo.stats import mean_interval
 
 RECIPE = "examples/recipes/vault_demo.yaml"
-PROGRAM = "from openrlhf_gagpo.cli.main import main; raise SystemExit(main())"
+PROGRAM = Path(__file__).with_name("iteration_cpu.py")
 
 
-def gagpo(checkout: Path, *arguments: str) -> float:
-    """Run a command with the code of ``checkout``; return its CPU seconds, child processes included."""
+def gagpo(checkout: Path, iterations: Path, *arguments: str) -> float:
+    """Run a command with the code of ``checkout``; return its CPU seconds, child processes included.
+
+    Args:
+        iterations: file that gets the CPU seconds of each iteration.
+    """
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", PROGRAM, *arguments],
+        [sys.executable, "-W", "ignore", str(PROGRAM), str(iterations), *arguments],
         check=True, cwd=checkout, env={**os.environ, "PYTHONPATH": str(checkout)}, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -51,13 +57,19 @@ def commit(checkout: Path) -> str:
 
 def train(checkout: Path, start: Path, folder: Path, seed: int, flags: list[str]) -> dict[str, float]:
     """Train from ``start``; return success before and after, and CPU seconds."""
+    iterations = folder.with_suffix(".json")
     seconds = gagpo(
-        checkout, "train", "--config", RECIPE, "--backend", "local", "--train.seed", str(seed),
+        checkout, iterations, "train", "--config", RECIPE, "--backend", "local", "--train.seed", str(seed),
         "--actor.model_name_or_path", str(start), "--run_dir", str(folder), "--no_report",
         "--rollout.record", "none", *flags,
     )  # fmt: skip
     rows = [json.loads(line) for line in (folder / "eval.jsonl").read_text().splitlines()]
-    return {"before": rows[0]["eval/success"], "after": rows[-1]["eval/success"], "cpu_s": seconds}
+    return {
+        "before": rows[0]["eval/success"],
+        "after": rows[-1]["eval/success"],
+        "cpu_s": seconds,
+        "iterations_cpu_s": sum(json.loads(iterations.read_text())),
+    }
 
 
 def main() -> None:
@@ -73,7 +85,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         for seed in options.seeds:
             start = Path(scratch) / f"start-{seed}"
-            gagpo(checkouts["baseline"], "warmstart", "--env.name", "vault", "--out", str(start), "--seed", str(seed))
+            gagpo(
+                checkouts["baseline"], Path(scratch) / "none.json", "warmstart", "--env.name", "vault",
+                "--out", str(start), "--seed", str(seed),
+            )  # fmt: skip
             order = sorted(checkouts, reverse=bool(seed % 2))
             entry: dict[str, Any] = {"seed": seed}
             for name in order:
@@ -83,7 +98,10 @@ def main() -> None:
             sys.stdout.write(json.dumps(entry) + "\n")
             sys.stdout.flush()
     difference = mean_interval([run["present"]["after"] - run["baseline"]["after"] for run in runs])
-    ratio = mean_interval([run["present"]["cpu_s"] / run["baseline"]["cpu_s"] for run in runs])
+    ratio, iterations = (
+        mean_interval([run["present"][name] / run["baseline"][name] for run in runs])
+        for name in ("cpu_s", "iterations_cpu_s")
+    )
     report = {
         "machine": machine(),
         "commits": {name: commit(path) for name, path in checkouts.items()},
@@ -91,10 +109,11 @@ def main() -> None:
         "runs": runs,
         "success_present_less_baseline": vars(difference),
         "cpu_seconds_present_over_baseline": vars(ratio),
+        "cpu_seconds_of_iterations_present_over_baseline": vars(iterations),
     }
     if options.out is not None:
         options.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    sys.stdout.write(json.dumps({name: report[name] for name in list(report)[-2:]}, indent=2) + "\n")
+    sys.stdout.write(json.dumps({name: report[name] for name in list(report)[-3:]}, indent=2) + "\n")
 
 
 if __name__ == "__main__":
