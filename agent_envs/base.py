@@ -7,7 +7,7 @@ Nothing here knows about tokens, models or training.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, ClassVar, overload
@@ -17,13 +17,16 @@ from agent_envs.errors import EnvError, UnknownTask
 
 __all__ = [
     "EnvError",
+    "ExactModel",
     "Expert",
+    "Move",
     "NumberedTasks",
     "PromptTemplate",
     "Reset",
     "StepResult",
     "TextEnv",
     "UnknownTask",
+    "View",
 ]
 
 
@@ -75,6 +78,49 @@ class StepResult:
     admissible_actions: tuple[str, ...] = ()
     info: Mapping[str, Any] = field(default_factory=dict)
     """Anything else worth recording, in JSON types."""
+
+
+@dataclass(frozen=True)
+class View:
+    """What a player sees of a state, as ``Reset`` and ``StepResult`` show it."""
+
+    observation: str
+    state_key: str
+    admissible_actions: tuple[str, ...] = ()
+    task: str = ""
+
+
+@dataclass(frozen=True)
+class Move:
+    """What an action that the environment recognises does."""
+
+    state: Hashable
+    """The state afterwards; equal states have equal futures."""
+    reward: float = 0.0
+    terminated: bool = False
+
+
+class ExactModel(ABC):
+    """The rules of an environment in which nothing is random after ``reset``, for dynamic programming.
+
+    States are hashable values without a clock: the step limit is the environment's ``max_steps``. An action that is not
+    recognised leaves the state as it is, earns nothing and uses up a step.
+    """
+
+    returns: tuple[float, float]
+    """Lowest and highest sum of the rewards that can follow any state, discounted by any factor from 0 to 1."""
+
+    @abstractmethod
+    def start(self, task: str, seed: int) -> Hashable:
+        """Return the state that ``reset(task, seed)`` starts in. Raises ``UnknownTask``."""
+
+    @abstractmethod
+    def view(self, state: Hashable, step: int) -> View:
+        """Return what is shown of ``state`` before the action number ``step`` (0-based)."""
+
+    @abstractmethod
+    def move(self, state: Hashable, action: str) -> Move | None:
+        """Return what the text ``action`` does in ``state``, or None if it is not recognised there."""
 
 
 Expert = Callable[[], str]
@@ -180,6 +226,10 @@ class TextEnv(ABC):
 
     def expert(self) -> Expert | None:
         """Return a demonstrator for the running episode, or None if the environment has none."""
+        return None
+
+    def model(self) -> ExactModel | None:
+        """Return the rules for computing exact values, or None if the environment has none to offer."""
         return None
 
     def describe_tasks(self, tasks: Mapping[str, Sequence[str]]) -> Iterable[str]:

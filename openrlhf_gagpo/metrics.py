@@ -114,7 +114,8 @@ _TABLE: tuple[tuple[str, str, str], ...] = (
     (
         "policy/sampling_logprob_diff_mean",
         "Mean absolute difference between the log-probabilities of the sampler and of the training forward pass, "
-        "for the same tokens and weights.",
+        "for the same tokens and weights. Left out where training takes the sampler's numbers over, so that "
+        "there is nothing to compare (the local backend in fp32 with `rollout.top_p` 1).",
         "nats",
     ),
     ("policy/sampling_logprob_diff_max", "Largest such difference of the iteration.", "nats"),

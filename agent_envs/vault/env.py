@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise, permutations
 from math import perm
 
-from agent_envs.base import Expert, NumberedTasks, Reset, StepResult, TextEnv
+from agent_envs.base import ExactModel, Expert, Move, NumberedTasks, Reset, StepResult, TextEnv, View
 from agent_envs.errors import EnvError, UnknownTask
 from agent_envs.registry import register
 from agent_envs.vault.prompt import VAULT_PROMPT
@@ -49,13 +49,13 @@ class Layout:
         return next(split for split, tenths in SPLIT_TENTHS.items() if tenth in tenths)
 
 
-@dataclass
+@dataclass(frozen=True)
 class State:
     """A layout during an episode."""
 
     layout: Layout
     agent: Cell
-    held_keys: set[int] = field(default_factory=set)
+    held_keys: frozenset[int] = frozenset()
     chest_open: bool = False
     gem_held: bool = False
     gem_placed: bool = False
@@ -110,7 +110,7 @@ class VaultEnv(TextEnv):
         self._state = State(layout, layout.start)
         self._steps = 0
         return Reset(
-            observation=self._observe(self._state),
+            observation=self._observe(self._state, self._steps),
             state_key=_describe(self._state),
             admissible_actions=self._admissible(self._state),
         )
@@ -119,17 +119,16 @@ class VaultEnv(TextEnv):
         state = self._state
         if state is None:
             raise EnvError("vault: no episode is running; call reset before step.")
-        read = " ".join(action.split()).lower() if len(action) <= MAX_ACTION_CHARS else ""
-        admissible = read in self._admissible(state)
-        if admissible:
-            _apply(state, read)
+        following = self._after(state, action)
+        admissible = following is not None
+        state = self._state = following or state
         self._steps += 1
         success = state.gem_placed
         truncated = not success and self._steps >= self.max_steps
         if success or truncated:
             self._state = None
         return StepResult(
-            observation=self._observe(state),
+            observation=self._observe(state, self._steps),
             state_key=_describe(state),
             reward=float(success),
             terminated=success,
@@ -143,6 +142,9 @@ class VaultEnv(TextEnv):
     def expert(self) -> Expert | None:
         """Return an expert that follows a shortest plan from the current state."""
         return self._expert_action
+
+    def model(self) -> ExactModel:
+        return _VaultModel(self)
 
     def _expert_action(self) -> str:
         state = self._state
@@ -163,9 +165,14 @@ class VaultEnv(TextEnv):
             return self._layouts(split)[number]
         raise UnknownTask(f"vault has no task {task!r}; its ids look like 'vault-train-0' up to the split's size.")
 
-    def _observe(self, state: State) -> str:
-        clock = f" left {self.max_steps - self._steps} ." if self._clock else ""
+    def _observe(self, state: State, steps: int) -> str:
+        clock = f" left {self.max_steps - steps} ." if self._clock else ""
         return _describe(state) + clock
+
+    def _after(self, state: State, action: str) -> State | None:
+        """Return the state after an action, or None if it is not one that is possible in ``state``."""
+        read = " ".join(action.split()).lower() if len(action) <= MAX_ACTION_CHARS else ""
+        return _applied(state, read) if read in self._admissible(state) else None
 
     def _admissible(self, state: State) -> tuple[str, ...]:
         layout, (row, column) = state.layout, state.agent
@@ -186,6 +193,35 @@ class VaultEnv(TextEnv):
         return tuple(actions)
 
 
+class _VaultModel(ExactModel):
+    """The rules of one instance."""
+
+    returns = (0.0, 1.0)
+
+    def __init__(self, env: VaultEnv) -> None:
+        self._env = env
+
+    def start(self, task: str, seed: int) -> State:
+        layout = self._env._layout(task)
+        return State(layout, layout.start)
+
+    def view(self, state: Hashable, step: int) -> View:
+        seen = _state(state)
+        return View(self._env._observe(seen, step), _describe(seen), self._env._admissible(seen))
+
+    def move(self, state: Hashable, action: str) -> Move | None:
+        following = self._env._after(_state(state), action)
+        if following is None:
+            return None
+        return Move(following, reward=float(following.gem_placed), terminated=following.gem_placed)
+
+
+def _state(state: Hashable) -> State:
+    if not isinstance(state, State):
+        raise TypeError(f"vault: {state!r} is not a state of a vault.")
+    return state
+
+
 def _describe(state: State) -> str:
     """Return the whole state as text."""
     layout, agent = state.layout, state.agent
@@ -198,20 +234,19 @@ def _describe(state: State) -> str:
     return " . ".join(slots) + " ."
 
 
-def _apply(state: State, action: str) -> None:
-    """Carry out an action that is known to be admissible."""
+def _applied(state: State, action: str) -> State:
+    """Return the state after an action that is known to be admissible."""
     verb, thing = action.split()[:2]
     if verb == "go":
         down, right = MOVES[thing]
-        state.agent = (state.agent[0] + down, state.agent[1] + right)
-    elif verb == "open":
-        state.chest_open = True
-    elif verb == "put":
-        state.gem_placed = True
-    elif thing == "gem":
-        state.gem_held = True
-    else:
-        state.held_keys.add(COLOURS.index(thing))
+        return replace(state, agent=(state.agent[0] + down, state.agent[1] + right))
+    if verb == "open":
+        return replace(state, chest_open=True)
+    if verb == "put":
+        return replace(state, gem_placed=True)
+    if thing == "gem":
+        return replace(state, gem_held=True)
+    return replace(state, held_keys=state.held_keys | {COLOURS.index(thing)})
 
 
 def _where(agent: Cell, cell: Cell, held: bool = False) -> str:

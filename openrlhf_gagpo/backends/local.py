@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import time
+import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -20,10 +21,11 @@ from transformers.utils.logging import disable_progress_bar
 
 from openrlhf_gagpo.backends.local_critic import LocalCritic
 from openrlhf_gagpo.backends.local_models import build_optimizer, load_model, run_updates, write_model
+from openrlhf_gagpo.backends.response_logits import ResponseLogits, response_logits
 from openrlhf_gagpo.backends.sampler import BatchSampler
 from openrlhf_gagpo.rollout.player import EpisodePlayer, RolloutSettings
 from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, SamplingParams
-from openrlhf_gagpo.training.collate import TokenBatch, TokenValues, action_tensors, collate, per_row
+from openrlhf_gagpo.training.collate import TokenValues, action_tensors, per_row
 from openrlhf_gagpo.training.objective import (
     LossScale,
     finish_metrics,
@@ -48,6 +50,7 @@ class LocalBackend:
         self.objective = settings.objective.build()
         self._runner = asyncio.Runner()
         self._player: EpisodePlayer | None = None
+        self._name_weights()
 
     @property
     def player(self) -> EpisodePlayer:
@@ -99,11 +102,24 @@ class LocalBackend:
         """Return the context of passes in ``--ds.param_dtype``; weights stay in float32, as the optimizer needs."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.param_dtype == "bf16")
 
+    def _name_weights(self) -> None:
+        """Give the policy's present weights a name that no others have, in this process or another."""
+        self._weights = uuid.uuid4().hex
+
+    def _promise(self, sampling: SamplingParams) -> str:
+        """Return the name of the weights, if training would compute the log-probabilities that this sampling gives.
+
+        It samples from the training distribution only at the training temperature and without a nucleus; and passes in
+        half precision round differently in batches of another shape.
+        """
+        same = sampling.temperature == self.settings.temperature and sampling.top_p == 1
+        return self._weights if same and self.settings.param_dtype != "bf16" else ""
+
     def rollout(
         self, requests: Sequence[EpisodeRequest], sampling: SamplingParams, on_done: Callable[[Episode], None]
     ) -> list[Episode]:
         self.model.eval()
-        self.sampler.begin(len(requests), self.player.settings.concurrency)
+        self.sampler.begin(len(requests), self.player.settings.concurrency, self._promise(sampling))
 
         def done(episode: Episode) -> None:
             self.sampler.episode_done()
@@ -115,7 +131,8 @@ class LocalBackend:
     def compute(self, rows: Sequence[TokenRow], columns: Collection[str]) -> dict[str, NDArray[np.float64]]:
         computed: dict[str, NDArray[np.float64]] = {}
         if LOG_PROB in columns:
-            computed[LOG_PROB] = torch.cat(self._log_probs(self.model, rows)).double().numpy()
+            values = self._sampled(rows) or self._log_probs(self.model, rows)
+            computed[LOG_PROB] = np.concatenate([np.asarray(row, dtype=np.float64) for row in values])
         if self.critic is not None:
             computed |= value_columns(self.critic.values(rows), rows)
         missing = set(columns) - set(computed)
@@ -133,7 +150,8 @@ class LocalBackend:
 
     def _update_policy(self, rows: Sequence[TrainingRow], seed: int) -> dict[str, float]:
         started = time.perf_counter()
-        old = self._old_log_probs(rows)
+        sampled = self._sampled(rows)
+        old = sampled or self._old_log_probs(rows)
         reference = None if self.reference is None else self._log_probs(self.reference, rows)
         forwarded = time.perf_counter()
         plan = self.settings.batches.plan_training(rows, 1, seed)
@@ -144,25 +162,26 @@ class LocalBackend:
             self.scheduler,
             self.settings.optimizer.max_norm,
             plan,
-            lambda batch, scale: self._loss(rows, batch, old, reference, scale),
+            lambda batch, scale: self._loss(rows, batch, old, reference, scale, sampled=sampled is not None),
         )
+        self._name_weights()
         metrics = finish_metrics(totals, len(plan)) | {f"policy/{name}": value for name, value in steps.items()}
         return metrics | {"time/forward": forwarded - started, "time/update": time.perf_counter() - forwarded}
+
+    def _sampled(self, rows: Sequence[TokenRow]) -> list[list[float]] | None:
+        """Return the sampler's log-probabilities, if it sampled every row with the present weights, or else None."""
+        if all(row.sampled_by == self._weights for row in rows):
+            return [row.sampling_log_probs for row in rows]
+        return None
 
     def _old_log_probs(self, rows: Sequence[TrainingRow]) -> Sequence[TokenValues]:
         """Return log-probabilities before the first update; reuse those that were computed for credit, if any."""
         known = [row.old_log_probs for row in rows if row.old_log_probs is not None]
         return known if len(known) == len(rows) else self._log_probs(self.model, rows)
 
-    def _forward(self, model: Any, tokens: TokenBatch) -> Tensor:
-        """Compute the logits (B, T-1, V) that predict tokens 1 to T-1."""
-        mask = tokens.attention_mask.to(self.device)
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    def _forward(self, model: Any, rows: Sequence[TokenRow]) -> ResponseLogits:
         with self._autocast():
-            output = model(
-                input_ids=tokens.sequences.to(self.device), attention_mask=mask, position_ids=positions, use_cache=False
-            )
-        return output.logits[:, :-1]
+            return response_logits(model, rows, self.tokenizer.pad_token_id)
 
     @torch.no_grad()
     def _log_probs(self, model: Any, rows: Sequence[TokenRow]) -> list[Tensor]:
@@ -171,14 +190,14 @@ class LocalBackend:
         unique, inverse = unique_rows(rows)
         results: list[Tensor] = [torch.empty(0)] * len(unique)
         for batch in (batch for step in self.settings.batches.plan_forward(unique) for batch in step.shards[0]):
-            tokens = collate([unique[row] for row in batch.rows], pad_id=self.tokenizer.pad_token_id)
-            values = self._token_log_probs(self._forward(model, tokens), tokens)
-            for row, value in zip(batch.rows, per_row(values, tokens.action_mask), strict=True):
+            output = self._forward(model, [unique[row] for row in batch.rows])
+            values = per_row(self._token_log_probs(output), output.mask)
+            for row, value in zip(batch.rows, values, strict=True):
                 results[row] = value
         return [results[index] for index in inverse]
 
-    def _token_log_probs(self, logits: Tensor, tokens: TokenBatch) -> Tensor:
-        return token_log_probs(logits, tokens.sequences[:, 1:].to(self.device), self.settings.temperature)
+    def _token_log_probs(self, output: ResponseLogits) -> Tensor:
+        return token_log_probs(output.logits, output.tokens, self.settings.temperature)
 
     def _loss(
         self,
@@ -187,23 +206,24 @@ class LocalBackend:
         old: Sequence[TokenValues],
         reference: Sequence[TokenValues] | None,
         scale: LossScale,
+        *,
+        sampled: bool,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         chosen = [rows[row] for row in batch.rows]
         # Equal rows go through the model once; indexing repeats the result, and its gradient adds up.
         unique, inverse = unique_rows(chosen)
-        tokens = collate(unique, pad_id=self.tokenizer.pad_token_id)
-        logits = self._forward(self.model, tokens)
+        output = self._forward(self.model, unique)
         with torch.set_grad_enabled(bool(self.objective.entropy_coef)):
-            entropy = masked_entropy(logits, tokens.action_mask.to(self.device), self.settings.temperature)
-        repeat = torch.tensor(inverse)
+            entropy = masked_entropy(output.logits, output.mask, self.settings.temperature)
+        repeat = torch.tensor(inverse, device=self.device)
         actions = action_tensors(
             chosen,
             [old[row] for row in batch.rows],
             None if reference is None else [reference[row] for row in batch.rows],
-            tokens.action_mask[repeat],
+            output.mask[repeat].cpu(),
+            sampled=sampled,
         ).to(self.device)
-        repeat = repeat.to(self.device)
-        log_probs = self._token_log_probs(logits, tokens)[repeat]
+        log_probs = self._token_log_probs(output)[repeat]
         return step_loss(log_probs, entropy[repeat], actions, scale, self.objective)
 
     def sync(self) -> None:
@@ -244,6 +264,7 @@ class LocalBackend:
         folder = root / (root / "latest").read_text(encoding="utf-8").strip()
         weights = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         self.model.load_state_dict(weights.state_dict())
+        self._name_weights()
         states = torch.load(folder / "state.pt", map_location=self.device, weights_only=True)
         self.optimizer.load_state_dict(states["optimizer"])
         self.scheduler.load_state_dict(states["scheduler"])

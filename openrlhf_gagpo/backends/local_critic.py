@@ -88,12 +88,15 @@ class LocalCritic:
         return finish_value_metrics(totals, len(plan)) | {f"critic/{name}": value for name, value in steps.items()}
 
     def _loss(self, rows: Sequence[TrainingRow], scale: LossScale) -> tuple[Tensor, dict[str, Tensor]]:
+        by_token = targets_by_token(rows)
+        # The value at the end of a prompt does not depend on the response.
+        read: Sequence[TokenRow] = rows if by_token else [TokenRow(row.prompt_ids, [], []) for row in rows]
         # Equal rows go through the model once; indexing repeats the result, and its gradient adds up.
-        unique, inverse = unique_rows(rows)
+        unique, inverse = unique_rows(read)
         tokens = collate(unique, pad_id=self.pad_id)
         repeat = torch.tensor(inverse)
         repeated = TokenBatch(tokens.sequences[repeat], tokens.attention_mask[repeat], tokens.action_mask[repeat])
-        tensors = value_tensors(rows, repeated, by_token=targets_by_token(rows)).to(self.device)
+        tensors = value_tensors(rows, repeated, by_token=by_token).to(self.device)
         return value_loss(self._forward(tokens)[repeat.to(self.device)], tensors, scale, self.settings.value_clip)
 
     def _forward(self, tokens: TokenBatch) -> Tensor:

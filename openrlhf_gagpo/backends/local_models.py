@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_model
 from torch import Tensor
-from transformers import get_scheduler
+from transformers import DynamicCache, get_scheduler
+from transformers.cache_utils import DynamicLayer
 
 from openrlhf_gagpo.errors import RunError
 from openrlhf_gagpo.training.objective import LossScale, merge_sums
@@ -18,7 +19,7 @@ from openrlhf_gagpo.training.rows import MicroBatch, OptimizerStep
 from openrlhf_gagpo.training.schedule import offset_warmup
 from openrlhf_gagpo.training.settings import OptimizerSettings
 
-__all__ = ["build_optimizer", "load_model", "run_updates", "write_model"]
+__all__ = ["build_optimizer", "keeps_every_token", "load_model", "run_updates", "write_model"]
 
 # Parameters without weight decay, by name, as in OpenRLHF's optimizer groups.
 _NO_DECAY = ("bias", "layer_norm.weight", "layernorm.weight", "norm.weight", "ln_f.weight")
@@ -41,6 +42,15 @@ def load_model(cls: Any, path: str, flag: str, **arguments: Any) -> Any:
         cause = str(error).strip().splitlines()[0].rstrip(".")
         raise RunError(f"the model {path} cannot be loaded: {cause}; check --{flag}") from error
     return model.eval()
+
+
+def keeps_every_token(model: Any) -> bool:
+    """Return whether every layer of the model caches keys and values of every token, and nothing else.
+
+    Layers with a sliding window, in which padding takes up room, and those with a recurrent state do not.
+    """
+    layers = DynamicCache(config=model.config).layers
+    return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
 
 
 def write_model(model: Any, folder: Path) -> None:

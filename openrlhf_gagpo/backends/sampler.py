@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
+from openrlhf_gagpo.backends.prompt_pool import PromptPool
 from openrlhf_gagpo.rollout.types import Completion, FinishReason, Prompt, SamplingParams
 
 __all__ = ["BatchSampler", "generate_batch"]
@@ -37,19 +37,29 @@ class BatchSampler:
         self.eos_ids = eos_ids
         self.pad_id = pad_id
         self.max_batch = max_batch
+        self._prompts = PromptPool(model, pad_id)
         self._waiting: list[_Turn] = []
         self._unfinished = 0
         self._concurrency = 1
+        self._sampled_by = ""
 
-    def begin(self, episodes: int, concurrency: int) -> None:
-        """Announce how many episodes will be played, and how many of them at a time."""
+    def begin(self, episodes: int, concurrency: int, sampled_by: str = "") -> None:
+        """Announce how many episodes will be played, and how many of them at a time.
+
+        Args:
+            sampled_by: what every completion gets as ``Completion.sampled_by``.
+        """
         self._waiting.clear()
+        self._prompts.clear()
         self._unfinished = episodes
         self._concurrency = concurrency
+        self._sampled_by = sampled_by
 
     def episode_done(self) -> None:
         """Note that an episode has ended and will request no more turns."""
         self._unfinished -= 1
+        if not self._unfinished:
+            self._prompts.clear()
         self._run_when_ready()
 
     async def generate(self, prompt: Prompt, params: SamplingParams) -> Completion:
@@ -64,46 +74,23 @@ class BatchSampler:
         turns, self._waiting = self._waiting, []
         for start in range(0, len(turns), self.max_batch):
             batch = turns[start : start + self.max_batch]
-            completions = generate_batch(self.model, batch, self.eos_ids, self.pad_id)
+            completions = generate_batch(self.model, batch, self.eos_ids, self._prompts)
             for turn, completion in zip(batch, completions, strict=True):
-                turn.result.set_result(completion)
+                turn.result.set_result(replace(completion, sampled_by=self._sampled_by))
 
 
 @torch.inference_mode()
-def generate_batch(model: Any, turns: Sequence[_Turn], eos_ids: Sequence[int], pad_id: int) -> list[Completion]:
-    """Sample one completion per turn; equal prompts are processed once, finished rows leave the batch."""
-    device = next(model.parameters()).device
-    index: dict[tuple[int, ...], int] = {}
-    copies = [index.setdefault(tuple(turn.prompt_ids), len(index)) for turn in turns]
-    width = max(len(prompt) for prompt in index)
-    input_ids = torch.full((len(index), width), pad_id, dtype=torch.long)
-    mask = torch.zeros((len(index), width), dtype=torch.long)
-    for prompt, row in index.items():
-        input_ids[row, width - len(prompt) :] = torch.tensor(prompt)
-        mask[row, width - len(prompt) :] = 1
-    input_ids, mask = input_ids.to(device), mask.to(device)
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+def generate_batch(model: Any, turns: Sequence[_Turn], eos_ids: Sequence[int], prompts: PromptPool) -> list[Completion]:
+    """Sample one completion per turn; equal prompts are read once, finished rows leave the batch."""
+    read = prompts.read([turn.prompt_ids for turn in turns])
+    cache, mask, logits = read.cache, read.mask, read.logits
+    positions = mask.sum(-1, keepdim=True) - 1
     uniforms = [random.Random(turn.params.seed) for turn in turns]
     tokens: list[list[int]] = [[] for _ in turns]
     log_probs: list[list[float]] = [[] for _ in turns]
     reasons: list[FinishReason] = ["length"] * len(turns)
     alive = list(range(len(turns)))
-    cache = DynamicCache(config=model.config)
-    expand: Tensor | None = torch.tensor(copies, device=device)
     while True:
-        output = model(
-            input_ids=input_ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        logits = output.logits[:, -1]
-        if expand is not None:
-            logits, mask, positions = logits[expand], mask[expand], positions[expand]
-            cache.batch_select_indices(expand)
-            expand = None
         params = [turns[turn].params for turn in alive]
         draws = [uniforms[turn].random() for turn in alive]
         chosen, scores = _sample(logits, params, draws)
@@ -117,13 +104,21 @@ def generate_batch(model: Any, turns: Sequence[_Turn], eos_ids: Sequence[int], p
                 keep.append(row)
         if not keep:
             break
-        rows = torch.tensor(keep, device=device)
+        rows = torch.tensor(keep, device=mask.device)
         if len(keep) < len(alive):
             cache.batch_select_indices(rows)
         alive = [alive[row] for row in keep]
-        input_ids = chosen[rows].unsqueeze(-1)
         mask = torch.cat([mask[rows], mask.new_ones((len(keep), 1))], dim=-1)
-        positions = positions[rows, -1:] + 1
+        positions = positions[rows] + 1
+        output = model(
+            input_ids=chosen[rows].unsqueeze(-1),
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        logits = output.logits[:, -1]
     return [Completion(ids, scores, reason) for ids, scores, reason in zip(tokens, log_probs, reasons, strict=True)]
 
 

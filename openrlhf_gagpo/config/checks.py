@@ -203,6 +203,13 @@ def _local(config: Config, plan: Plan) -> Iterator[str]:
         yield "--train.device cuda needs an NVIDIA GPU, but this machine shows none; use --train.device cpu"
     if config.ds.param_dtype == "fp16":
         yield f"{_say(config, 'ds.param_dtype')} fp16 needs loss scaling, which --backend local lacks; use bf16 or fp32"
+    level = "algo.advantage.is_correction_level"
+    # In these runs the local backend takes the sampler's log-probabilities for those before the update.
+    if config.get(level) != "off" and config.ds.param_dtype == "fp32" and config.rollout.top_p == 1:
+        yield (
+            f"{_say(config, level)} {config.get(level)} has nothing to correct, because --backend local samples in "
+            f"fp32 with the model that it trains; set {level} to off"
+        )
 
 
 def _distributed(config: Config, plan: Plan) -> Iterator[str]:

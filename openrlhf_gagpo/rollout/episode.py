@@ -157,6 +157,7 @@ async def play_episode(
                 finish_reason=completion.finish_reason,
                 history_dropped=prompt.history_dropped,
                 info=dict(result.info),
+                sampled_by=completion.sampled_by,
             )
         )
         episode.success, episode.score = result.success, result.score

@@ -27,7 +27,8 @@ StepKey = tuple[str, str, int]
 
 _FORMAT = "gagpo-episodes"
 _VERSION = 2
-_STEP_FIELDS = tuple(field.name for field in fields(Step))
+# What sampled a step means nothing to another process.
+_STEP_FIELDS = tuple(field.name for field in fields(Step) if field.name != "sampled_by")
 # The traceback of a fault is in the run folder, once.
 _EPISODE_FIELDS = tuple(field.name for field in fields(Episode) if field.name not in ("steps", "traceback"))
 _ADDED = {2: {"step": ("info",), "episode": ("info", "fault")}}

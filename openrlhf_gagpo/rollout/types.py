@@ -68,6 +68,9 @@ class Completion:
     finish_reason: FinishReason
     text: str | None = None
     """The response as text, if there are no ids to decode."""
+    sampled_by: str = ""
+    """Name that a backend gives to its present weights, if ``log_probs`` equal those of its training pass with these
+    weights; "" makes no such promise."""
 
 
 class Policy(Protocol):
@@ -118,6 +121,8 @@ class Step:
     """History entries left out because the prompt would not fit."""
     info: dict[str, object] = field(default_factory=dict)
     """``StepResult.info`` of the environment, in JSON types."""
+    sampled_by: str = field(default="", compare=False)
+    """``Completion.sampled_by``. It means something only to the backend that played the step, so it is not recorded."""
 
 
 @dataclass

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from openrlhf_gagpo.training.rows import TokenRow, TrainingRow
 
-__all__ = ["ActionTensors", "TokenBatch", "TokenValues", "action_tensors", "collate", "per_row", "scatter_rows"]
+__all__ = [
+    "ActionTensors",
+    "TokenBatch",
+    "TokenValues",
+    "action_tensors",
+    "collate",
+    "pad_right",
+    "per_row",
+    "scatter_rows",
+]
 
 TokenValues = Sequence[float] | NDArray | Tensor
 """One number per response token of a row."""
@@ -33,18 +44,18 @@ class ActionTensors:
     mask: Tensor  # (B, A) int64
     old_log_probs: Tensor  # (B, A) float32, before the iteration's first update
     reference_log_probs: Tensor | None  # (B, A) float32; None without a KL term
-    sampling_log_probs: Tensor  # (B, A) float32, the sampler's own numbers, for diagnostics
+    sampling_log_probs: Tensor | None  # (B, A) float32, the sampler's own; None if ``old_log_probs`` are these
     advantage: Tensor  # (B, 1) float32, or (B, A) where a row has one per token
     clip_scale: Tensor  # (B, 1) float32
 
     def to(self, device: torch.device) -> ActionTensors:
         """Return the same tensors on ``device``."""
-        reference = self.reference_log_probs
+        reference, sampling = self.reference_log_probs, self.sampling_log_probs
         return ActionTensors(
             mask=self.mask.to(device),
             old_log_probs=self.old_log_probs.to(device),
             reference_log_probs=None if reference is None else reference.to(device),
-            sampling_log_probs=self.sampling_log_probs.to(device),
+            sampling_log_probs=None if sampling is None else sampling.to(device),
             advantage=self.advantage.to(device),
             clip_scale=self.clip_scale.to(device),
         )
@@ -55,16 +66,27 @@ def collate(rows: Sequence[TokenRow], *, pad_id: int, padding: int = 0) -> Token
     # The end of a prompt has a position even if the response is empty.
     width = max((max(row.length, len(row.prompt_ids) + 1) for row in rows), default=2)
     count = len(rows) + padding
-    sequences = torch.full((count, width), pad_id, dtype=torch.long)
-    attention_mask = torch.zeros((count, width), dtype=torch.long)
-    action_mask = torch.zeros((count, width - 1), dtype=torch.long)
-    for index, row in enumerate(rows):
-        sequences[index, : row.length] = torch.tensor(row.prompt_ids + row.response_ids)
-        attention_mask[index, : row.length] = 1
-        action_mask[index, len(row.prompt_ids) - 1 : row.length - 1] = 1
+    rest: list[list[int]] = [[]] * padding
+    sequences, attention_mask = pad_right(
+        [*(row.prompt_ids + row.response_ids for row in rows), *rest], pad_id=pad_id, width=width
+    )
+    # Rows that have no action token start and end at the same place.
+    starts = torch.tensor([len(row.prompt_ids) for row in rows] + [1] * padding)[:, None]
+    ends = torch.tensor([row.length for row in rows] + [1] * padding)[:, None]
+    places = torch.arange(1, width)
+    action_mask = ((places >= starts) & (places < ends)).long().reshape(count, width - 1)
     # A row that attends to nothing makes softmax divide by zero, so padding rows attend to two pad tokens.
     attention_mask[len(rows) :, :2] = 1
     return TokenBatch(sequences, attention_mask, action_mask)
+
+
+def pad_right(sequences: Sequence[Sequence[int]], *, pad_id: int, width: int) -> tuple[Tensor, Tensor]:
+    """Return (B, width) int64 token ids, and the mask of the same shape that is 1 where they are not padding."""
+    lengths = torch.tensor([len(ids) for ids in sequences], dtype=torch.long)
+    mask = torch.arange(width) < lengths[:, None]
+    out = torch.full((len(sequences), width), pad_id, dtype=torch.long)
+    out[mask] = torch.tensor(list(chain.from_iterable(sequences)), dtype=torch.long)
+    return out, mask.long()
 
 
 def action_tensors(
@@ -72,11 +94,14 @@ def action_tensors(
     old: Sequence[TokenValues],
     reference: Sequence[TokenValues] | None,
     mask: Tensor,
+    *,
+    sampled: bool = False,
 ) -> ActionTensors:
     """Build the tensors of ``rows`` at the action positions of ``mask``, which may end in padding rows.
 
     Args:
         old, reference: log-probabilities of the same rows' response tokens.
+        sampled: whether ``old`` are the sampler's own numbers.
     """
 
     def per_action(values: Sequence[float], padding: float) -> Tensor:
@@ -89,7 +114,7 @@ def action_tensors(
         mask=mask,
         old_log_probs=scatter_rows(old, mask),
         reference_log_probs=None if reference is None else scatter_rows(reference, mask),
-        sampling_log_probs=scatter_rows([row.sampling_log_probs for row in rows], mask),
+        sampling_log_probs=None if sampled else scatter_rows([row.sampling_log_probs for row in rows], mask),
         advantage=scatter_rows([_token_advantages(row) for row in rows], mask)
         if by_token
         else per_action([row.advantage for row in rows], 0.0),
@@ -104,11 +129,13 @@ def _token_advantages(row: TrainingRow) -> TokenValues:
 def scatter_rows(values: Sequence[TokenValues], action_mask: Tensor) -> Tensor:
     """Put per-row response values (row i: as many as its response tokens) back into (B, A) float32, zero elsewhere."""
     out = torch.zeros(action_mask.shape, dtype=torch.float32)
-    for index, row in enumerate(values):
-        out[index][action_mask[index].bool()] = torch.as_tensor(row, dtype=torch.float32)
+    if values:
+        flat = np.concatenate([np.asarray(row, dtype=np.float32) for row in values])
+        out[action_mask.bool()] = torch.from_numpy(flat)
     return out
 
 
 def per_row(values: Tensor, action_mask: Tensor) -> list[Tensor]:
     """Return the unpadded response values of each row; the inverse of ``scatter_rows``."""
-    return [row[mask.bool()] for row, mask in zip(values.cpu(), action_mask.cpu(), strict=True)]
+    mask = action_mask.cpu().bool()
+    return list(values.cpu()[mask].split(mask.sum(-1).tolist()))

@@ -152,19 +152,21 @@ def step_loss(
         if objective.entropy_coef:
             loss = loss - objective.entropy_coef * total / scale.token_normalizer
         sums["entropy"] = total
-    gap = ((actions.old_log_probs - actions.sampling_log_probs) * mask).abs()
-    sums |= {"loss": loss, "policy_loss": result.loss, "sampling_gap": gap.sum(), "sampling_gap_max": gap.max()}
+    sums |= {"loss": loss, "policy_loss": result.loss}
+    if actions.sampling_log_probs is not None:
+        gap = ((actions.old_log_probs - actions.sampling_log_probs) * mask).abs()
+        sums |= {"sampling_gap": gap.sum(), "sampling_gap_max": gap.max()}
     return loss, {name: value.detach() for name, value in sums.items()}
 
 
 def _corrected(actions: ActionTensors, mask: Tensor, objective: Objective) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Return the old log-probabilities and the token weights that the loss gets, and what to log about them."""
-    plain = torch.ones_like(mask)
-    if objective.correction is None:
+    plain, sampling = torch.ones_like(mask), actions.sampling_log_probs
+    if objective.correction is None or sampling is None:
         return actions.old_log_probs, plain, {}
     if objective.policy.correction is Correction.OLD_LOG_PROBS:
-        return actions.sampling_log_probs, plain, {}
-    weight, outside = sampler_weights(actions.old_log_probs, actions.sampling_log_probs, mask, objective.correction)
+        return sampling, plain, {}
+    weight, outside = sampler_weights(actions.old_log_probs, sampling, mask, objective.correction)
     return actions.old_log_probs, weight, {"correction_weight": weight.sum(), "correction_outside": outside.sum()}
 
 

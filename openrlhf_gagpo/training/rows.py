@@ -23,6 +23,8 @@ class TokenRow:
     prompt_ids: list[int]
     response_ids: list[int]
     sampling_log_probs: list[float]
+    sampled_by: str = field(default="", compare=False, kw_only=True)
+    """``rollout.types.Completion.sampled_by``."""
 
     @property
     def length(self) -> int:

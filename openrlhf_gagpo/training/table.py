@@ -80,7 +80,9 @@ class StepTable:
                 table.inadmissible.append(not step.admissible)
                 table.action.append(step.action)
                 table.success.append(episode.success)
-                table.tokens.append(TokenRow(step.prompt_ids, step.response_ids, step.sampling_log_probs))
+                table.tokens.append(
+                    TokenRow(step.prompt_ids, step.response_ids, step.sampling_log_probs, sampled_by=step.sampled_by)
+                )
         return table
 
     def batch(self, columns: Mapping[str, NDArray[np.float64]] | None = None) -> StepBatch:
@@ -138,6 +140,7 @@ class StepTable:
                 prompt_ids=row.prompt_ids,
                 response_ids=row.response_ids,
                 sampling_log_probs=row.sampling_log_probs,
+                sampled_by=row.sampled_by,
                 advantage=float(credit.advantage[index]),
                 trajectory=self.trajectory[index],
                 step=self.step[index],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,10 @@ from openrlhf_gagpo import metrics as glossary
 from openrlhf_gagpo.backends.local import LocalBackend
 from openrlhf_gagpo.config.resolve import resolve
 from openrlhf_gagpo.config.settings import backend_settings
+from openrlhf_gagpo.rollout.records import read_episodes, write_episodes
+from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, SamplingParams
 from openrlhf_gagpo.training.rows import TrainingRow
+from openrlhf_gagpo.training.table import LOG_PROB, StepTable
 from support import tiny_vault
 
 
@@ -128,6 +133,76 @@ def test_good_actions_become_more_likely_and_bad_ones_less(vault_model: Path, tm
         assert torch.corrcoef(torch.stack([gain, advantages]))[0, 1] > 0.5
     finally:
         backend.close()
+
+
+@pytest.fixture
+def player(vault_model: Path, tmp_path: Path) -> Iterator[LocalBackend]:
+    """A backend that has sampled nothing yet, at another temperature than 1."""
+    backend = _backend(vault_model, tmp_path, rollout__temperature=0.8, ckpt__path=str(tmp_path / "kept"))
+    yield backend
+    backend.close()
+
+
+def _play(backend: LocalBackend, **changes: float) -> list[Episode]:
+    requests = [EpisodeRequest(f"vault-train-{task}", "g", f"t{task}", 0, 7 + task) for task in range(4)]
+    sampling = SamplingParams(6, 0.8, 1.0)
+    return backend.rollout(requests, replace(sampling, **changes), lambda episode: None)
+
+
+def _as_trained(episodes: list[Episode]) -> list[TrainingRow]:
+    tokens = StepTable.from_episodes(episodes).tokens
+    return [TrainingRow(**vars(row), advantage=float(place % 3 - 1)) for place, row in enumerate(tokens)]
+
+
+def test_what_the_present_weights_sampled_is_not_computed_again(player: LocalBackend) -> None:
+    rows = _as_trained(_play(player))
+    sampled = player._sampled(rows)
+    assert sampled is not None
+    computed = player._log_probs(player.model, rows)
+    for one, other in zip(sampled, computed, strict=True):
+        torch.testing.assert_close(torch.tensor(one), other, atol=2e-6, rtol=1e-6)
+    column = player.compute(rows, {LOG_PROB})[LOG_PROB]
+    assert column.tolist() == [value for row in sampled for value in row]
+    metrics = player.update(rows, seed=0)
+    assert not [name for name in metrics if "sampling" in name]
+    # By now the weights are others.
+    assert player._sampled(rows) is None
+    assert player.update(rows, seed=1)["policy/sampling_logprob_diff_max"] > 1e-4
+
+
+def test_both_denominators_train_the_same_parameters(player: LocalBackend) -> None:
+    rows = _as_trained(_play(player))
+    player.save_checkpoint("global_step1", {"iteration": 1})
+    player.update(rows, seed=0)
+    expected = player.parameters()
+    player.load_checkpoint()
+    assert player._sampled(rows) is None
+    player.update(rows, seed=0)
+    for name, value in player.parameters().items():
+        torch.testing.assert_close(value, expected[name], atol=1e-5, rtol=0, msg=name)
+
+
+@pytest.mark.parametrize("changes", [{"temperature": 1.0}, {"top_p": 0.9}])
+def test_another_distribution_than_that_of_training_promises_nothing(
+    player: LocalBackend, changes: dict[str, float]
+) -> None:
+    assert player._sampled(_as_trained(_play(player, **changes))) is None
+
+
+def test_neither_do_half_precision_records_and_other_backends(
+    player: LocalBackend, vault_model: Path, tmp_path: Path
+) -> None:
+    episodes = _play(player)
+    write_episodes(tmp_path / "steps.jsonl.gz", episodes)
+    assert player._sampled(_as_trained(read_episodes(tmp_path / "steps.jsonl.gz"))) is None
+    assert player._sampled(_as_trained(episodes)) is not None
+    for dtype in ("fp32", "bf16"):
+        other = _backend(vault_model, tmp_path, rollout__temperature=0.8, ds__param_dtype=dtype)
+        try:
+            assert other._sampled(_as_trained(episodes)) is None
+            assert (other._sampled(_as_trained(_play(other))) is None) == (dtype == "bf16")
+        finally:
+            other.close()
 
 
 def test_no_rows_no_step(vault_model: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:

@@ -1,4 +1,4 @@
-"""Whole runs of the local backend that replace groups without signal and correct for the sampler."""
+"""Whole runs of the local backend that replace groups without signal."""
 
 from __future__ import annotations
 
@@ -29,7 +29,6 @@ def _arguments(model: Path, run: Path, **changes: object) -> list[str]:
         "eval__after_train": False,
         "report": False,
         "actor__policy_loss_type": "cispo",
-        "algo__advantage__is_correction_level": "token",
         "algo__dynamic_filtering_enable": True,
         "algo__dynamic_filtering_rule": "spread",
         "algo__dynamic_filtering_max_rounds": 6,
@@ -64,12 +63,6 @@ def test_tasks_are_drawn_until_enough_groups_differ(whole: RunFolder) -> None:
         tasks = {episode.group: episode.task for episode in episodes}
         assert len(set(tasks.values())) == len(tasks)
         assert all(int(tasks[group].rpartition("-")[2]) % 2 == 0 for group in kept)
-
-
-def test_sampler_and_training_pass_agree_so_nothing_is_corrected(whole: RunFolder) -> None:
-    for row in whole.metrics():
-        assert row["policy/correction_share"] == 0
-        assert row["policy/correction_weight_mean"] == pytest.approx(1, abs=1e-4)
 
 
 def test_a_resumed_run_draws_what_an_uninterrupted_one_does(

@@ -95,8 +95,9 @@ def test_a_run_leaves_everything_behind(whole: Path, vault_model: Path) -> None:
     episodes = read_episodes(run.rollout_path(1))
     assert len(episodes) == row["rollout/episodes"] == 8
     assert sum(len(episode.steps) for episode in episodes) == row["rollout/steps"] == row["policy/rows_trained"]
-    # Sampler and training pass agree on the same tokens and weights.
-    assert row["policy/sampling_logprob_diff_max"] < 1e-4
+    # Training took the sampler's log-probabilities over, so there is nothing to compare them with.
+    assert not [name for name in row if "sampling_logprob" in name]
+    assert row["policy/ratio_mean"] == pytest.approx(1, abs=0.1)
     assert row["env/resets"] == 8
 
     tokenizer = AutoTokenizer.from_pretrained(whole / "model")

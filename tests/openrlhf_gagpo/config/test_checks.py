@@ -289,6 +289,16 @@ def test_the_step_limit_is_an_option_of_the_environment():
     assert env_options(config) == {"size": 4, "max_steps": 9}
 
 
+@pytest.mark.parametrize("extra", ["", "--ds.param_dtype bf16", "--rollout.top_p 0.9", f"{IS}_level off"])
+def test_the_local_backend_has_a_sampler_to_correct_only_where_it_may_differ(model, tmp_path, extra):
+    line = f"--env.name vault --actor.model_name_or_path {model} --run_dir {tmp_path / 'run'} --backend local"
+    line += f" --ds.param_dtype fp32 {PPO} token {extra}"
+    if extra:
+        check(resolve(line.split()))
+    else:
+        fails(line, f"{IS}_level token has nothing to correct", "fp32", "to off")
+
+
 def test_a_recipe_for_both_backends_is_no_error_on_the_local_one(base, model, tmp_path):
     recipe = tmp_path / "r.yaml"
     recipe.write_text("vllm.num_engines: 1\ntrain.colocate_all: true\nds.zero_stage: 3\n")
