@@ -12,10 +12,10 @@ import pytest
 pytest.importorskip("uvicorn", reason="uvicorn is not installed")
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright's Python package is not installed")
 
-from openrlhf_gagpo.viewer.pages import Pages
-from openrlhf_gagpo.viewer.store import Store
-from support.report_runs import make_run
-from support.served import add_iteration, hostile_run, served
+from openrlhf_gagpo.viewer.pages import Pages  # noqa: E402
+from openrlhf_gagpo.viewer.store import Store  # noqa: E402
+from support.report_runs import make_run  # noqa: E402
+from support.served import add_iteration, hostile_run, served  # noqa: E402
 
 BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), "")
 pytestmark = pytest.mark.skipif(not BROWSER, reason="no Chromium is installed (Debian: apt-get install chromium)")
