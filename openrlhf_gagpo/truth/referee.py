@@ -218,11 +218,34 @@ def _scores(
             first = place * (1 + len(truths))
             cosine = _mean_cosine(products, first, first + 1 + number)
             given, true, keep = credit.values["advantage"], truth.advantage, credit.keep
-            scores.append(score(credit.estimator, truth.gamma, given, true, keep, sizes, scaled=True, cosine=cosine))
+            scores.append(
+                score(
+                    credit.estimator,
+                    truth.gamma,
+                    given,
+                    true,
+                    truth.advantage_error,
+                    keep,
+                    sizes,
+                    scaled=True,
+                    cosine=cosine,
+                )
+            )
         if all(_VALUE in part.columns for part in source.parts):
             predicted = np.array([value for part in source.parts for value in part.columns[_VALUE]], dtype=np.float64)
             everything: Bools = np.ones(len(predicted), dtype=np.bool_)
-            scores.append(score("critic's value", truth.gamma, predicted, truth.value, everything, sizes, scaled=False))
+            scores.append(
+                score(
+                    "critic's value",
+                    truth.gamma,
+                    predicted,
+                    truth.value,
+                    truth.value_error,
+                    everything,
+                    sizes,
+                    scaled=False,
+                )
+            )
     return scores
 
 

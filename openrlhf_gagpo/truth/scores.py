@@ -51,7 +51,7 @@ class Score:
     gamma: float
     steps: int
     signed: int
-    """Steps at which both are other than 0."""
+    """Steps at which the given number is other than 0, and the truth by more than it may be off."""
     sign_accuracy: float | None
     """Share of the signed steps at which the signs are equal."""
     pearson: float | None
@@ -76,6 +76,7 @@ def score(
     gamma: float,
     given: Floats,
     true: Floats,
+    error: Floats,
     keep: Bools,
     sizes: Ints,
     *,
@@ -86,12 +87,13 @@ def score(
 
     Args:
         given, true: (N,).
+        error: (N,) how far ``true`` may be off.
         sizes: (N,) from ``state_group_sizes``.
         scaled: whether ``given`` gets the root mean square of ``true`` before differences are taken. An advantage's
             scale is arbitrary, since estimators normalise it and optimizers do too; a value's is not.
     """
     a, b = (np.where(np.abs(x) > ROUNDING, x, 0.0) for x in (given[keep], true[keep]))
-    signed = (a != 0) & (b != 0)
+    signed = (a != 0) & (np.abs(b) > error[keep]) & (b != 0)
     ranked = len(a) > 1 and np.ptp(a) > 0 and np.ptp(b) > 0
     size = float(np.sqrt(np.mean(a**2))) if len(a) else 0.0
     factor = float(np.sqrt(np.mean(b**2))) / size if scaled and size > 0 else 1.0

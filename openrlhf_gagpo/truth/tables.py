@@ -14,7 +14,7 @@ __all__ = ["error_rows", "score_rows", "truth_tables"]
 
 def score_rows(scores: Sequence[Score]) -> tuple[list[str], list[list[str]]]:
     """Return head and cells of the table with one line per estimator and discount factor."""
-    head = ["estimator", "gamma", "steps", "both not 0", "sign accuracy", "correlation", "rank correlation", "cosine"]
+    head = ["estimator", "gamma", "steps", "certain sign", "sign accuracy", "correlation", "rank correlation", "cosine"]
     rows = [
         [
             found.name,

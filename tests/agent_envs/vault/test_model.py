@@ -13,7 +13,7 @@ from agent_envs.vault import VaultEnv
 
 @pytest.mark.parametrize("clock", [False, True])
 def test_the_model_says_what_the_instance_does(clock: bool) -> None:
-    env = VaultEnv(size=2, keys=1, train_tasks=4, valid_tasks=0, test_tasks=0, max_steps=40, clock=clock)
+    env = VaultEnv(size=2, keys=1, train_tasks=4, valid_tasks=0, test_tasks=0, max_steps=400, clock=clock)
     model = env.model()
     rng = random.Random(0)
     ends = set()

@@ -152,9 +152,12 @@ def test_a_score_of_half_right_signs() -> None:
     given, true = np.array([2.0, -2.0, 4.0, 0.0]), np.array([1.0, -1.0, -2.0, 1.0])
     sizes = state_group_sizes(["g"] * 4, ["a", "a", "b", "c"])
     assert sizes.tolist() == [2, 2, 1, 1]
-    found = score("x", 1.0, given, true, np.array([True, True, True, False]), sizes, scaled=True)
+    keep = np.array([True, True, True, False])
+    found = score("x", 1.0, given, true, np.zeros(4), keep, sizes, scaled=True)
     assert (found.steps, found.signed) == (3, 3)
     assert found.sign_accuracy == pytest.approx(2 / 3)
     assert found.errors["1"].bias == pytest.approx(4)
     assert found.errors["2-3"].variance == pytest.approx(0)
     assert found.errors["8+"].bias is None
+    uncertain = score("x", 1.0, given, true, np.full(4, 1.5), keep, sizes, scaled=True)
+    assert (uncertain.signed, uncertain.sign_accuracy) == (1, 0)
