@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 __all__ = ["Scale"]
 
+_NEAR_ZERO = 0.3
+"""Positive values that begin below this share of the largest are shown from 0."""
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -24,12 +27,14 @@ class Scale:
 
     @classmethod
     def over(cls, values: Sequence[float], start: float, end: float, *, ticks: int) -> Scale:
-        """Span the finite ``values``, with about ``ticks`` round ticks inside."""
+        """Span the finite ``values``, from 0 if they begin near it, with about ``ticks`` round ticks inside."""
         finite = [value for value in values if math.isfinite(value)] or [0.0]
         low, high = min(finite), max(finite)
         if low == high:
             pad = abs(low) / 2 or 0.5
             low, high = low - pad, high + pad
+        elif 0 < low < _NEAR_ZERO * high:
+            low = 0.0
         step = _round((high - low) / ticks)
         low, high = min(low, math.ceil(low / step) * step), max(high, math.floor(high / step) * step)
         first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
@@ -44,9 +49,9 @@ class Scale:
 
 
 def _round(step: float) -> float:
-    """Return the nearest of 1, 2 and 5 times a power of ten."""
+    """Return the nearest of 1, 2 and 5 times a power of ten, in ratio."""
     power = 10.0 ** math.floor(math.log10(step))
-    return next((factor * power for factor in (1, 2, 5) if step <= factor * power * 1.0001), 10 * power)
+    return next((n * power for n, most in ((1, 2), (2, 10), (5, 50)) if (step / power) ** 2 < most), 10 * power)
 
 
 def _label(value: float, digits: int) -> str:

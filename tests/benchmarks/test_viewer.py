@@ -9,8 +9,6 @@ import pytest
 
 from support.paths import REPOSITORY
 
-pytest.importorskip("httpx")
-
 
 def test_every_page_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))

@@ -6,16 +6,19 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-pytest.importorskip("uvicorn", reason="uvicorn is not installed")
+from openrlhf_gagpo.viewer.pages import Pages
+from openrlhf_gagpo.viewer.store import Store
+from support.report_runs import make_run
+from support.served import add_iteration, hostile_run, served
+
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright's Python package is not installed")
 
-from openrlhf_gagpo.viewer.pages import Pages  # noqa: E402
-from openrlhf_gagpo.viewer.store import Store  # noqa: E402
-from support.report_runs import make_run  # noqa: E402
-from support.served import add_iteration, hostile_run, served  # noqa: E402
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), "")
 pytestmark = pytest.mark.skipif(not BROWSER, reason="no Chromium is installed (Debian: apt-get install chromium)")
@@ -32,7 +35,7 @@ _FLAGS = [
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[sync_api.Browser]:
+def browser() -> Iterator[Browser]:
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=BROWSER, args=_FLAGS, env=dict(os.environ))
         yield browser
@@ -40,7 +43,7 @@ def browser() -> Iterator[sync_api.Browser]:
 
 
 @pytest.fixture
-def page(browser: sync_api.Browser) -> Iterator[sync_api.Page]:
+def page(browser: Browser) -> Iterator[Page]:
     """A page that reports everything in its console, and every request that leaves it."""
     context = browser.new_context(viewport={"width": 1280, "height": 800}, color_scheme="light")
     page = context.new_page()
@@ -56,11 +59,11 @@ def page(browser: sync_api.Browser) -> Iterator[sync_api.Page]:
     context.close()
 
 
-def no_wider(page: sync_api.Page) -> bool:
+def no_wider(page: Page) -> bool:
     return bool(page.evaluate("document.documentElement.scrollWidth <= innerWidth"))
 
 
-def test_from_the_runs_to_a_state(page: sync_api.Page, tmp_path: Path) -> None:
+def test_from_the_runs_to_a_state(page: Page, tmp_path: Path) -> None:
     make_run(tmp_path / "first", iterations=3)
     make_run(tmp_path / "second", iterations=3, seed=8)
     with served(tmp_path) as address:
@@ -113,7 +116,7 @@ def test_from_the_runs_to_a_state(page: sync_api.Page, tmp_path: Path) -> None:
         page.wait_for_url("**/episodes**")
 
 
-def test_a_live_run_is_followed(page: sync_api.Page, tmp_path: Path) -> None:
+def test_a_live_run_is_followed(page: Page, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", iterations=1)
     with served(tmp_path) as address:
         page.goto(f"{address}/s/run/episodes")
@@ -121,11 +124,11 @@ def test_a_live_run_is_followed(page: sync_api.Page, tmp_path: Path) -> None:
         assert page.locator(".count b").inner_text() == "8"
         page.keyboard.press("j")
         add_iteration(run, 2, "plain")
-        page.wait_for_function("document.querySelector('.count b').textContent === '16'")
+        page.locator(".count b", has_text="16").wait_for()
         assert page.locator("tr.current").count() == 1
 
 
-def test_hostile_text_does_nothing(page: sync_api.Page, tmp_path: Path) -> None:
+def test_hostile_text_does_nothing(page: Page, tmp_path: Path) -> None:
     hostile_run(tmp_path / "run")
     with served(tmp_path) as address:
         for path in ("/s/run/episodes", "/s/run/e/3/0", "/s/run/g/3/g0?state=S1"):
@@ -139,7 +142,7 @@ def test_hostile_text_does_nothing(page: sync_api.Page, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/s/run", "/s/run/episodes", "/s/run/e/3/1?with=grpo", "/s/run/g/3/g0?state=S1"])
-def test_a_narrow_window_and_both_themes(page: sync_api.Page, tmp_path: Path, path: str) -> None:
+def test_a_narrow_window_and_both_themes(page: Page, tmp_path: Path, path: str) -> None:
     hostile_run(tmp_path / "run")
     page.set_viewport_size({"width": 400, "height": 800})
     paper = "getComputedStyle(document.body).backgroundColor"
@@ -158,7 +161,7 @@ def test_a_narrow_window_and_both_themes(page: sync_api.Page, tmp_path: Path, pa
         assert page.evaluate(paper) == dark
 
 
-def test_a_page_by_itself(page: sync_api.Page, tmp_path: Path) -> None:
+def test_a_page_by_itself(page: Page, tmp_path: Path) -> None:
     hostile_run(tmp_path / "run")
     store = Store([tmp_path])
     (source,) = store.sources()
