@@ -15,8 +15,6 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # Ray gives its dashboard 60 s to start and its nine processes 30 s to import; a busy machine takes longer.
 os.environ["RAY_DASHBOARD_STARTUP_TIMEOUT_S"] = "200"
 os.environ["RAY_DASHBOARD_SUBPROCESS_MODULE_WAIT_READY_TIMEOUT"] = "180"
-# Ray's workers would have the lowest priority, and on a busy machine never get to an answer in time.
-os.environ.update(RAY_worker_niceness="0")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
