@@ -45,6 +45,7 @@ setup(
     extras_require={
         "local": ["torch>=2.6", "transformers>=5.0", "accelerate", "matplotlib>=3.9"],
         "gpu": [*STACK, "vllm==0.29.0", "flash-attn==2.8.3", "matplotlib>=3.9"],
+        "api": ["httpx>=0.27"],
         "alfworld": ["alfworld==0.4.2", "textworld[pddl]==1.7.0"],
         "webshop": ["regex"],
         "dev": [
