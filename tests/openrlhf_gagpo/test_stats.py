@@ -1,13 +1,21 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openrlhf_gagpo.stats import bootstrap_interval, holm, mean, mean_interval, paired_test, wilson_interval
+from openrlhf_gagpo.stats import (
+    bootstrap_interval,
+    holm,
+    mean,
+    mean_interval,
+    paired_test,
+    pass_at_k,
+    wilson_interval,
+)
 
 
 @pytest.mark.parametrize(
@@ -79,3 +87,17 @@ def test_holm_raises_p_values_and_keeps_their_order(p_values: list[float]) -> No
     assert all(after >= before for before, after in zip(p_values, corrected, strict=True))
     order = sorted(range(len(p_values)), key=lambda index: p_values[index])
     assert all(corrected[a] <= corrected[b] for a, b in pairwise(order))
+
+
+@pytest.mark.parametrize(("samples", "successes"), [(1, 0), (1, 1), (5, 0), (5, 2), (5, 5), (7, 3)])
+def test_pass_at_k_is_the_share_of_subsets_with_a_success(samples: int, successes: int) -> None:
+    outcomes = [True] * successes + [False] * (samples - successes)
+    for k in range(1, samples + 1):
+        subsets = list(combinations(outcomes, k))
+        assert pass_at_k(samples, successes, k) == pytest.approx(sum(map(any, subsets)) / len(subsets))
+
+
+@pytest.mark.parametrize(("samples", "successes", "k"), [(4, 5, 1), (4, -1, 1), (4, 2, 0), (4, 2, 5)])
+def test_pass_at_k_refuses_what_is_not_defined(samples: int, successes: int, k: int) -> None:
+    with pytest.raises(ValueError, match=f"pass@{k}"):
+        pass_at_k(samples, successes, k)
