@@ -326,6 +326,37 @@ def test_agents_and_policies_of_plugins(tmp_path: Path) -> None:
     assert all(len(sample.trials) == 2 for sample in samples(tmp_path / "out"))
 
 
+def test_what_the_page_shows_works(tmp_path: Path) -> None:
+    """The example of an agent, and that of a file of prices."""
+    from openrlhf_gagpo.evaluation.prices import read_price
+
+    page = (REPOSITORY / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    for kind, name in (("python", "own.py"), ("yaml", "prices.yaml")):
+        (tmp_path / name).write_text(page.split(f"```{kind}\n")[1].split("```")[0])
+    assert read_price(tmp_path / "prices.yaml", "some-model").cached_input == 1.25
+    registered = agents.registry.snapshot()
+    try:
+        flags = (
+            "--plugin",
+            str(tmp_path / "own.py"),
+            "--policy",
+            "random",
+            "--agent",
+            "second_try",
+            "--eval.tasks",
+            "2",
+        )
+        with pytest.raises(ConfigError, match="needs a policy that reads its prompt"):
+            resolve(["--out", "x", *VAULT, *flags])
+        with serve(knowing) as endpoint:
+            flags = ("--plugin", str(tmp_path / "own.py"), "--policy.base_url", endpoint.url, "--agent", "second_try")
+            found = numbers(tmp_path / "out", *DOORS, *flags)
+    finally:
+        agents.registry.restore(registered)
+    assert found["success_by_trial"] == [0.5, 0.5]
+    assert found["requests"] == 3 * 1 + 3 * 4
+
+
 BAD = {
     "nothing plays": (["--env.name", "vault", "--env.split", "valid"], "nothing says what plays"),
     "no environment": (["--policy", "expert", "--env.split", "valid"], "no environment is given"),
