@@ -53,6 +53,7 @@ def _show(folders: Sequence[Path], console: Console) -> None:
 def _evaluate(config: EvaluationConfig, command: Sequence[str], console: Console) -> int:
     from openrlhf_gagpo.evaluation.prices import read_price
     from openrlhf_gagpo.evaluation.protocol import environment_facts, settings_of
+    from openrlhf_gagpo.evaluation.result import check_comparable
     from openrlhf_gagpo.evaluation.samples import Kit
     from openrlhf_gagpo.evaluation.session import Session
     from openrlhf_gagpo.evaluation.store import EvaluationFolder
@@ -65,11 +66,13 @@ def _evaluate(config: EvaluationConfig, command: Sequence[str], console: Console
     load_plugins(config.rollout.plugins)
     with made(config.rollout.env_name, config.rollout.env_options) as env, refusals():
         plan = _plan(config, env.tasks(config.split))
-        source.check(env)
+        source.check(env, plan.tasks[0])
         environment = environment_facts(env, config.rollout, plan)
     prompts = prompt_builder(config.rollout, source.tokenizer)
     prompt = _wording(prompts, agent)
     settings = settings_of(environment, config.rollout, plan, prompt, _player(config, source))
+    if other is not None:
+        check_comparable(settings, other["settings"])
     kit = Kit(agent, source, prompts, config.rollout, config.sampling)
     session = Session(EvaluationFolder(config.out), plan, kit, source, source.label or config.policy.name, price)
     with session.folder.claim(settings, _about(config, command), prompt.text):

@@ -14,7 +14,7 @@ from openrlhf_gagpo.evaluation.samples import Sample
 from openrlhf_gagpo.rollout.types import Usage
 from openrlhf_gagpo.stats import Estimate, mean, mean_interval, paired_test, pass_at_k, wilson_interval
 
-__all__ = ["differences", "numbers"]
+__all__ = ["check_comparable", "differences", "numbers"]
 
 _PAIRED = ("success", "score", "length")
 """Measures of a task that are compared with those of another evaluation."""
@@ -69,6 +69,16 @@ def numbers(samples: Sequence[Sample], price: Price | None = None) -> dict[str, 
     return found
 
 
+def check_comparable(settings: Mapping[str, Any], other: Mapping[str, Any]) -> None:
+    """Raise ``EvaluationError`` unless two evaluations play the same split of the same environment and data."""
+    for name in _SAME:
+        if settings.get(name) != other.get(name):
+            raise EvaluationError(
+                f"the evaluations cannot be compared task by task: {name} is {settings.get(name)!r} in one and "
+                f"{other.get(name)!r} in the other; evaluate both on the same tasks"
+            )
+
+
 def differences(
     settings: Mapping[str, Any], result: Mapping[str, Any], other_settings: Mapping[str, Any], other: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -81,12 +91,7 @@ def differences(
     Raises:
         EvaluationError: they are of different environments, data or splits, or have no task in common.
     """
-    for name in _SAME:
-        if settings.get(name) != other_settings.get(name):
-            raise EvaluationError(
-                f"the evaluations cannot be compared task by task: {name} is {settings.get(name)!r} in one and "
-                f"{other_settings.get(name)!r} in the other; evaluate both on the same tasks"
-            )
+    check_comparable(settings, other_settings)
     first, second = result["by_task"], other["by_task"]
     common = [task for task in first if task in second]
     if not common:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Protocol
@@ -141,7 +142,9 @@ async def _play(request: EpisodeRequest, kit: Kit, pool: EnvPool) -> Sample:
         except PolicyFault as fault:
             trials = [_unplayed(request, "policy_fault", fault)]
         finally:
-            await session.close()
+            # The sample has ended by now, so a failure to close does not affect it.
+            with suppress(EnvError, TimeoutError):
+                await session.close()
         usage = policy.usage
     for step in (step for episode in trials for step in episode.steps if not step.response_ids):
         # Without the ids of the response, those of the prompt are of no use, and a long record.

@@ -153,6 +153,9 @@ def _checked(url: str) -> str:
 
 def _key(variable: str) -> str:
     """Return the key of the environment, or "". Raises ``ConfigError`` for one that no header can carry."""
+    if not variable.isidentifier():
+        # Not repeated in the message, because it may be the key itself.
+        raise ConfigError("--policy.key_env wants the name of an environment variable, such as OPENAI_API_KEY")
     key = os.environ.get(variable, "").strip()
     if not (key.isascii() and key.isprintable()):
         raise ConfigError(f"the key in the environment variable {variable} has characters no key has; set it again")

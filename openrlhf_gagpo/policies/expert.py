@@ -35,11 +35,9 @@ class ExpertPolicy(PolicySource):
 
     reads_prompts = False
 
-    def check(self, env: TextEnv) -> None:
-        tasks = env.tasks(env.splits[0])
-        if tasks:
-            # An environment may have an expert only for an episode that runs.
-            env.reset(tasks[0], 0)
+    def check(self, env: TextEnv, task: str) -> None:
+        # An environment may have an expert only for an episode that runs.
+        env.reset(task, 0)
         if env.expert() is None:
             raise ConfigError(f"the environment {env.name} has no expert; choose another --policy")
 

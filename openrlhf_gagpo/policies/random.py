@@ -44,7 +44,7 @@ class RandomPolicy(PolicySource):
     reads_prompts = False
     _placeholders: Sequence[str] = ()
 
-    def check(self, env: TextEnv) -> None:
+    def check(self, env: TextEnv, task: str) -> None:
         self._placeholders = env.placeholders
 
     def seat(self, session: WatchedSession) -> Policy:

@@ -90,8 +90,8 @@ class PolicySource(ABC):
         """Return what identifies the policy besides its options, in JSON types."""
         return {}
 
-    def check(self, env: TextEnv) -> None:
-        """Raise ``ConfigError`` if it cannot play ``env``."""
+    def check(self, env: TextEnv, task: str) -> None:
+        """Raise ``ConfigError`` if it cannot play ``env``, of which ``task`` will be played."""
         return None
 
     async def start(self, episodes: int, concurrency: int) -> None:

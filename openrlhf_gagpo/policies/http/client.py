@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import httpx
@@ -33,6 +35,12 @@ _REFUSALS = {
 """Statuses that every request would get, and what to do."""
 _SHORTEST_KEY = 8
 """Characters from which a key is a secret; shorter ones fill the field for servers that want none."""
+
+
+@cache
+def _certificates() -> ssl.SSLContext:
+    """Return the certificates that every connection trusts, which take a while to read."""
+    return httpx.create_ssl_context()
 
 
 @dataclass(frozen=True)
@@ -71,6 +79,7 @@ class Client:
             headers={"Authorization": f"Bearer {key}"} if key else {},
             # The whole request is timed here: httpx would start anew with every piece of a slow reply.
             timeout=None,
+            verify=_certificates(),
             limits=httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
         )
 

@@ -72,7 +72,7 @@ def test_random_play_fills_the_blanks_of_actions() -> None:
 
     entry = policies.get("random")
     source = entry.make(entry.options_cls(), policies.PolicySetting(False, True, "none", 64, 0))
-    source.check(SimpleNamespace(placeholders=("<query>",)))  # type: ignore[arg-type]
+    source.check(SimpleNamespace(placeholders=("<query>",)), "task")  # type: ignore[arg-type]
     session = SimpleNamespace(admissible_actions=("search[<query>]",), instruction="find a red cotton shirt")
     policy = source.seat(session)  # type: ignore[arg-type]
     answer = asyncio.run(policy.generate(Prompt([], "", []), SamplingParams(8, seed=3)))
@@ -355,6 +355,12 @@ def test_what_the_page_shows_works(tmp_path: Path) -> None:
         agents.registry.restore(registered)
     assert found["success_by_trial"] == [0.5, 0.5]
     assert found["requests"] == 3 * 1 + 3 * 4
+
+
+def test_an_environment_without_an_expert_is_one_sentence(tmp_path: Path) -> None:
+    flags = [word for word in DOORS if not word.startswith("--policy")]
+    with pytest.raises(ConfigError, match="locked-doors has no expert"):
+        evaluate(tmp_path / "out", *flags[:8], "--policy", "expert")
 
 
 BAD = {

@@ -251,6 +251,7 @@ def test_the_key_appears_nowhere(
         ({"base_url": "http://host:port/v1"}, "--policy.base_url is not an address"),
         ({"base_url": f"http://user:{KEY}@host/v1"}, "must be an address alone"),
         ({"base_url": f"http://host/v1?key={KEY}"}, "must be an address alone"),
+        ({"key_env": KEY}, "wants the name of an environment variable"),
         ({"base_url": None}, "needs --policy.base_url and --policy.model"),
         ({"model": None}, "needs --policy.base_url and --policy.model"),
         ({"extra": "{"}, "not valid JSON"),
