@@ -54,6 +54,7 @@ setup(
         "local": ["torch>=2.6", "transformers>=5.0", "accelerate", "matplotlib>=3.9"],
         "gpu": [*STACK, "vllm==0.29.0", "flash-attn==2.8.3", "matplotlib>=3.9"],
         "view": ["starlette>=0.40", "uvicorn>=0.30"],
+        "api": ["httpx>=0.27"],
         "alfworld": ["alfworld==0.4.2", "textworld[pddl]==1.7.0"],
         "webshop": ["regex"],
         "dev": [

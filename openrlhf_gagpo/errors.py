@@ -10,10 +10,13 @@ __all__ = [
     "ConfigError",
     "CreditError",
     "EpisodeFileError",
+    "EvaluationError",
     "EstimatorError",
     "GagpoError",
     "LossError",
     "PluginError",
+    "PolicyFault",
+    "PolicyRefused",
     "PromptTemplateError",
     "PromptTooLong",
     "RolloutError",
@@ -60,6 +63,10 @@ class EpisodeFileError(RunFolderError, ValueError):
     """A file that does not hold complete episodes."""
 
 
+class EvaluationError(GagpoError, ValueError):
+    """The result of an evaluation that cannot be read or continued as asked."""
+
+
 class CreditError(GagpoError, ValueError):
     """Credit cannot be computed as asked."""
 
@@ -89,6 +96,21 @@ class RunError(GagpoError):
 
 class RolloutError(RunError, RuntimeError):
     """An episode failed for a reason other than its environment; the cause is chained."""
+
+
+class PolicyRefused(RunError):
+    """An endpoint that refuses every request, for example because of a wrong key."""
+
+
+class PolicyFault(RunError):
+    """A policy that gave no usable answer. It ends one episode."""
+
+    def __init__(self, message: str, requests: int = 1, *, too_long: bool = False) -> None:
+        super().__init__(message)
+        self.requests = requests
+        """Requests that were sent for the answer."""
+        self.too_long = too_long
+        """Whether the prompt exceeds the context of the model."""
 
 
 class PromptTooLong(GagpoError, ValueError):

@@ -35,8 +35,9 @@ import yaml
 
 from openrlhf_gagpo import __version__
 from openrlhf_gagpo.errors import RunFolderError
+from openrlhf_gagpo.files import write_atomic
 
-__all__ = ["RunFolder", "State"]
+__all__ = ["RunFolder", "State", "git_commit", "package_versions"]
 
 State = Literal["running", "finished", "interrupted", "failed"]
 
@@ -108,8 +109,8 @@ class RunFolder:
             raise RunFolderError(
                 f"{run.path} cannot be written: {error.strerror}; give another folder for the run."
             ) from error
-        _write_atomic(run.config_path, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
-        _write_atomic(run.prompt_path, prompt)
+        write_atomic(run.config_path, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+        write_atomic(run.prompt_path, prompt)
         for file in (run.metrics_path, run.eval_path):
             file.touch()
         # Written last, because its presence makes the folder a run.
@@ -120,9 +121,9 @@ class RunFolder:
                 "started": _now(),
                 "command": list(sys.argv if command is None else command),
                 "seed": seed,
-                "git_commit": _git_commit(),
+                "git_commit": git_commit(),
                 "python": sys.version.split()[0],
-                "packages": _package_versions(packages),
+                "packages": package_versions(packages),
                 "prompt_sha256": hashlib.sha256(prompt.encode()).hexdigest(),
             }
         )
@@ -249,7 +250,7 @@ class RunFolder:
         path = self.fault_path(name)
         if not path.exists():
             self.faults_dir.mkdir(exist_ok=True)
-            _write_atomic(path, f"{error}\n\n{traceback}")
+            write_atomic(path, f"{error}\n\n{traceback}")
 
     def fault(self, name: str) -> str:
         """Return the error and the traceback of a fault; "" if the folder has none of that name."""
@@ -264,7 +265,7 @@ class RunFolder:
         """
         for file in filter(Path.is_file, (self.metrics_path, self.eval_path, self.advice_path)):
             kept = [row for row in _read(file) if row["iteration"] <= iteration]
-            _write_atomic(file, "".join(_line(row) for row in kept))
+            write_atomic(file, "".join(_line(row) for row in kept))
         for later in self.rollout_iterations():
             if later > iteration:
                 self.rollout_path(later).unlink()
@@ -274,7 +275,7 @@ class RunFolder:
         self.set_state("running")
 
     def _write_info(self, info: Mapping[str, Any]) -> None:
-        _write_atomic(self.info_path, json.dumps(info, indent=2) + "\n")
+        write_atomic(self.info_path, json.dumps(info, indent=2) + "\n")
 
 
 def _line(row: Mapping[str, Any]) -> str:
@@ -309,7 +310,7 @@ def _end_last_line(file: Path) -> None:
     with suppress(ValueError):
         json.loads(tail)
         body += tail + b"\n"
-    _write_atomic(file, body.decode("utf-8"))
+    write_atomic(file, body.decode("utf-8"))
 
 
 def _read(file: Path) -> list[dict[str, Any]]:
@@ -333,20 +334,12 @@ def _read(file: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _write_atomic(file: Path, text: str) -> None:
-    temporary = file.with_name(f".{file.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(file)
-
-
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _package_versions(more: Sequence[str]) -> dict[str, str]:
+def package_versions(more: Sequence[str] = ()) -> dict[str, str]:
+    """Return the versions of this package, of the stack and of ``more``, as far as they are installed."""
     versions = {"openrlhf-gagpo": __version__}
     # Named as they are imported; most distributions have the same name.
     distributions = metadata.packages_distributions() if more else {}
@@ -356,7 +349,7 @@ def _package_versions(more: Sequence[str]) -> dict[str, str]:
     return versions
 
 
-def _git_commit() -> str | None:
+def git_commit() -> str | None:
     """Return the commit of this package's checkout, with "+changes" if it was edited; None outside a checkout."""
 
     def git(*arguments: str) -> str:

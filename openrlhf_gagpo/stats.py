@@ -20,6 +20,7 @@ __all__ = [
     "mean_interval",
     "pairs_for_power",
     "paired_test",
+    "pass_at_k",
     "standard_deviation",
     "wilson_interval",
 ]
@@ -81,6 +82,17 @@ def mean_interval(values: Sequence[float]) -> Estimate:
 
     half = float(t.ppf(0.975, count - 1)) * float(np.std(values, ddof=1)) / math.sqrt(count)
     return Estimate(centre, centre - half, centre + half, count)
+
+
+def pass_at_k(samples: int, successes: int, k: int) -> float:
+    """Return the probability that at least one of ``k`` samples of a task succeeds, 1 - C(n - c, k) / C(n, k).
+
+    The estimate is unbiased (Chen et al. 2021, arXiv 2107.03374, equation 1). Raises ``ValueError`` unless
+    0 <= c <= n and 1 <= k <= n.
+    """
+    if not 0 <= successes <= samples or not 1 <= k <= samples:
+        raise ValueError(f"pass@{k} of {successes} successes in {samples} samples is not defined.")
+    return 1.0 - math.comb(samples - successes, k) / math.comb(samples, k)
 
 
 def bootstrap_interval(values: Sequence[float], seed: int = 0, resamples: int = 10_000) -> Estimate:

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 from transformers.utils.logging import disable_progress_bar
 
 from openrlhf_gagpo.backends.local_critic import LocalCritic
-from openrlhf_gagpo.backends.local_models import build_optimizer, load_model, run_updates, write_model
+from openrlhf_gagpo.backends.local_models import build_optimizer, eos_ids, load_model, run_updates, write_model
 from openrlhf_gagpo.backends.response_logits import ResponseLogits, response_logits
 from openrlhf_gagpo.backends.sampler import BatchSampler
 from openrlhf_gagpo.rollout.player import EpisodePlayer, RolloutSettings
@@ -81,7 +81,7 @@ class LocalBackend:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
         self.optimizer, self.scheduler = build_optimizer(self.model, settings.optimizer, settings.iterations)
         self.critic = None if settings.critic is None else self._make_critic(settings.critic)
-        self.sampler = BatchSampler(self.model, _eos_ids(self.model, self.tokenizer), self.tokenizer.pad_token_id)
+        self.sampler = BatchSampler(self.model, eos_ids(self.model, self.tokenizer), self.tokenizer.pad_token_id)
         self._player = self._runner.run(_make_player(settings.rollout, self.tokenizer))
         return {"devices": str(self.device), "start_models_s": f"{time.perf_counter() - started:.1f}"}
 
@@ -291,10 +291,3 @@ class LocalBackend:
 
 async def _make_player(settings: RolloutSettings, tokenizer: Any) -> EpisodePlayer:
     return EpisodePlayer(settings, tokenizer)
-
-
-def _eos_ids(model: Any, tokenizer: Any) -> list[int]:
-    """Return all end-of-sequence ids that vLLM uses: those of the generation config and of the tokenizer."""
-    configured = model.generation_config.eos_token_id
-    configured = configured if isinstance(configured, list) else [configured]
-    return [token for token in {*configured, tokenizer.eos_token_id} if token is not None]

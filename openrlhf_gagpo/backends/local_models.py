@@ -19,7 +19,7 @@ from openrlhf_gagpo.training.rows import MicroBatch, OptimizerStep
 from openrlhf_gagpo.training.schedule import offset_warmup
 from openrlhf_gagpo.training.settings import OptimizerSettings
 
-__all__ = ["build_optimizer", "keeps_every_token", "load_model", "run_updates", "write_model"]
+__all__ = ["build_optimizer", "eos_ids", "keeps_every_token", "load_model", "run_updates", "write_model"]
 
 # Parameters without weight decay, by name, as in OpenRLHF's optimizer groups.
 _NO_DECAY = ("bias", "layer_norm.weight", "layernorm.weight", "norm.weight", "ln_f.weight")
@@ -51,6 +51,13 @@ def keeps_every_token(model: Any) -> bool:
     """
     layers = DynamicCache(config=model.config).layers
     return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
+
+
+def eos_ids(model: Any, tokenizer: Any) -> list[int]:
+    """Return all end-of-sequence ids that vLLM uses: those of the generation config and of the tokenizer."""
+    configured = model.generation_config.eos_token_id
+    configured = configured if isinstance(configured, list) else [configured]
+    return [token for token in {*configured, tokenizer.eos_token_id} if token is not None]
 
 
 def write_model(model: Any, folder: Path) -> None:

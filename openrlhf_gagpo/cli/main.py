@@ -16,6 +16,7 @@ __all__ = ["COMMANDS", "guarded", "main"]
 
 COMMANDS = {
     "train": ("openrlhf_gagpo.cli.train", "train an agent, or evaluate one (--eval_only)"),
+    "eval": ("openrlhf_gagpo.cli.eval", "evaluate a model, an endpoint, the expert or random play"),
     "warmstart": ("openrlhf_gagpo.cli.warmstart", "make a starting model from demonstrations"),
     "show": ("openrlhf_gagpo.cli.show", "print one recorded episode of a run"),
     "view": ("openrlhf_gagpo.cli.view", "look at runs, curves and episodes in a browser"),

@@ -16,7 +16,7 @@ from openrlhf_gagpo.credit import registry as estimators
 from openrlhf_gagpo.errors import ConfigError, PluginError
 from openrlhf_gagpo.options import Options
 
-__all__ = ["ESTIMATOR", "LOSS", "Family", "families", "needs_critic"]
+__all__ = ["ESTIMATOR", "LOSS", "Family", "families", "needs_critic", "option_family"]
 
 ESTIMATOR = "algo.advantage.estimator"
 LOSS = "actor.policy_loss_type"
@@ -75,6 +75,15 @@ def families() -> tuple[Family, Family]:
         tuple((name, estimators.get(name).options_cls) for name in estimators.names()),
         tuple((name, losses.get(name).options_cls) for name in losses.names()),
     )
+
+
+def option_family(kind: str, chooser: str, prefix: str, options_cls: Mapping[str, type[Options]]) -> Family:
+    """Return things of another kind, with their options as flags.
+
+    Raises:
+        PluginError: two of them disagree on an option, or a flag cannot hold an option's type.
+    """
+    return _family(kind, chooser, prefix, options_cls, {}, {})
 
 
 @lru_cache(maxsize=8)

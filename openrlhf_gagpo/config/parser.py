@@ -12,7 +12,7 @@ from openrlhf_gagpo.config.flag import Disposition, Flag, negation
 from openrlhf_gagpo.config.flags import all_flags
 from openrlhf_gagpo.errors import ConfigError
 
-__all__ = ["nearest", "parse", "preparse"]
+__all__ = ["FlagFormatter", "FlagParser", "add_flag", "checked", "nearest", "parse", "preparse", "unknown"]
 
 _SECTIONS = {
     "": "run",
@@ -32,7 +32,9 @@ _SECTIONS = {
 }
 
 
-class _Parser(argparse.ArgumentParser):
+class FlagParser(argparse.ArgumentParser):
+    """A parser whose errors are ``ConfigError``."""
+
     def error(self, message: str) -> NoReturn:
         name, _, rest = message.removeprefix("argument ").partition(": ")
         name = name.split("/")[0]
@@ -41,7 +43,9 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(f"{name}: {rest}" if rest else message)
 
 
-class _Formatter(argparse.HelpFormatter):
+class FlagFormatter(argparse.HelpFormatter):
+    """Leaves room for dotted names."""
+
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=40, width=118)
 
@@ -63,9 +67,26 @@ def parse(argv: Sequence[str]) -> dict[str, Any]:
     flags = all_flags()
     namespace, rest = _build(flags).parse_known_args(list(argv))
     if rest:
-        raise ConfigError(_unknown(rest, flags))
-    given = vars(namespace)
+        raise ConfigError(unknown(rest, flags, "train"))
+    return checked(vars(namespace), flags)
+
+
+def checked(given: Mapping[str, Any], flags: Mapping[str, Flag]) -> dict[str, Any]:
+    """Return the values of what argparse read. Raises ``ConfigError`` for a wrong one."""
     return {name: flags[name].coerce(_join(flags[name], raw), f"--{name}") for name, raw in given.items()}
+
+
+def add_flag(target: Any, flag: Flag, text: str) -> None:
+    """Add ``flag`` with the help ``text`` to a parser, or to a group of one."""
+    if flag.kind is bool:
+        target.add_argument(
+            f"--{flag.name}", f"--{negation(flag.name)}", dest=flag.name, action=_Switch, nargs=0, help=text
+        )
+    elif flag.kind is dict or flag.repeatable:
+        nargs = "+" if flag.kind is dict else None
+        target.add_argument(f"--{flag.name}", action="append", nargs=nargs, metavar=_metavar(flag), help=text)
+    else:
+        target.add_argument(f"--{flag.name}", nargs=flag.nargs, metavar=_metavar(flag), help=text)
 
 
 def preparse(argv: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -74,7 +95,7 @@ def preparse(argv: Sequence[str]) -> tuple[str | None, list[str]]:
     Raises:
         ConfigError: there is more than one recipe, or a flag has no value.
     """
-    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser = FlagParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config", action="append", default=[])
     parser.add_argument("--algo.plugin", dest="plugins", action="append", default=[])
     known, _ = parser.parse_known_args(list(argv))
@@ -95,13 +116,13 @@ def nearest(name: str, known: Iterable[str]) -> list[str]:
 
 
 def _build(flags: Mapping[str, Flag]) -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = FlagParser(
         prog="gagpo train",
         usage="gagpo train [--config RECIPE] [--FLAG VALUE ...]",
         description="Train an agent. The command line overrides the recipe, which overrides the estimator's defaults.",
         epilog="--a.no_b turns off the switch --a.b. Flags of OpenRLHF that are missing here are refused with a "
         "sentence that says what to use instead.",
-        formatter_class=_Formatter,
+        formatter_class=FlagFormatter,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
@@ -114,16 +135,7 @@ def _build(flags: Mapping[str, Flag]) -> argparse.ArgumentParser:
         text = argparse.SUPPRESS
         if flag.disposition is not Disposition.REFUSED:
             text = _help(flag, families()).replace("%", "%%")
-        target = groups[title]
-        if flag.kind is bool:
-            target.add_argument(
-                f"--{flag.name}", f"--{negation(flag.name)}", dest=flag.name, action=_Switch, nargs=0, help=text
-            )
-        elif flag.kind is dict or flag.repeatable:
-            nargs = "+" if flag.kind is dict else None
-            target.add_argument(f"--{flag.name}", action="append", nargs=nargs, metavar=_metavar(flag), help=text)
-        else:
-            target.add_argument(f"--{flag.name}", nargs=flag.nargs, metavar=_metavar(flag), help=text)
+        add_flag(groups[title], flag, text)
     return parser
 
 
@@ -165,7 +177,8 @@ def _defaults(flag: Flag, registered: tuple[Family, Family]) -> str:
     return "; ".join([*plain, *(f"{value} for {', '.join(names)}" for value, names in by_value.items())])
 
 
-def _unknown(rest: Sequence[str], flags: Mapping[str, Flag]) -> str:
+def unknown(rest: Sequence[str], flags: Mapping[str, Flag], command: str) -> str:
+    """Return a sentence about arguments that no flag takes, with the flags that may have been meant."""
     first = next((item for item in rest if item.startswith("-")), None)
     if first is None:
         return f"unexpected argument {rest[0]!r}; every setting is written --flag value"
@@ -174,6 +187,8 @@ def _unknown(rest: Sequence[str], flags: Mapping[str, Flag]) -> str:
     offered = [flag.name for flag in flags.values() if flag.disposition is not Disposition.REFUSED]
     near = nearest(name, [*offered, *switches])
     hint = (
-        f"did you mean {' or '.join(f'--{other}' for other in near)}" if near else "gagpo train --help lists them all"
+        f"did you mean {' or '.join(f'--{other}' for other in near)}"
+        if near
+        else f"gagpo {command} --help lists them all"
     )
     return f"--{name} is not a flag; {hint}" + ("?" if near else "")

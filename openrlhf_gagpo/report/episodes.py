@@ -38,7 +38,8 @@ class PlayedEpisode:
     def outcome(self) -> str:
         """The way it ended, in words."""
         if self.episode.faulted:
-            return f"environment failure: {self.episode.error}" if self.episode.error else "environment failure"
+            what = "environment failure" if self.episode.end_reason == "env_fault" else "no answer of the policy"
+            return f"{what}: {self.episode.error}" if self.episode.error else what
         if self.episode.success:
             return "solved"
         endings = {"terminated": "failed", "truncated": "step limit", "prompt_too_long": "prompt too long"}

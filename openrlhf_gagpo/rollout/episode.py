@@ -12,10 +12,10 @@ from typing import Protocol
 
 from agent_envs.base import EnvError, Reset, StepResult
 from agent_envs.workers import EnvFault
-from openrlhf_gagpo.errors import PromptTooLong, RolloutError
+from openrlhf_gagpo.errors import PolicyFault, PromptTooLong, RolloutError
 from openrlhf_gagpo.rollout.contract import sound_reset, sound_step
 from openrlhf_gagpo.rollout.parse import parse_action
-from openrlhf_gagpo.rollout.prompt import HistoryEntry, PromptBuilder
+from openrlhf_gagpo.rollout.prompt import HistoryEntry, TurnPrompts
 from openrlhf_gagpo.rollout.types import Completion, Episode, EpisodeRequest, Policy, SamplingParams, Step
 
 __all__ = ["EnvSession", "play_all", "play_episode", "turn_seed"]
@@ -48,7 +48,7 @@ async def play_episode(
     request: EpisodeRequest,
     session: EnvSession,
     policy: Policy,
-    prompts: PromptBuilder,
+    prompts: TurnPrompts,
     *,
     sampling: SamplingParams,
     decode: Callable[[Sequence[int]], str],
@@ -64,7 +64,9 @@ async def play_episode(
       the environment's reward and next state. If it is the first prompt, the episode has no steps; since the
       environment did nothing wrong, it counts as failed. ``Episode.error`` holds the numbers;
     * "env_fault": ``EnvError`` or ``TimeoutError`` from the environment, or an answer that breaks its contract (see
-      ``rollout.contract``). The step in which it happened is not recorded.
+      ``rollout.contract``). The step in which it happened is not recorded;
+    * "policy_fault": ``PolicyFault`` from the policy. If it says that the prompt exceeds the model's context, the
+      episode ends as with "prompt_too_long" instead.
 
     In every step, ``observation`` is the text that the policy saw and ``state_key`` the state in which it acted.
     ``Episode.extra`` holds "final_observation", and "instruction" if the environment gives one.
@@ -107,16 +109,21 @@ async def play_episode(
         try:
             prompt = prompts.build(start.task, history, now.observation, now.admissible_actions, index)
         except PromptTooLong as error:
-            episode.error = str(error)
-            episode.end_reason = "prompt_too_long"
-            if episode.steps:
-                episode.steps[-1].truncated = True
+            _note_too_long(episode, error)
             return episode
 
         started = perf_counter()
         seed = turn_seed(request.sampling_seed, index)
-        completion = await policy.generate(prompt, replace(sampling, seed=seed))
-        episode.generation_s += perf_counter() - started
+        try:
+            completion = await policy.generate(prompt, replace(sampling, seed=seed))
+        except PolicyFault as fault:
+            if fault.too_long:
+                _note_too_long(episode, fault)
+            else:
+                episode.error, episode.end_reason = str(fault), "policy_fault"
+            return episode
+        finally:
+            episode.generation_s += perf_counter() - started
         _check_completion(completion)
         response = decode(completion.token_ids) if completion.text is None else completion.text
         parsed = parse_action(
@@ -165,7 +172,7 @@ async def play_episode(
         if result.terminated or result.truncated:
             episode.end_reason = "terminated" if result.terminated else "truncated"
             return episode
-        history.append(HistoryEntry(index, now.observation, parsed.action))
+        history.append(HistoryEntry(index, now.observation, parsed.action, response))
         now = result
 
 
@@ -173,7 +180,7 @@ async def play_all(
     requests: Sequence[EpisodeRequest],
     open_session: Callable[[], Awaitable[EnvSession]],
     policy: Policy,
-    prompts: PromptBuilder,
+    prompts: TurnPrompts,
     *,
     sampling: SamplingParams,
     decode: Callable[[Sequence[int]], str],
@@ -250,6 +257,13 @@ async def _close(session: EnvSession, request: EpisodeRequest) -> None:
     except _ENV_FAULTS as fault:
         # The episode has ended by now, so this failure does not affect it.
         logger.warning("closing the environment of episode %r failed: %s", request.trajectory, _describe(fault))
+
+
+def _note_too_long(episode: Episode, error: PromptTooLong | PolicyFault) -> None:
+    episode.error = str(error)
+    episode.end_reason = "prompt_too_long"
+    if episode.steps:
+        episode.steps[-1].truncated = True
 
 
 def _note_fault(episode: Episode, fault: BaseException) -> None:

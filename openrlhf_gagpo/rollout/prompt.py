@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jinja2
 import jinja2.meta
@@ -20,6 +20,7 @@ __all__ = [
     "HistoryEntry",
     "PromptBuilder",
     "ResolvedPrompt",
+    "TurnPrompts",
 ]
 
 
@@ -33,6 +34,21 @@ class HistoryEntry(NamedTuple):
     """0-based."""
     observation: str
     action: str
+    response: str = ""
+    """All that the policy answered; "" if it is not known."""
+
+
+class TurnPrompts(Protocol):
+    """Makes the prompt of every turn of an episode; the arguments are those of ``PromptBuilder.build``."""
+
+    def build(
+        self,
+        task: str,
+        history: Sequence[HistoryEntry],
+        observation: str,
+        admissible_actions: Sequence[str],
+        step: int,
+    ) -> Prompt: ...
 
 
 class ResolvedPrompt(NamedTuple):
@@ -41,6 +57,17 @@ class ResolvedPrompt(NamedTuple):
     text: str
     sha256: str
     """Hex digest of ``text`` in UTF-8."""
+
+    @classmethod
+    def of(cls, sections: Mapping[str, str]) -> ResolvedPrompt:
+        """Return titled sections as one text."""
+        text = "".join(f"=== {title} ===\n{body}\n" for title, body in sections.items())
+        return cls(text, hashlib.sha256(text.encode()).hexdigest())
+
+    def extended(self, title: str, body: str) -> ResolvedPrompt:
+        """Return this with a further section."""
+        text = self.text + ResolvedPrompt.of({title: body}).text
+        return ResolvedPrompt(text, hashlib.sha256(text.encode()).hexdigest())
 
 
 class PromptBuilder:
@@ -121,7 +148,7 @@ class PromptBuilder:
             PromptTemplateError: the template cannot be rendered.
         """
         window = tuple(history[-self._history_length :]) if self._history_length else ()
-        actions = tuple(admissible_actions) if self._list_actions else ()
+        actions = tuple(self.offered(admissible_actions))
         # A step that the template does not show must not keep equal prompts apart.
         turn = (task, observation, actions, step if self._shows_step else 0)
         attempt = self._worded(*turn, window, 0)
@@ -141,6 +168,21 @@ class PromptBuilder:
             raise PromptTooLong(len(attempt.token_ids), self._max_prompt_tokens)
         return best
 
+    def offered(self, admissible_actions: Sequence[str]) -> list[str]:
+        """Return the actions that a prompt lists: all of them or, in a run that lists none, none."""
+        return list(admissible_actions) if self._list_actions else []
+
+    def render(self, messages: Sequence[Message]) -> Prompt:
+        """Encode a conversation as it is, with the run's chat template.
+
+        Raises:
+            PromptTooLong: it does not fit.
+        """
+        prompt = self._encoded(list(messages), 0)
+        if len(prompt.token_ids) > self._max_prompt_tokens:
+            raise PromptTooLong(len(prompt.token_ids), self._max_prompt_tokens)
+        return prompt
+
     def resolved(self) -> ResolvedPrompt:
         """Return the template sources and the settings as readable text, with its hash."""
         settings = {
@@ -156,8 +198,7 @@ class PromptBuilder:
             "turn": self._template.turn,
             "chat template": chat,
         }
-        text = "".join(f"=== {title} ===\n{body}\n" for title, body in sections.items())
-        return ResolvedPrompt(text, hashlib.sha256(text.encode()).hexdigest())
+        return ResolvedPrompt.of(sections)
 
     def _word(
         self,
@@ -178,7 +219,9 @@ class PromptBuilder:
             **self._format,
         }
         turn = _render(self._turn, variables, "turn")
-        messages = self._messages(turn)
+        return self._encoded(self._messages(turn), drop)
+
+    def _encoded(self, messages: list[Message], drop: int) -> Prompt:
         text = self._apply(self._for_template(messages)) if self._chat else _joined(messages)
         return Prompt(list(self._encode(text)), text, messages, drop)
 
@@ -188,7 +231,9 @@ class PromptBuilder:
 
     def _for_template(self, messages: list[Message]) -> list[Message]:
         """Return messages in roles that the chat template supports."""
-        return messages if self._system_role else [{"role": "user", "content": _joined(messages)}]
+        if self._system_role or messages[0]["role"] != "system":
+            return messages
+        return [{"role": "user", "content": _joined(messages[:2])}, *messages[2:]]
 
     def _apply(self, messages: list[Message]) -> str:
         text: str = self._tokenizer.apply_chat_template(

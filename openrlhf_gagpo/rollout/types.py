@@ -7,6 +7,7 @@ from typing import Literal, Protocol, TypedDict
 
 __all__ = [
     "Completion",
+    "EndReason",
     "Episode",
     "EpisodeRequest",
     "FinishReason",
@@ -15,10 +16,11 @@ __all__ = [
     "Prompt",
     "SamplingParams",
     "Step",
+    "Usage",
 ]
 
 FinishReason = Literal["stop", "length"]
-EndReason = Literal["terminated", "truncated", "prompt_too_long", "env_fault"]
+EndReason = Literal["terminated", "truncated", "prompt_too_long", "env_fault", "policy_fault"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,26 @@ class Prompt:
 
 
 @dataclass(frozen=True)
+class Usage:
+    """What generations cost."""
+
+    requests: int = 0
+    """Requests sent, those that failed and were sent again included."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    """Prompt tokens that an endpoint read from its cache; they are part of ``prompt_tokens``."""
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.requests + other.requests,
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.cached_tokens + other.cached_tokens,
+        )
+
+
+@dataclass(frozen=True)
 class Completion:
     """The policy's answer to one prompt.
 
@@ -71,6 +93,8 @@ class Completion:
     sampled_by: str = ""
     """Name that a backend gives to its present weights, if ``log_probs`` equal those of its training pass with these
     weights; "" makes no such promise."""
+    usage: Usage | None = None
+    """What it cost, as an endpoint says; None for a policy whose tokens are in ``Prompt`` and ``token_ids``."""
 
 
 class Policy(Protocol):
@@ -139,7 +163,7 @@ class Episode:
     success: bool = False
     score: float = 0.0
     error: str = ""
-    """What went wrong, for ``env_fault`` and ``prompt_too_long``."""
+    """What went wrong, for ``env_fault``, ``policy_fault`` and ``prompt_too_long``."""
     generation_s: float = 0.0
     environment_s: float = 0.0
     extra: dict[str, object] = field(default_factory=dict)
@@ -152,8 +176,8 @@ class Episode:
 
     @property
     def faulted(self) -> bool:
-        """Whether the environment failed, so that the episode must be removed from its group before credit."""
-        return self.end_reason == "env_fault"
+        """Whether environment or policy failed, so that the episode must be removed from its group before credit."""
+        return self.end_reason in ("env_fault", "policy_fault")
 
     @property
     def episode_return(self) -> float:

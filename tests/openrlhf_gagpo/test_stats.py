@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import pytest
 from hypothesis import given
@@ -14,6 +14,7 @@ from openrlhf_gagpo.stats import (
     mean_interval,
     paired_test,
     pairs_for_power,
+    pass_at_k,
     standard_deviation,
     wilson_interval,
 )
@@ -120,3 +121,17 @@ def test_pairs_for_power_without_an_answer() -> None:
 def test_standard_deviation_of_a_sample() -> None:
     assert standard_deviation([1.0, 2.0, 3.0, 4.0]) == pytest.approx((5 / 3) ** 0.5)
     assert math.isnan(standard_deviation([1.0]))
+
+
+@pytest.mark.parametrize(("samples", "successes"), [(1, 0), (1, 1), (5, 0), (5, 2), (5, 5), (7, 3)])
+def test_pass_at_k_is_the_share_of_subsets_with_a_success(samples: int, successes: int) -> None:
+    outcomes = [True] * successes + [False] * (samples - successes)
+    for k in range(1, samples + 1):
+        subsets = list(combinations(outcomes, k))
+        assert pass_at_k(samples, successes, k) == pytest.approx(sum(map(any, subsets)) / len(subsets))
+
+
+@pytest.mark.parametrize(("samples", "successes", "k"), [(4, 5, 1), (4, -1, 1), (4, 2, 0), (4, 2, 5)])
+def test_pass_at_k_refuses_what_is_not_defined(samples: int, successes: int, k: int) -> None:
+    with pytest.raises(ValueError, match=f"pass@{k}"):
+        pass_at_k(samples, successes, k)

@@ -23,6 +23,7 @@ from openrlhf_gagpo import credit
 from openrlhf_gagpo.cli import compare, env, show, view, warmstart
 from openrlhf_gagpo.cli import credit as credit_command
 from openrlhf_gagpo.cli import main as cli
+from openrlhf_gagpo.config import evaluating
 from openrlhf_gagpo.config.resolve import resolve
 from openrlhf_gagpo.credit.conformance import __main__ as conformance
 from support import verl_standin
@@ -35,6 +36,7 @@ TABLES = ROOT / "scripts" / "algorithm_tables.py"
 
 PARSERS: dict[str, Callable[[Sequence[str]], Any]] = {
     "train": resolve,
+    "eval": evaluating.parse,
     "warmstart": warmstart.parse,
     "show": show._parser().parse_args,
     "view": view.parse,

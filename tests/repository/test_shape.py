@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import agent_envs
-from openrlhf_gagpo import credit, losses
+from openrlhf_gagpo import agents, credit, losses, policies
 from support.paths import REPOSITORY
 
 PACKAGES = ("agent_envs", "openrlhf_gagpo")
@@ -18,18 +18,22 @@ FILES = sorted(path for package in PACKAGES for path in (REPOSITORY / package).r
 
 # Names OpenRLHF's own flags give as choices.
 _OPENRLHF_FLAGS = "openrlhf_gagpo/config/openrlhf_flags.py"
+# The words "expert" and "random" also name who plays a check of an environment, which no policy does.
+_NO_POLICIES = ("agent_envs/", "openrlhf_gagpo/cli/env")
 # The one line that says which estimator a run has when nobody chooses.
 _DEFAULT_LINE = ("openrlhf_gagpo/config/flags.py", "DEFAULT_ESTIMATOR")
 
 # What a package may import of ours, from the bottom up.
-GROUND = {"errors", "hygiene", "machine", "metrics", "options", "registry", "runfolder", "seeds", "stats"}
+GROUND = {"errors", "files", "hygiene", "machine", "metrics", "options", "registry", "runfolder", "seeds", "stats"}
 LAYERS = {
     "losses": {"errors", "options", "registry"},
     "credit": {"errors", "options", "registry", "losses"},
     "rollout": GROUND,
-    "evaluation": GROUND | {"rollout"},
+    "agents": GROUND | {"rollout"},
+    "evaluation": GROUND | {"rollout", "agents"},
     "training": GROUND | {"rollout", "credit", "losses", "evaluation", "plugins"},
     "backends": GROUND | {"rollout", "evaluation", "training"},
+    "policies": GROUND | {"rollout", "backends"},
 }
 
 
@@ -40,6 +44,10 @@ def homes() -> dict[str, Path]:
         at[name] = Path(sys.modules[credit.get(name).compute.__module__].__file__ or "")
     for name in losses.names():
         at[name] = Path(sys.modules[losses.get(name).compute.__module__].__file__ or "")
+    for name in agents.names():
+        at[name] = Path(sys.modules[agents.get(name).make.__module__].__file__ or "")
+    for name in policies.names():
+        at[name] = Path(sys.modules[policies.get(name).make.__module__].__file__ or "")
     for name in agent_envs.names():
         at[name] = REPOSITORY / "agent_envs" / name
     return {name: home.relative_to(REPOSITORY) for name, home in at.items() if home.is_relative_to(REPOSITORY)}
@@ -54,7 +62,7 @@ def strings(path: Path) -> Iterator[tuple[int, str]]:
 
 def test_a_registered_name_is_written_only_where_the_thing_is() -> None:
     home = homes()
-    assert {"gagpo", "gspo", "vault"} <= home.keys()
+    assert {"gagpo", "gspo", "vault", "react", "endpoint"} <= home.keys()
     strays = []
     for path in FILES:
         file = path.relative_to(REPOSITORY)
@@ -65,6 +73,7 @@ def test_a_registered_name_is_written_only_where_the_thing_is() -> None:
                 or file == home[text]
                 or home[text] in file.parents
                 or str(file) == _OPENRLHF_FLAGS
+                or (text in policies.names() and str(file).startswith(_NO_POLICIES))
                 or (str(file) == _DEFAULT_LINE[0] and lines[line - 1].startswith(_DEFAULT_LINE[1]))
             )
             if not allowed:

@@ -12,16 +12,15 @@ from typing import Any
 import ray
 from openrlhf.trainer.ray import vllm_engine
 from vllm import SamplingParams as VllmSamplingParams
-from vllm.inputs import TokensPrompt
 from vllm.sampling_params import RequestOutputKind
-from vllm.utils import random_uuid
 
 from openrlhf_gagpo.backends.distributed import compat
 from openrlhf_gagpo.backends.distributed.actors import plain_class
+from openrlhf_gagpo.backends.vllm_policy import EnginePolicy, final_output
 from openrlhf_gagpo.rollout.player import EpisodePlayer, RolloutSettings
-from openrlhf_gagpo.rollout.types import Completion, Episode, EpisodeRequest, Prompt, SamplingParams
+from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, SamplingParams
 
-__all__ = ["AgentRolloutActor", "AgentRolloutActorBase", "EnginePolicy", "create_engines"]
+__all__ = ["AgentRolloutActor", "AgentRolloutActorBase", "create_engines"]
 
 _CPU_WORKER = "openrlhf_gagpo.backends.distributed.weights.WeightFileWorker"
 _CPU_CACHE_BYTES = 2**29
@@ -78,7 +77,7 @@ class AgentRolloutActorBase(_OpenrlhfRollout):
         )
         results = []
         for ids in sequences:
-            output = await _final(self.llm, ids, params)
+            output = await final_output(self.llm, ids, params)
             results.append(
                 [scores[token].logprob for token, scores in zip(ids[1:], output.prompt_logprobs[1:], strict=True)]
             )
@@ -89,42 +88,6 @@ class AgentRolloutActorBase(_OpenrlhfRollout):
         if self._player is not None:
             await self._player.aclose()
         self.llm.shutdown()
-
-
-class EnginePolicy:
-    """``rollout.types.Policy`` on an asynchronous vLLM engine."""
-
-    def __init__(self, llm: Any) -> None:
-        self.llm = llm
-
-    async def generate(self, prompt: Prompt, params: SamplingParams) -> Completion:
-        # There is no minimum length, because it would remove the end-of-sequence token from the first position's
-        # distribution, and the recorded log-probability of a one-token action would not be the policy's. There is no
-        # seed, because batches depend on timing, so it would not make runs repeatable, and vLLM's CPU build fails on a
-        # seeded request whose prompt it cuts in two (its generators cannot step back).
-        output = await _final(
-            self.llm,
-            prompt.token_ids,
-            VllmSamplingParams(
-                max_tokens=params.max_new_tokens,
-                temperature=params.temperature,
-                top_p=params.top_p,
-                logprobs=0,
-                detokenize=False,
-                output_kind=RequestOutputKind.FINAL_ONLY,
-            ),
-        )
-        completion = output.outputs[0]
-        token_ids = list(completion.token_ids)
-        log_probs = [scores[token].logprob for token, scores in zip(token_ids, completion.logprobs, strict=True)]
-        return Completion(token_ids, log_probs, "length" if completion.finish_reason == "length" else "stop")
-
-
-async def _final(llm: Any, prompt_ids: Sequence[int], params: VllmSamplingParams) -> Any:
-    final = None
-    async for output in llm.generate(TokensPrompt(prompt_token_ids=list(prompt_ids)), params, request_id=random_uuid()):
-        final = output
-    return final
 
 
 def _cpu_engine_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from agent_envs.base import EnvError, PromptTemplate, Reset, StepResult
-from openrlhf_gagpo.errors import RolloutError
+from openrlhf_gagpo.errors import PolicyFault, RolloutError
 from openrlhf_gagpo.rollout.episode import play_all, play_episode, turn_seed
 from openrlhf_gagpo.rollout.prompt import PromptBuilder
 from openrlhf_gagpo.rollout.records import read_episodes, write_episodes
@@ -270,6 +270,32 @@ def test_a_first_prompt_that_cannot_fit_is_no_fault_of_the_environment() -> None
     assert (episode.end_reason, episode.faulted, episode.success) == ("prompt_too_long", False, False)
     assert not episode.steps
     assert "2 tokens" in episode.error
+
+
+@pytest.mark.parametrize(("too_long", "reason"), [(False, "policy_fault"), (True, "prompt_too_long")])
+def test_a_policy_without_an_answer_ends_one_episode(too_long: bool, reason: str) -> None:
+    class Silent(ScriptedPolicy):
+        async def generate(self, prompt: Prompt, params: SamplingParams) -> Completion:
+            if self.asked:
+                raise PolicyFault("no answer", too_long=too_long)
+            return await super().generate(prompt, params)
+
+    episode = play(ScriptedSession(), Silent())
+    assert (episode.end_reason, episode.error, len(episode.steps)) == (reason, "no answer", 1)
+    # A prompt beyond the model's context is the agent's affair, like one beyond the run's limit.
+    assert episode.faulted is not too_long
+    assert episode.steps[-1].truncated is too_long
+
+
+def test_the_history_holds_whole_responses() -> None:
+    class Remembering:
+        def build(self, task: str, history: Any, observation: str, actions: Any, step: int) -> Prompt:
+            seen.append([entry.response for entry in history])
+            return Prompt([1], "", [])
+
+    seen: list[list[str]] = []
+    play(ScriptedSession(), ScriptedPolicy("x<action>a</action>", "nonsense"), Remembering())  # type: ignore[arg-type]
+    assert seen == [[], ["x<action>a</action>"], ["x<action>a</action>", "nonsense"]]
 
 
 def test_dropped_history_is_recorded() -> None:

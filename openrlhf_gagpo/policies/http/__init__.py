@@ -1,0 +1,1 @@
+"""Requests to OpenAI-compatible endpoints, and the reading of their replies."""
