@@ -11,4 +11,4 @@ __all__ = ["spoken"]
 def spoken(action: str, setting: PolicySetting) -> Completion:
     """Return ``action`` in the form that the run asks for, free of charge."""
     text = f"<action>{action}</action>" if setting.action_tags else action
-    return Completion([], [], "stop", f"<think></think>{text}" if setting.think else text, Usage())
+    return Completion([], [], "stop", f"<think></think>{text}" if setting.think else text, usage=Usage())

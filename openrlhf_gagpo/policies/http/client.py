@@ -103,7 +103,7 @@ class Client:
                     raise PolicyFault(f"{failure.text}; sent {spent.requests} times", spent.requests) from None
                 await self._back_off(failure, attempt)
             else:
-                return Completion([], [], reason, self._masked(text), spent + Usage(1) + usage)
+                return Completion([], [], reason, self._masked(text), usage=spent + Usage(1) + usage)
         raise AssertionError("every attempt returns, raises or is followed by another")
 
     async def aclose(self) -> None:
