@@ -55,7 +55,7 @@ def play(replies: Sequence[Reply], **options: Any) -> tuple[Any, Endpoint]:
 def test_a_chat_request_holds_messages_and_sampling(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     answer, endpoint = play([chat("<action>go</action>")])
-    assert answer == Completion([], [], "stop", "<action>go</action>", Usage(1, 10, 5))
+    assert answer == Completion([], [], "stop", "<action>go</action>", usage=Usage(1, 10, 5))
     assert endpoint.paths == ["/v1/chat/completions"]
     assert endpoint.keys == [f"Bearer {KEY}"]
     assert endpoint.bodies == [
