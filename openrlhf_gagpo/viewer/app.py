@@ -80,7 +80,7 @@ def make_app(store: Store) -> Starlette:
     return Starlette(
         routes=routes,
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=_HOSTS), Middleware(_Guard)],
-        exception_handlers={404: missing, GagpoError: unusable},
+        exception_handlers={404: missing, GagpoError: unusable, OSError: unusable},
     )
 
 

@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from openrlhf_gagpo.errors import ConfigError, GagpoError
+from openrlhf_gagpo.errors import ConfigError, GagpoError, RunFolderError
 from openrlhf_gagpo.report.episodes import PlayedEpisode
 from openrlhf_gagpo.viewer.facts import EpisodeFacts, EpisodeFile
 from openrlhf_gagpo.viewer.runs import logged_stamp
@@ -115,7 +115,9 @@ class Store:
         """
         if not chosen:
             return []
-        entry = next(entry for entry in self._refresh(source) if entry.part.number == chosen[0].part)
+        entry = next((entry for entry in self._refresh(source) if entry.part.number == chosen[0].part), None)
+        if entry is None:
+            raise RunFolderError(f"The file of part {chosen[0].part} of {source.title} was removed; look again.")
         keys = [(entry.part.path, entry.stamp[1], facts.number) for facts in chosen]
         with self._lock:
             missing = [facts for key, facts in zip(keys, chosen, strict=True) if key not in self._read]

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
+from openrlhf_gagpo.errors import RunFolderError
 from openrlhf_gagpo.rollout.records import write_episodes
 from openrlhf_gagpo.runfolder import RunFolder
 from openrlhf_gagpo.viewer.app import make_app
@@ -214,6 +215,18 @@ def test_damaged_files_are_named_and_the_rest_is_shown(tmp_path: Path) -> None:
     run.metrics_path.write_text("damage\n{}\n", encoding="utf-8")
     assert "unreadable" in get(client, "/")
     assert "is damaged in line 1" in get(client, "/s/run")
+
+
+def test_a_file_that_disappears_is_said(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", iterations=1)
+    store = Store([tmp_path])
+    (source,) = store.sources()
+    facts = store.part(source, 1)
+    run.rollout_path(1).unlink()
+    with pytest.raises(RunFolderError, match="was removed"):
+        store.read(source, facts[:1])
+    client = TestClient(make_app(store), base_url="http://localhost")
+    assert "no episode 0" in get(client, "/s/run/e/1/0", status=404)
 
 
 def test_plain_lines_and_folders_of_records(tmp_path: Path) -> None:
