@@ -33,7 +33,8 @@ SETTINGS = (
     # Many tasks with one episode each, since nothing is compared inside a group, and more and longer critic training.
     "--rollout.batch_size", "64", "--rollout.n_samples_per_prompt", "1", "--train.batch_size", "80",
     "--train.micro_batch_size", "80", "--critic.freezing_steps", "4", "--algo.advantage.lambd", "0.9",
-    "--actor.adam.lr", "2.5e-4", "--train.num_iterations", "16",
+    "--actor.adam.lr", "2.5e-4", "--actor.lr_scheduler", "constant", "--train.num_iterations", "16",
+    "--env.max_steps", "14", "--eval.steps", "4", "--eval.tasks", "256", "--eval.temperature", "1.0",
 )  # fmt: skip
 KINDS = ("learned", "constant")
 QUALITY = ("explained_variance", "return_explained_variance")
