@@ -65,7 +65,6 @@ setup(
             "ruff>=0.9",
             "mypy>=2.4",
             "httpx>=0.27",
-            "playwright>=1.50",
             "types-PyYAML",
             "types-regex",
         ],
