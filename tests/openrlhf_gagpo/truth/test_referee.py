@@ -80,7 +80,7 @@ def test_another_model_is_refused(trained: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_a_missing_checkpoint_is_named(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = changed(trained, tmp_path, "ckpt.path", str(tmp_path / "elsewhere"))
+    run = changed(trained, tmp_path, "run_dir", str(tmp_path / "elsewhere"))
     shutil.rmtree(run / "checkpoints" / "global_step1")
     assert "train with --ckpt.save_steps 1" in fail(capsys, run, "--truth")
 
