@@ -129,11 +129,7 @@ def _situation(state: vault.State) -> tuple[object, ...]:
 
 
 def _after(state: vault.State, action: str, possible: bool) -> vault.State:
-    if not possible:
-        return state
-    after = vault.State(state.layout, state.agent, set(state.held_keys), state.chest_open, state.gem_held)
-    vault._apply(after, action)
-    return after
+    return vault._applied(state, action) if possible else state
 
 
 def _explore(env: vault.VaultEnv, layout: vault.Layout) -> list[vault.State]:

@@ -145,5 +145,5 @@ def test_a_truncated_end_has_the_value_0() -> None:
 
 def test_levels_below_turns_need_a_value_per_token() -> None:
     columns = columns_of([("g", "t", "AB", [1.0])])
-    with pytest.raises(EstimatorError, match="no column token_value; have a model compute it first"):
+    with pytest.raises(EstimatorError, match="no column token_value; only a model can compute it"):
         credit({**columns, "value": [0.0]}, gae_level="token")
