@@ -256,6 +256,9 @@ def _derive(values: dict[str, Any], origins: dict[str, str]) -> None:
     # A loss has its own pair of bounds, unless the user gave one bound for both sides.
     if origins["actor.eps_clip"] not in (DEFAULT, origins["actor.eps_clip_low_high"]):
         fill("actor.eps_clip_low_high", [values["actor.eps_clip"]] * 2)
+    if values["actor.eps_clip_low_high"] is None:
+        # OpenRLHF's workers build its loss as well and need a pair, also where the run's own loss does not clip.
+        values["actor.eps_clip_low_high"], origins["actor.eps_clip_low_high"] = [values["actor.eps_clip"]] * 2, DERIVED
     fill("rollout.concurrency", episodes)
     fill("env.workers", max(1, min(machine.cores(), values["rollout.concurrency"])), MACHINE)
     # A submitted job joins the cluster it was submitted to, which may have devices that this machine lacks.

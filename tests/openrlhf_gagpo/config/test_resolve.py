@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openrlhf_gagpo import machine
+from openrlhf_gagpo import losses, machine
 from openrlhf_gagpo.config.families import families
 from openrlhf_gagpo.config.flag import Disposition, negation
 from openrlhf_gagpo.config.flags import all_flags
@@ -284,6 +284,21 @@ def test_derived_values_follow_and_yield_to_explicit_ones(monkeypatch):
     assert config.ckpt.path == "c"
     assert config.ds.attn_implementation == "eager"
     assert config.ds.packing_samples
+
+
+def test_bounds_of_the_ratio_are_the_losss_own_unless_they_are_given():
+    recipe = str(REPOSITORY / "examples/recipes/vault_demo.yaml")
+    asked = ["--config", recipe, "--actor.policy_loss_type", "cispo"]
+    assert resolve(asked).actor.eps_clip_low_high == resolve(asked[2:]).actor.eps_clip_low_high != [0.2, 0.2]
+    assert resolve([*asked, "--actor.eps_clip", "0.2"]).actor.eps_clip_low_high == [0.2, 0.2]
+    before = losses.registry.snapshot()
+    try:
+        losses.register("unclipped", losses.LossOptions, token_advantages=True)(lambda batch, options: None)
+        # OpenRLHF's workers read the pair whatever the loss is.
+        config = resolve(["--config", recipe, "--actor.policy_loss_type", "unclipped"])
+        assert config.actor.eps_clip_low_high == [0.2, 0.2]
+    finally:
+        losses.registry.restore(before)
 
 
 def test_flash_attention_stays_where_it_can_run(monkeypatch):
