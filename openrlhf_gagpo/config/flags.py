@@ -12,7 +12,6 @@ from openrlhf_gagpo.config.families import ESTIMATOR, Family, families
 from openrlhf_gagpo.config.flag import AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE, Disposition, Flag
 from openrlhf_gagpo.config.openrlhf_flags import OPENRLHF_FLAGS
 from openrlhf_gagpo.errors import PluginError
-from openrlhf_gagpo.evaluation.requests import GREEDY
 from openrlhf_gagpo.rollout.filtering import RULES
 
 __all__ = ["DEFAULT_ESTIMATOR", "all_flags"]
@@ -65,7 +64,7 @@ OWN_FLAGS: tuple[Flag, ...] = (
          "number of those tasks that evaluations between start and end play; 0: the same as there", bound=NOT_NEGATIVE),
     Flag("eval.greedy", str, "never", _B,
          "evaluations that also play every task once at temperature 0: those at start and end, all, or none",
-         choices=GREEDY),
+         choices=("ends", "always", "never")),
     Flag("eval.before_train", bool, True, _B, "evaluate before the first iteration"),
     Flag("eval.after_train", bool, True, _B, "evaluate after the last iteration"),
     Flag("ray.address", str, None, _D, "running Ray cluster to join; unset: start one here"),

@@ -7,17 +7,14 @@ from collections.abc import Sequence
 from openrlhf_gagpo.rollout.types import EpisodeRequest
 from openrlhf_gagpo.seeds import stable_seed
 
-__all__ = ["GREEDY", "evaluation_requests", "plays_greedily", "spread"]
-
-GREEDY = ("ends", "always", "never")
-"""Choices of ``--eval.greedy``."""
+__all__ = ["evaluation_requests", "plays_greedily", "spread"]
 
 
 def plays_greedily(choice: str, at_end: bool) -> bool:
     """Return whether an evaluation plays greedily besides sampling.
 
     Args:
-        choice: one of ``GREEDY``.
+        choice: one of those of ``--eval.greedy``.
         at_end: whether it is the one before or the one after the whole training.
     """
     return choice == "always" or (choice == "ends" and at_end)

@@ -202,17 +202,27 @@ def _recorded() -> list[Path]:
     return sorted(path.parent for path in REPOSITORY.glob("results/*/*/metrics.jsonl") if "study" not in path.parts)
 
 
-def test_no_recorded_run_gets_advice() -> None:
-    assert len(_recorded()) >= 7
-    for path in _recorded():
-        run = RunFolder.open(path)
-        settings = loop_settings(resolve(["--config", str(run.config_path)]), ["a"], [])
-        evals = [row for row in run.evals() if row["split"] == run.evals()[0]["split"]]
-        metrics = run.metrics()
-        for played in range(1, len(metrics) + 1):
-            seen = [row for row in evals if row["iteration"] <= played]
-            found = advise(History.of(metrics[:played], seen), Facts.of(settings))
-            assert [advice.text for advice in found] == [], (path, played)
+def _kinds(path: Path) -> set[str]:
+    """All kinds of advice that a recorded run gets in its course."""
+    run = RunFolder.open(path)
+    settings = loop_settings(resolve(["--config", str(run.config_path)]), ["a"], [])
+    evals = [row for row in run.evals() if row["split"] == run.evals()[0]["split"]]
+    metrics = run.metrics()
+    histories = (
+        History.of(metrics[:played], [row for row in evals if row["iteration"] <= played])
+        for played in range(1, len(metrics) + 1)
+    )
+    return {advice.kind for history in histories for advice in advise(history, Facts.of(settings))}
+
+
+def test_recorded_runs_get_advice_only_where_something_is_wrong() -> None:
+    found = {path: _kinds(path) for path in _recorded()}
+    blind = {path for path in found if path.name.startswith("constant")}
+    assert len(found) - len(blind) >= 7
+    for path, kinds in found.items():
+        warmup = {"critic_warmup"} if path.parent.name == "vault_ppo" else set()
+        # A constant critic predicts nothing, and some of those runs collapse.
+        assert kinds - {"collapse"} == warmup | {"blind_critic"} if path in blind else kinds == warmup, path
 
 
 class _Silent:
