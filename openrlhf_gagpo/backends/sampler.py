@@ -81,8 +81,13 @@ class BatchSampler:
 
 @torch.inference_mode()
 def generate_batch(model: Any, turns: Sequence[_Turn], eos_ids: Sequence[int], prompts: PromptPool) -> list[Completion]:
-    """Sample one completion per turn; equal prompts are read once, finished rows leave the batch."""
-    read = prompts.read([turn.prompt_ids for turn in turns])
+    """Sample one completion per turn; turns share the passes over what they have in common.
+
+    A row of the model's batch is one distinct sequence, prompt and answer so far, of the turns that go on.
+    """
+    distinct: dict[tuple[int, ...], int] = {}
+    row_of = [distinct.setdefault(tuple(turn.prompt_ids), len(distinct)) for turn in turns]
+    read = prompts.read(list(distinct))
     cache, mask, logits = read.cache, read.mask, read.logits
     positions = mask.sum(-1, keepdim=True) - 1
     uniforms = [random.Random(turn.params.seed) for turn in turns]
@@ -93,25 +98,27 @@ def generate_batch(model: Any, turns: Sequence[_Turn], eos_ids: Sequence[int], p
     while True:
         params = [turns[turn].params for turn in alive]
         draws = [uniforms[turn].random() for turn in alive]
-        chosen, scores = _sample(logits, params, draws)
-        keep = []
-        for row, (turn, token, score) in enumerate(zip(alive, chosen.tolist(), scores.tolist(), strict=True)):
+        chosen, scores = _sample(logits[row_of], params, draws)
+        longer: dict[tuple[int, int], int] = {}
+        keep, kept_row_of = [], []
+        for turn, row, token, score in zip(alive, row_of, chosen.tolist(), scores.tolist(), strict=True):
             tokens[turn].append(token)
             log_probs[turn].append(score)
             if token in eos_ids:
                 reasons[turn] = "stop"
             elif len(tokens[turn]) < turns[turn].params.max_new_tokens:
-                keep.append(row)
+                keep.append(turn)
+                kept_row_of.append(longer.setdefault((row, token), len(longer)))
         if not keep:
             break
-        rows = torch.tensor(keep, device=mask.device)
-        if len(keep) < len(alive):
-            cache.batch_select_indices(rows)
-        alive = [alive[row] for row in keep]
-        mask = torch.cat([mask[rows], mask.new_ones((len(keep), 1))], dim=-1)
-        positions = positions[rows] + 1
+        alive, row_of = keep, kept_row_of
+        parents = torch.tensor([row for row, _ in longer], device=mask.device)
+        if not torch.equal(parents, torch.arange(len(mask), device=mask.device)):
+            cache.batch_select_indices(parents)
+        mask = torch.cat([mask[parents], mask.new_ones((len(parents), 1))], dim=-1)
+        positions = positions[parents] + 1
         output = model(
-            input_ids=chosen[rows].unsqueeze(-1),
+            input_ids=torch.tensor([[token] for _, token in longer], device=mask.device),
             attention_mask=mask,
             position_ids=positions,
             past_key_values=cache,

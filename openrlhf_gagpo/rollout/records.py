@@ -58,6 +58,7 @@ def write_episodes(
     strangers = credit.keys() - {_key(episode, step.index) for episode in episodes for step in episode.steps}
     if strangers:
         raise ValueError(f"credit is given for step {min(strangers)}, which is in none of the episodes")
+    encoder = json.JSONEncoder(separators=(",", ":"), default=_refuse)
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
         with (
@@ -66,7 +67,7 @@ def write_episodes(
             io.TextIOWrapper(packed, encoding="ascii", newline="\n") as lines,
         ):
             for record in _records(episodes, credit):
-                lines.write(json.dumps(record, separators=(",", ":"), default=_refuse) + "\n")
+                lines.write(encoder.encode(record) + "\n")
         os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)

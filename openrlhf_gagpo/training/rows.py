@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MicroBatch", "OptimizerStep", "TokenRow", "TrainingRow", "plan_updates", "unique_rows"]
+__all__ = ["MicroBatch", "OptimizerStep", "TokenRow", "TrainingRow", "plan_updates", "prompt_numbers", "unique_rows"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,12 @@ def unique_rows(rows: Sequence[_Row]) -> tuple[list[_Row], list[int]]:
     return list(firsts.values()), inverse
 
 
+def prompt_numbers(rows: Sequence[TokenRow]) -> list[int]:
+    """Return one number per row that rows with the same prompt share."""
+    index: dict[tuple[int, ...], int] = {}
+    return [index.setdefault(tuple(row.prompt_ids), len(index)) for row in rows]
+
+
 @dataclass(frozen=True)
 class MicroBatch:
     """Rows of one forward and backward pass, plus ``padding`` rows without weight."""
@@ -106,7 +112,7 @@ def plan_updates(
     ranks: int = 1,
     epochs: int = 1,
     seed: int = 0,
-    equal: Sequence[int] | None = None,
+    together: Sequence[int] | None = None,
 ) -> list[OptimizerStep]:
     """Plan the optimizer steps of one iteration.
 
@@ -119,8 +125,8 @@ def plan_updates(
         response_lengths: (N,) response tokens per row.
         mini_batch: maximum rows per optimizer step.
         micro_batch: maximum rows per pass on one rank; None for as many as ``max_tokens`` allows.
-        equal: (N,) rows with the same number are the same sequence and stay together in the permutation, so that most
-            of them share an optimizer step, in which a backend may compute them once.
+        together: (N,) rows with the same number (of their prompt, say) stay together in the permutation, so that most
+            of them share an optimizer step, in which a backend may compute once what they have in common.
         max_tokens: maximum padded tokens per pass on one rank (a single longer row still gets its pass).
     """
     count = len(lengths)
@@ -133,9 +139,9 @@ def plan_updates(
     plan = []
     for _ in range(epochs):
         order = rng.permutation(count)
-        if equal is not None:
+        if together is not None:
             place: dict[int, int] = {}
-            first_seen = [place.setdefault(equal[row], position) for position, row in enumerate(order)]
+            first_seen = [place.setdefault(together[row], position) for position, row in enumerate(order)]
             order = order[np.argsort(first_seen, kind="stable")]
         for rows in np.array_split(order, steps_per_epoch):
             by_length = sorted((int(row) for row in rows), key=lambda row: (-lengths[row], row))

@@ -15,7 +15,7 @@ from openrlhf_gagpo.rollout.player import RolloutSettings
 from openrlhf_gagpo.rollout.types import SamplingParams
 from openrlhf_gagpo.training.corrections import SamplerCorrection
 from openrlhf_gagpo.training.objective import Objective
-from openrlhf_gagpo.training.rows import OptimizerStep, TokenRow, plan_updates, unique_rows
+from openrlhf_gagpo.training.rows import OptimizerStep, TokenRow, plan_updates, prompt_numbers
 
 __all__ = [
     "BackendSettings",
@@ -64,7 +64,7 @@ class BatchSettings:
             ranks=ranks,
             epochs=self.epochs,
             seed=seed,
-            equal=unique_rows(rows)[1],
+            together=prompt_numbers(rows),
         )
 
 

@@ -80,7 +80,7 @@ def test_no_rows_no_steps_and_bad_sizes() -> None:
 @given(equal=st.lists(st.integers(0, 12), min_size=1, max_size=90), mini=st.integers(1, 40), seed=st.integers(0, 5))
 def test_equal_rows_stay_together_and_every_row_is_planned_once(equal: list[int], mini: int, seed: int) -> None:
     lengths = [5] * len(equal)
-    plan = plan_updates(lengths, lengths, mini_batch=mini, micro_batch=None, seed=seed, equal=equal)
+    plan = plan_updates(lengths, lengths, mini_batch=mini, micro_batch=None, seed=seed, together=equal)
     assert sorted(row for step in plan for row in step.rows) == list(range(len(equal)))
     sizes = [len(step.rows) for step in plan]
     assert max(sizes) - min(sizes) <= 1
