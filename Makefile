@@ -32,7 +32,8 @@ $(VENV)/.installed: requirements/cpu.txt setup.py pyproject.toml
 	touch $@
 
 demo: install
-	$(BIN)/gagpo warmstart --env.name vault --out $(DEMO_DIR)/start --seed $(SEED)
+	$(BIN)/gagpo warmstart --env.name vault --env.options max_steps=30 --episodes 500 --noise 0.55 --steps 130 \
+	    --out $(DEMO_DIR)/start --seed $(SEED)
 	$(BIN)/gagpo train --config examples/recipes/vault_demo.yaml --backend $(BACKEND) --train.seed $(SEED) \
 	    --actor.model_name_or_path $(DEMO_DIR)/start --run_dir $(DEMO_DIR)/run
 
