@@ -94,7 +94,11 @@ def _matrix(given: argparse.Namespace, console: Console) -> int:
             _show(runner, console)
             return 0
         cells = runner.run()
-        runs = [read_run(cell.folder, cell.setting, cell.algorithm) for cell in runner.finished(cells)]
+        evaluated = {(start.setting, start.seed): start.evaluation for start in runner.starts()}
+        runs = [
+            read_run(cell.folder, cell.setting, cell.algorithm, evaluated.get((cell.setting, cell.seed)))
+            for cell in runner.finished(cells)
+        ]
         tuning = read_json(out / "tuning.json") if matrix.tuning else {}
         if runs:
             _report(out, runs, matrix.baseline, matrix.primary, tuning, runner.failed, console)

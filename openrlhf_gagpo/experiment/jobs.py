@@ -130,6 +130,14 @@ class StartJob:
         tries: list[dict[str, Any]] = read_json(self.folder / _START).get("tries", self._tries)
         return tries
 
+    @property
+    def evaluation(self) -> Path | None:
+        """Run folder in which the start was evaluated; None if it was not."""
+        return self._check(len(self.tries) - 1) if self.how.measured else None
+
+    def _check(self, number: int) -> Path:
+        return self.folder / f"check{number}"
+
     def flags(self) -> dict[str, Any]:
         """Return the flags of ``gagpo warmstart`` without seed and folder."""
         config = self._config
@@ -163,8 +171,8 @@ class StartJob:
         if self.problem == "" or self._failed:
             return None
         if self._evaluates:
-            check = self.folder / f"check{len(self._tries)}"
-            flags = ["--actor.model_name_or_path", str(self._made), "--run_dir", str(check), "--eval_only"]
+            check = str(self._check(len(self._tries)))
+            flags = ["--actor.model_name_or_path", str(self._made), "--run_dir", check, "--eval_only"]
             seed = ["--train.seed", str(self.seed), "--no_report"]
             return [*GAGPO, "train", "--config", str(self._recipe), *flags, *seed]
         if not self._tries and self.folder.exists():
@@ -194,7 +202,7 @@ class StartJob:
         tried: dict[str, Any] = {"seed": self._next_seed()}
         low, high = self.how.accept
         if self._evaluates:
-            row = RunFolder.open(self.folder / f"check{len(self._tries)}").evals()[-1]
+            row = RunFolder.open(self._check(len(self._tries))).evals()[-1]
             tried |= {"success": row["eval/success"], "greedy_success": row.get("eval/greedy_success")}
         self._evaluates = False
         self._tries.append(tried)

@@ -41,9 +41,20 @@ class Run:
     """Processes that compare ran at a time; 0 if unknown."""
 
 
-def read_run(folder: Path, setting: str, algorithm: str) -> Run:
-    """Read a run. Raises ``RunFolderError`` for a folder that is not one, or is damaged."""
+def read_run(folder: Path, setting: str, algorithm: str, start: Path | None = None) -> Run:
+    """Read a run.
+
+    Args:
+        start: run folder in which the model was evaluated that the run began with; it stands in for an evaluation
+            before training if the run made none.
+
+    Raises:
+        RunFolderError: a folder is not one of a run, or is damaged.
+    """
     run = RunFolder.open(folder)
+    evals = run.evals()
+    if start is not None and not any(row["iteration"] == 0 for row in evals):
+        evals = [{**row, "iteration": 0} for row in RunFolder.open(start).evals()[-1:]] + evals
     info, record = run.info(), read_json(folder / RECORD)
     values = run.config().get("values", {})
     attempts = record.get("attempts", [])
@@ -53,7 +64,7 @@ def read_run(folder: Path, setting: str, algorithm: str) -> Run:
         seed=int(values.get("train.seed", info.get("seed") or 0)),
         folder=folder,
         rows=run.metrics(),
-        evals=run.evals(),
+        evals=evals,
         values=values,
         commit=str(info.get("git_commit") or ""),
         cpu_seconds=sum(attempt["cpu_seconds"] for attempt in attempts) if attempts else math.nan,

@@ -54,6 +54,15 @@ def runs(tmp_path: Path) -> list[Run]:
     ]
 
 
+def test_the_evaluation_of_a_shared_start_stands_in_for_a_first_one(tmp_path: Path) -> None:
+    alone, start = (made(tmp_path / name, name, 0, success) for name, success in (("alone", 0.8), ("start", 0.3)))
+    evaluated = read_run(alone.path, "here", "alone", start.path)
+    assert [row["eval/success"] for row in evaluated.evals] == [0.1, 0.8], "a run's own evaluation comes first"
+    alone.eval_path.write_text(alone.eval_path.read_text().splitlines(keepends=True)[-1])
+    evaluated = read_run(alone.path, "here", "alone", start.path)
+    assert [(row["iteration"], row["eval/success"]) for row in evaluated.evals] == [(0, 0.3), (2, 0.8)]
+
+
 def test_a_run_is_reduced_to_numbers(runs: Sequence[Run]) -> None:
     numbers = reduced(runs[4])
     assert numbers == pytest.approx(
