@@ -12,6 +12,7 @@ import numpy as np
 from openrlhf_gagpo.report.data import Points, points
 from openrlhf_gagpo.report.figures import PALETTE, band, draw_points, new_axes, save, share_axis
 from openrlhf_gagpo.runfolder import RunFolder
+from openrlhf_gagpo.stats import mean_interval
 
 __all__ = ["plot_curve"]
 
@@ -23,7 +24,7 @@ def plot_curve(
     metrics: Mapping[str, str] = MappingProxyType({"success": "rollout/success"}),
     title: str = "",
 ) -> Path:
-    """Draw the mean of ``metrics`` (label -> name) over runs (seeds), each with a band from the lowest to the highest.
+    """Draw the mean of ``metrics`` (label -> name) over runs (seeds), each with the band of its 95 % t interval.
 
     ``out`` ends in ``.png`` or ``.svg``. ``eval/...`` metrics come from ``eval.jsonl``. At an iteration that only some
     runs reached, mean and band cover those runs. Raises ``ValueError`` without runs, for no or too many metrics, or if
@@ -41,7 +42,8 @@ def plot_curve(
     for color, (label, metric) in zip(PALETTE, metrics.items(), strict=False):
         x, values = _over_runs(runs, metric)
         if len(values) > 1:
-            band(axes, x, np.nanmin(values, axis=0), np.nanmax(values, axis=0), color)
+            intervals = [mean_interval(column[np.isfinite(column)].tolist()) for column in values.T]
+            band(axes, x, [interval.low for interval in intervals], [interval.high for interval in intervals], color)
         draw_points(axes, Points(x, np.nanmean(values, axis=0)), label, color)
     if len(metrics) == 1:
         axes.set_ylabel(label)

@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+from numpy.typing import ArrayLike
 
 from openrlhf_gagpo.report.data import Evaluation, Points, points
 
@@ -100,7 +101,7 @@ def draw_points(axes: Axes, series: Points, label: str, color: str, **style: Any
     return True
 
 
-def band(axes: Axes, x: np.ndarray, low: np.ndarray, high: np.ndarray, color: str) -> None:
+def band(axes: Axes, x: np.ndarray, low: ArrayLike, high: ArrayLike, color: str) -> None:
     """Shade an interval; draw bars if it is a single point, which would have no area."""
     if len(x) == 1:
         axes.vlines(x, low, high, color=color, alpha=0.5, linewidth=1.5)
