@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+
 from support.paths import REPOSITORY
 
 STUDY = REPOSITORY / "results" / "study"
