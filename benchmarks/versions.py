@@ -2,8 +2,9 @@
 
 CPU seconds are those of the whole command, and those of its iterations alone (see ``iteration_cpu.py``).
 
-Per seed one warm start is made with the baseline; both checkouts then train from it with the vault recipe on the local
-backend, the order alternating from seed to seed. Success is sampled on held-out tasks after the last iteration.
+Per seed one warm start is made with the baseline; both checkouts then train from it on the local backend with the
+baseline's vault recipe, whose flags both know, at the settings below; the order alternates from seed to seed. Success
+is sampled on 256 held-out tasks after the last iteration.
 
     git worktree add ../before v0.1.0
     python benchmarks/versions.py --baseline ../before --out benchmarks/results/versions.json
@@ -26,6 +27,12 @@ from recording import REPOSITORY, machine
 from openrlhf_gagpo.stats import mean_interval
 
 RECIPE = "examples/recipes/vault_demo.yaml"
+START = ("--env.options", "max_steps=30", "--episodes", "500", "--noise", "0.55", "--steps", "130", "--threads", "1")
+SETTINGS = (
+    "--env.max_steps", "30", "--train.num_iterations", "24", "--actor.adam.lr", "2.5e-4", "--actor.lr_scheduler",
+    "constant", "--eval.steps", "12", "--eval.tasks", "256", "--eval.temperature", "1.0", "--rollout.record", "none",
+    "--no_report",
+)  # fmt: skip
 PROGRAM = Path(__file__).with_name("iteration_cpu.py")
 
 
@@ -55,13 +62,12 @@ def commit(checkout: Path) -> str:
     return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
 
 
-def train(checkout: Path, start: Path, folder: Path, seed: int, flags: list[str]) -> dict[str, float]:
+def train(checkout: Path, recipe: Path, start: Path, folder: Path, seed: int, flags: list[str]) -> dict[str, float]:
     """Train from ``start``; return success before and after, and CPU seconds."""
     iterations = folder.with_suffix(".json")
     seconds = gagpo(
-        checkout, iterations, "train", "--config", RECIPE, "--backend", "local", "--train.seed", str(seed),
-        "--actor.model_name_or_path", str(start), "--run_dir", str(folder), "--no_report",
-        "--rollout.record", "none", *flags,
+        checkout, iterations, "train", "--config", str(recipe), "--backend", "local", "--train.seed", str(seed),
+        "--actor.model_name_or_path", str(start), "--run_dir", str(folder), *SETTINGS, *flags,
     )  # fmt: skip
     rows = [json.loads(line) for line in (folder / "eval.jsonl").read_text().splitlines()]
     return {
@@ -87,13 +93,13 @@ def main() -> None:
             start = Path(scratch) / f"start-{seed}"
             gagpo(
                 checkouts["baseline"], Path(scratch) / "none.json", "warmstart", "--env.name", "vault",
-                "--out", str(start), "--seed", str(seed),
+                *START, "--out", str(start), "--seed", str(seed),
             )  # fmt: skip
             order = sorted(checkouts, reverse=bool(seed % 2))
             entry: dict[str, Any] = {"seed": seed}
             for name in order:
                 folder = Path(scratch) / f"{name}-{seed}"
-                entry[name] = train(checkouts[name], start, folder, seed, options.flags)
+                entry[name] = train(checkouts[name], checkouts["baseline"] / RECIPE, start, folder, seed, options.flags)
             runs.append(entry)
             sys.stdout.write(json.dumps(entry) + "\n")
             sys.stdout.flush()
@@ -105,7 +111,7 @@ def main() -> None:
     report = {
         "machine": machine(),
         "commits": {name: commit(path) for name, path in checkouts.items()},
-        "flags": options.flags,
+        "flags": [*SETTINGS, *options.flags],
         "runs": runs,
         "success_present_less_baseline": vars(difference),
         "cpu_seconds_present_over_baseline": vars(ratio),
