@@ -50,7 +50,11 @@ class World:
 
 
 WORLDS = {
-    "vault": World("examples/recipes/vault_demo.yaml", tasks=256),
+    "vault": World(
+        "examples/recipes/vault_demo.yaml",
+        warmstart=("--env.options", "max_steps=30", "--episodes", "500", "--noise", "0.55", "--steps", "130"),
+        tasks=256,
+    ),
     "alfworld": World(
         "examples/recipes/alfworld_cpu.yaml",
         options=("data_dir={work}/alfworld-data",),
