@@ -92,7 +92,7 @@ def load(path: str) -> dict[str, Any]:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise ConfigError(f"cannot read the recipe {path}: {reason}") from None
+        raise ConfigError(f"cannot read {path}: {reason}") from None
     loader = _Loader(text)
     loader.name = path
     try:
