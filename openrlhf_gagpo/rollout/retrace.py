@@ -38,10 +38,11 @@ async def retrace(episode: Episode, wanted: Collection[int], session: TracedSess
     history: list[HistoryEntry] = []
     now: Reset | StepResult = start
     places: dict[int, Place] = {}
-    for index in range(max(wanted, default=-1) + 1):
+    last = max(wanted, default=0)
+    for index in range(last + 1):
         if index in wanted:
             places[index] = Place(await session.snapshot(), _as_start(start, now), tuple(history))
-        if index == len(episode.steps):
+        if index in (last, len(episode.steps)):
             break
         step = episode.steps[index]
         result = sound_step(await session.step(step.action))
