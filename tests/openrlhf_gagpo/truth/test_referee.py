@@ -104,7 +104,7 @@ def test_continuations_agree_with_the_exact_values(
         assert (error > 0).mean() > 0.3
         # Standard errors of few continuations are rough, and 0 if all of them earned the same.
         assert np.all(np.abs(off) <= 4 * np.maximum(error, 0.05))
-        assert np.sqrt(np.mean((off / error)[error > 0] ** 2)) < 1.5
+        assert np.sqrt(np.mean((off[error > 0] / error[error > 0]) ** 2)) < 1.5
     scores = [line for line in read(estimated) if line.get("truth") == "score"]
     assert [(line["steps"], line["cosine"]) for line in scores] == [(16, None)] * 2
     certain = [abs(line["advantage"]) > 2 * line["advantage_error"] for line in found if line["gamma"] == 1.0]
