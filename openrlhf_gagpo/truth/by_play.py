@@ -44,11 +44,16 @@ def truths_by_play(
     The other arguments are those of ``referee.judge``.
 
     Raises:
-        ConfigError: the environment takes no snapshots, the weights are not those that played, or the environment is
-            not the one that was recorded.
-        RunError: the environment failed.
+        ConfigError: there is no step to draw, the environment takes no snapshots, or the weights or the prompts are not
+            those that played.
+        RunError: the environment failed, or does not repeat what was recorded.
     """
     kept = np.flatnonzero(np.any([credit.keep for credit in credits], axis=0))
+    if not len(kept):
+        raise ConfigError(
+            f"no estimator keeps a step of {source.title}, so that none can be drawn; add one that does, or choose "
+            "another --iteration"
+        )
     rows = draw(kept, budget.states, budget.seed)
     try:
         outcomes = asyncio.run(_outcomes(run, config, source, rows, model, budget))
@@ -118,8 +123,7 @@ def _truth(gamma: float, outcomes: Sequence[Outcome], rows: Ints, steps: int) ->
 
 
 def _note(truth: Truth, rows: Ints, kept: Ints, budget: Budget) -> str:
-    error = truth.advantage_error[rows]
-    typical = float(np.sqrt(np.mean(error**2))) if len(error) else 0.0
+    typical = float(np.sqrt(np.mean(truth.advantage_error[rows] ** 2)))
     return (
         f"true values are means over {budget.continuations} continuations at {len(rows)} of {len(kept)} steps; the "
         f"standard error of an advantage is {typical:.2g} for gamma {truth.gamma:g} (root mean square), and a sign is "

@@ -126,8 +126,10 @@ def _part(
     nodes = replay(played, rules)
     explored = explore(rules, nodes, _Player(config, policy, rules).answer)
     truths = [_truth(explored.solve(gamma), nodes, played) for gamma in gammas]
-    weights = _weights(credits, truths)
-    return _Part(truths, policy.gradients(rows, weights), explored.largest_miss)
+    # Estimators that keep the same steps share the columns of the truth, and each costs a backward pass.
+    distinct, column = np.unique(_weights(credits, truths), axis=1, return_inverse=True)
+    products = policy.gradients(rows, distinct)[np.ix_(column, column)]
+    return _Part(truths, products, explored.largest_miss)
 
 
 def _truth(values: ExactValues, nodes: Sequence[Node], played: Played) -> Truth:

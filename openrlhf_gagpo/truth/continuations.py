@@ -68,8 +68,8 @@ class Outcome:
 def draw(candidates: Ints, count: int, seed: int) -> Ints:
     """Draw ``count`` of the candidates, one from each of as many equal stretches; all if there are not more."""
     rng = np.random.default_rng(seed)
-    stretches = np.array_split(candidates, min(count, len(candidates)) or 1)
-    return np.array([rng.choice(stretch) for stretch in stretches if len(stretch)], dtype=np.int64)
+    stretches = np.array_split(candidates, min(count, len(candidates)))
+    return np.array([rng.choice(stretch) for stretch in stretches], dtype=np.int64)
 
 
 async def play_on(player: EpisodePlayer, play: Play, played: Played, rows: Ints, budget: Budget) -> list[Outcome]:

@@ -183,4 +183,3 @@ def test_steps_are_drawn_from_everywhere() -> None:
     assert [int(step - 100) // 10 for step in drawn] == list(range(10))
     assert drawn.tolist() == draw(steps, 10, seed=1).tolist() != draw(steps, 10, seed=2).tolist()
     assert draw(steps[:3], 10, seed=0).tolist() == [100, 101, 102]
-    assert len(draw(steps[:0], 10, seed=0)) == 0

@@ -111,6 +111,18 @@ def test_continuations_agree_with_the_exact_values(
     assert scores[-1]["signed"] <= sum(certain) < 16
 
 
+def test_without_a_kept_step_none_is_drawn(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = Path(shutil.copytree(trained, tmp_path / "copy"))
+    path = RunFolder.open(run).rollout_path(1)
+    episodes, credit = read_records(path)
+    for episode in episodes:
+        for step in episode.steps:
+            step.reward = 0.0
+    write_episodes(path, episodes, credit)
+    argv = (run, "--truth", "--iteration", 1, "--continuations", 2, "--drop_reward_free_groups")
+    assert "no estimator keeps a step of" in fail(capsys, *argv)
+
+
 def test_an_environment_without_snapshots_is_refused(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
