@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["main", "parse"]
 
 _GAMMA = "gamma"
+_STATES = 64
+"""Recorded states at which the truth is estimated."""
 _OPTION = "option "
 """Prefix of the options of estimators among the parsed arguments."""
 
@@ -99,9 +101,23 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     if given.rows < 0:
         raise ConfigError(f"--rows is {given.rows}; it must be 0 or more")
     _check_outputs(given)
+    _check_truth(given)
+    return given
+
+
+def _check_truth(given: argparse.Namespace) -> None:
+    """Refuse arguments about the truth that miss what they are about, or are out of range."""
     if given.model is not None and not given.truth:
         raise ConfigError("--model names the weights that --truth reads; add --truth, or leave it out")
-    return given
+    if given.continuations is not None and not given.truth:
+        raise ConfigError("--continuations estimates what --truth computes; add --truth, or leave it out")
+    for name in ("states", "seed"):
+        if getattr(given, name) is not None and given.continuations is None:
+            raise ConfigError(f"--{name} chooses where --continuations begin; add --continuations, or leave it out")
+    if given.continuations is not None and given.continuations < 2:
+        raise ConfigError(f"--continuations is {given.continuations}; a standard error needs at least 2")
+    if given.states is not None and given.states < 1:
+        raise ConfigError(f"--states is {given.states}; it must be 1 or more")
 
 
 def _check_outputs(given: argparse.Namespace) -> None:
@@ -162,7 +178,7 @@ def _parser(family: Family) -> argparse.ArgumentParser:
     parser.add_argument(
         "--truth",
         action="store_true",
-        help="compare with the exact values of the policy that played, in an environment that offers its rules",
+        help="compare with the true values of the policy that played; exact, in an environment that offers its rules",
     )
     parser.add_argument(
         "--model",
@@ -170,6 +186,17 @@ def _parser(family: Family) -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="weights that played the iteration, for --truth (default: the run's checkpoint, or its start model)",
     )
+    parser.add_argument(
+        "--continuations",
+        type=int,
+        metavar="N",
+        help="estimate the truth from N episodes played on from each of some recorded states, in any environment that "
+        "takes snapshots",
+    )
+    parser.add_argument(
+        "--states", type=int, metavar="M", help=f"recorded states at which to do so (default {_STATES})"
+    )
+    parser.add_argument("--seed", type=int, metavar="S", help="seed of states and continuations (default 0)")
     group = parser.add_argument_group(
         "options of the estimators", "Each applies to all chosen estimators that have it."
     )
@@ -263,12 +290,17 @@ def _verdict(
 ) -> Verdict:
     """Compute the truth for the chosen discount factor and for 1, which makes values chances of success."""
     # Imports torch.
+    from openrlhf_gagpo.truth.continuations import Budget
     from openrlhf_gagpo.truth.referee import judge
 
     if source.own is None:
         raise ConfigError("--truth asks the model that played, which only a run folder knows; give a run folder")
     gamma = float(set_options.get(_GAMMA, getattr(source.own.options, _GAMMA, 1.0)))
-    return judge(given.source, source, credits, gammas=list(dict.fromkeys([gamma, 1.0])), model=given.model)
+    gammas = list(dict.fromkeys([gamma, 1.0]))
+    budget = None
+    if given.continuations is not None:
+        budget = Budget(given.states or _STATES, given.continuations, given.seed or 0)
+    return judge(given.source, source, credits, gammas=gammas, model=given.model, budget=budget)
 
 
 def _tables(verdict: Verdict) -> list[Table]:

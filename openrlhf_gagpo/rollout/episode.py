@@ -15,8 +15,16 @@ from agent_envs.workers import EnvFault
 from openrlhf_gagpo.errors import PolicyFault, PromptTooLong, RolloutError
 from openrlhf_gagpo.rollout.contract import sound_reset, sound_step
 from openrlhf_gagpo.rollout.parse import parse_action
-from openrlhf_gagpo.rollout.prompt import HistoryEntry, TurnPrompts
-from openrlhf_gagpo.rollout.types import Completion, Episode, EpisodeRequest, Policy, SamplingParams, Step
+from openrlhf_gagpo.rollout.prompt import TurnPrompts
+from openrlhf_gagpo.rollout.types import (
+    Completion,
+    Episode,
+    EpisodeRequest,
+    HistoryEntry,
+    Policy,
+    SamplingParams,
+    Step,
+)
 
 __all__ = ["EnvSession", "play_all", "play_episode", "turn_seed"]
 
@@ -30,6 +38,8 @@ class EnvSession(Protocol):
     """One environment instance lent to one episode at a time. Failures are ``EnvError`` or ``TimeoutError``."""
 
     async def reset(self, task: str, seed: int) -> Reset: ...
+
+    async def restore(self, state: object) -> None: ...
 
     async def step(self, action: str) -> StepResult: ...
 
@@ -55,7 +65,10 @@ async def play_episode(
     think: bool,
     action_tags: bool,
 ) -> Episode:
-    """Play one episode from reset to its end; the session stays open.
+    """Play one episode from its beginning to its end; the session stays open.
+
+    It begins with a reset or, if the request names a place in another episode, there. Its steps are then those from the
+    place on, with indices and prompts as if it had been played from the start.
 
     It ends in one of these ways (``Episode.end_reason``):
 
@@ -89,10 +102,9 @@ async def play_episode(
     try:
         started = perf_counter()
         try:
-            answer = await session.reset(request.task, request.env_seed)
+            start = await _begin(request, session)
         finally:
             episode.environment_s += perf_counter() - started
-        start = sound_reset(answer)
     except _ENV_FAULTS as fault:
         _note_fault(episode, fault)
         return episode
@@ -102,10 +114,10 @@ async def play_episode(
     if start.task:
         episode.extra["instruction"] = start.task
 
-    history: list[HistoryEntry] = []
+    history = [] if request.place is None else list(request.place.history)
     now: Reset | StepResult = start
     while True:
-        index = len(episode.steps)
+        index = len(history)
         try:
             prompt = prompts.build(start.task, history, now.observation, now.admissible_actions, index)
         except PromptTooLong as error:
@@ -249,6 +261,14 @@ async def play_all(
         first = failures.exceptions[0]
         raise first from first.__cause__
     return [task.result() for task in tasks]
+
+
+async def _begin(request: EpisodeRequest, session: EnvSession) -> Reset:
+    """Bring the session to where the episode begins, and return what the environment shows there."""
+    if request.place is None:
+        return sound_reset(await session.reset(request.task, request.env_seed))
+    await session.restore(request.place.state)
+    return request.place.shown
 
 
 async def _close(session: EnvSession, request: EpisodeRequest) -> None:

@@ -6,15 +6,16 @@ The distributed backend has one inside each rollout actor, the local backend has
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from agent_envs import registry
+from agent_envs import TextEnv, registry
 from agent_envs.workers import RESET_TIMEOUT_S, STEP_TIMEOUT_S, EnvPool
 from openrlhf_gagpo.rollout.episode import play_all
 from openrlhf_gagpo.rollout.prompt import ChatTemplate, PromptBuilder
-from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, Policy, SamplingParams
+from openrlhf_gagpo.rollout.retrace import retrace
+from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, Place, Policy, SamplingParams
 
 __all__ = ["EpisodePlayer", "RolloutSettings", "prompt_builder"]
 
@@ -93,6 +94,18 @@ class EpisodePlayer:
             on_done=on_done,
         )
 
+    async def can_retrace(self) -> bool:
+        """Return whether the environment takes snapshots."""
+        return await self._pool.inspect(_can_snapshot)
+
+    async def retrace(self, episode: Episode, wanted: Collection[int]) -> dict[int, Place]:
+        """Return the places before the ``wanted`` steps of a recorded episode; see ``rollout.retrace.retrace``."""
+        session = await self._pool.open()
+        try:
+            return await retrace(episode, wanted, session)
+        finally:
+            await session.close()
+
     def stats(self) -> dict[str, float]:
         """Return the counters of the environment workers as ``env/*`` metrics."""
         return {f"env/{name}": float(value) for name, value in self._pool.stats().items()}
@@ -100,6 +113,14 @@ class EpisodePlayer:
     async def aclose(self) -> None:
         """Stop the environment workers."""
         await self._pool.aclose()
+
+
+def _can_snapshot(make: Callable[[], TextEnv]) -> bool:
+    env = make()
+    try:
+        return env.can_snapshot
+    finally:
+        env.close()
 
 
 def _decoder(tokenizer: Any) -> Callable[[Sequence[int]], str]:

@@ -13,7 +13,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from agent_envs.base import PromptTemplate
 from openrlhf_gagpo.errors import PromptTemplateError, PromptTooLong
-from openrlhf_gagpo.rollout.types import Message, Prompt
+from openrlhf_gagpo.rollout.types import HistoryEntry, Message, Prompt
 
 __all__ = [
     "ChatTemplate",
@@ -25,17 +25,6 @@ __all__ = [
 
 
 ChatTemplate = Literal["auto", "none"]
-
-
-class HistoryEntry(NamedTuple):
-    """One earlier turn: the observation and the action sent to the environment."""
-
-    step: int
-    """0-based."""
-    observation: str
-    action: str
-    response: str = ""
-    """All that the policy answered; "" if it is not known."""
 
 
 class TurnPrompts(Protocol):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypedDict
+from typing import Literal, NamedTuple, Protocol, TypedDict
+
+from agent_envs.base import Reset
 
 __all__ = [
     "Completion",
@@ -11,7 +13,9 @@ __all__ = [
     "Episode",
     "EpisodeRequest",
     "FinishReason",
+    "HistoryEntry",
     "Message",
+    "Place",
     "Policy",
     "Prompt",
     "SamplingParams",
@@ -105,6 +109,29 @@ class Policy(Protocol):
         ...
 
 
+class HistoryEntry(NamedTuple):
+    """One earlier turn: the observation and the action sent to the environment."""
+
+    step: int
+    """0-based."""
+    observation: str
+    action: str
+    response: str = ""
+    """All that the policy answered; "" if it is not known."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A point in an episode at which others can begin: the environment's state, and what the agent knows by then."""
+
+    state: object
+    """What ``TextEnv.snapshot`` returned there."""
+    shown: Reset
+    """What the environment shows there, as if the episode began with it."""
+    history: tuple[HistoryEntry, ...]
+    """All turns before it, oldest first."""
+
+
 @dataclass(frozen=True)
 class EpisodeRequest:
     """One episode to play. The members of a rollout group share ``group``, ``task`` and ``env_seed``."""
@@ -115,6 +142,8 @@ class EpisodeRequest:
     env_seed: int
     sampling_seed: int | None = None
     """Root of the per-turn generation seeds; None if generation is unseeded."""
+    place: Place | None = None
+    """Where in another episode of the task it begins; None for the task's start."""
 
 
 @dataclass

@@ -24,6 +24,11 @@ class WatchedSession:
         self.instruction, self.admissible_actions = start.task, start.admissible_actions
         return start
 
+    async def restore(self, state: object) -> None:
+        """Continue from a snapshot, which says nothing of what is possible there."""
+        await self._session.restore(state)
+        self.instruction, self.admissible_actions = "", ()
+
     async def step(self, action: str) -> StepResult:
         """Take one action given as text."""
         result = await self._session.step(action)

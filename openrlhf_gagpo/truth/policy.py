@@ -21,7 +21,7 @@ from openrlhf_gagpo.training.collate import collate
 from openrlhf_gagpo.training.objective import token_log_probs
 from openrlhf_gagpo.training.rows import TokenRow, unique_rows
 
-__all__ = ["LoadedPolicy", "load_policy"]
+__all__ = ["LoadedPolicy", "load_policy", "load_tokenizer"]
 
 _TOLERANCE = 1e-3
 """Largest difference between a recorded log-probability and the model's own."""
@@ -122,8 +122,15 @@ def load_policy(run: RunFolder, config: Config, iteration: int, given: Path | No
         RunError: model or tokenizer cannot be loaded.
     """
     disable_progress_bar()
+    folder = str(given or _folder(run, config, iteration) or config.actor.model_name_or_path)
+    tokenizer = load_tokenizer(config)
+    model = load_model(AutoModelForCausalLM, folder, "model")
+    return LoadedPolicy(model, tokenizer, config.rollout.temperature, config.ds.param_dtype)
+
+
+def load_tokenizer(config: Config) -> Any:
+    """Load the tokenizer of a run, which is its start model's. Raises ``RunError`` if there is none."""
     start = config.actor.model_name_or_path
-    folder = str(given or _folder(run, config, iteration) or start)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             start, trust_remote_code=True, use_fast=not config.data.disable_fast_tokenizer
@@ -132,8 +139,7 @@ def load_policy(run: RunFolder, config: Config, iteration: int, given: Path | No
         raise RunError(f"the tokenizer of {start} cannot be loaded; put the run's start model back there") from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    model = load_model(AutoModelForCausalLM, folder, "model")
-    return LoadedPolicy(model, tokenizer, config.rollout.temperature, config.ds.param_dtype)
+    return tokenizer
 
 
 def _folder(run: RunFolder, config: Config, iteration: int) -> Path | None:

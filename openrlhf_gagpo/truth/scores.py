@@ -11,7 +11,7 @@ from scipy.stats import pearsonr, spearmanr
 from openrlhf_gagpo.credit.sets import Bools, Floats, Ints
 from openrlhf_gagpo.credit.statistics import ROUNDING
 
-__all__ = ["BUCKETS", "Errors", "Score", "Truth", "score", "state_group_sizes"]
+__all__ = ["BUCKETS", "Errors", "Findings", "Score", "Truth", "score", "state_group_sizes"]
 
 BUCKETS: Mapping[str, tuple[int, float]] = {"1": (1, 1), "2-3": (2, 3), "4-7": (4, 7), "8+": (8, np.inf)}
 """Sizes of state groups that errors are reported for: name -> smallest and largest."""
@@ -19,7 +19,7 @@ BUCKETS: Mapping[str, tuple[int, float]] = {"1": (1, 1), "2-3": (2, 3), "4-7": (
 
 @dataclass(frozen=True)
 class Truth:
-    """The true values at N steps, for one discount factor."""
+    """The true values at N steps, for one discount factor; NaN at steps for which none was found."""
 
     gamma: float
     value: Floats
@@ -30,6 +30,26 @@ class Truth:
     """(N,) how far ``value`` may be off: a bound, or a standard error if values are estimates."""
     advantage_error: Floats
     """(N,) the same for ``advantage``."""
+    margin: float = 1.0
+    """Number of errors beyond which a sign is certain: 1 of a bound, and more of a standard error."""
+
+    @property
+    def known(self) -> Bools:
+        """(N,) whether the step has a truth."""
+        found: Bools = ~np.isnan(self.value)
+        return found
+
+
+@dataclass(frozen=True)
+class Findings:
+    """The truth at the steps of a source, by whichever way it was found."""
+
+    truths: Sequence[Truth]
+    """One per discount factor."""
+    note: str
+    """How exact the truth is, as a sentence."""
+    cosines: Sequence[Sequence[float | None]] | None = None
+    """Per discount factor and credit, the cosine between both policy gradients; None without exact advantages."""
 
 
 @dataclass(frozen=True)

@@ -52,8 +52,8 @@ _FLAGS: dict[str, object] = {
 }
 
 
-def save_model(folder: Path, *, steps: int = 40) -> None:
-    """Clone a few demonstrations and save model and tokenizer."""
+def save_model(folder: Path, *, steps: int = 40, **options: object) -> None:
+    """Clone a few demonstrations and save model and tokenizer; ``options`` replace those of the vault."""
     from agent_envs import make
     from openrlhf_gagpo.warmstart.pipeline import warm_start
     from openrlhf_gagpo.warmstart.settings import WarmstartSettings
@@ -72,7 +72,7 @@ def save_model(folder: Path, *, steps: int = 40) -> None:
         lr=1e-2,
         device="cpu",
     )
-    warm_start(settings, make("vault", max_steps=_MAX_STEPS, **_OPTIONS), lambda line: None)
+    warm_start(settings, make("vault", max_steps=_MAX_STEPS, **(_OPTIONS | options)), lambda line: None)
 
 
 def arguments(model: str | Path, run_dir: str | Path, **changes: object) -> list[str]:
