@@ -33,8 +33,11 @@ def main(argv: Sequence[str]) -> int:
         recording = successes(recording)
     if not recording.episodes:
         raise ConfigError(f"{given.source} holds no episode to export; choose others")
-    written = given.format.write(recording, given.out)
-    sys.stdout.write(f"{given.format.name}: {written} of {recording.origin.title} in {given.out}\n")
+    origin = recording.origin
+    out = given.out or Path(given.format.file_name(origin.title, origin.started))
+    _check_output(out, given.source)
+    written = given.format.write(recording, out)
+    sys.stdout.write(f"{given.format.name}: {written} of {origin.title} in {out}\n")
     return 0
 
 
@@ -71,13 +74,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     given.format = formats.get(given.format)
     if given.tokenizer and not given.format.reads_prompts:
         raise ConfigError(f"--tokenizer reads prompts, which the format {given.format.name} does not; leave it out")
-    source = given.source.resolve()
-    if given.out is None:
-        given.out = Path(f"{source.name.split('.')[0]}.{given.format.name}{given.format.suffix}")
-    out = given.out.resolve()
-    if out == source or source in out.parents:
-        raise ConfigError(f"--out {given.out} is where the records are; name another place")
     return given
+
+
+def _check_output(out: Path, source: Path) -> None:
+    """Refuse to write over what is read, or into it."""
+    if out.resolve() == source.resolve() or source.resolve() in out.resolve().parents:
+        raise ConfigError(f"--out {out} is where the records are; name another place")
 
 
 if __name__ == "__main__":

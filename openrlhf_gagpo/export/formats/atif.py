@@ -42,7 +42,7 @@ def write_trajectories(recording: Recording, path: Path) -> str:
     for number, item in enumerate(recording.episodes, start=1):
         where = f"i{item.iteration:05d}-" if item.iteration is not None else ""
         name = f"{where}{number:05d}-{_UNSAFE.sub('-', item.episode.trajectory)}"
-        text = json.dumps(_trajectory(recording.origin, item, name), indent=1)
+        text = json.dumps(_trajectory(recording.origin, item, name))
         (path / f"{name}.json").write_text(text + "\n", encoding="utf-8")
     return f"{len(recording.episodes)} trajectories"
 

@@ -30,7 +30,7 @@ _STOPPED = {"stop": "stop", "length": "max_tokens"}
 _UNKNOWN = "unknown"
 
 
-@register("inspect", "log of Inspect, with a sample for every episode", suffix=".json")
+@register("inspect", "log of Inspect, with a sample for every episode", suffix=".json", dated=True)
 def write_log(recording: Recording, path: Path) -> str:
     """Write one sample per episode: what environment and policy said in turn, scores, and credit as metadata."""
     from openrlhf_gagpo.comparison.output import writing
@@ -54,7 +54,7 @@ def write_log(recording: Recording, path: Path) -> str:
         "samples": samples,
     }
     with writing(path, "--out") as file:
-        json.dump(log, file, indent=1)
+        json.dump(log, file)
         file.write("\n")
     return f"{len(samples)} samples"
 
