@@ -96,7 +96,8 @@ class PromptReader:
         except jinja2.TemplateError:
             return None
         fixed = _MARKED.split(text)
-        if fixed[1::2] != [str(number) for number in range(len(roles))]:
+        # Without anything between two messages nobody can tell where one ends.
+        if fixed[1::2] != [str(number) for number in range(len(roles))] or not all(fixed[2:-1:2]):
             return None
         return re.compile("(.*?)".join(map(re.escape, fixed[::2])), re.DOTALL)
 

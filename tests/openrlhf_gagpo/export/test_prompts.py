@@ -78,6 +78,15 @@ def test_a_conversation_keeps_its_turns(system: list[Message]) -> None:
     assert reader.messages(step(prompt.token_ids, index=5, dropped=2)) == talk
 
 
+def test_messages_with_nothing_between_them_are_one() -> None:
+    tokenizer = chat_tokenizer("{% for m in messages %}{{ m.content }}{% endfor %}\n")
+    built = builder(tokenizer, "Act.").build("", [], "door", [], 0)
+    reader = PromptReader(tokenizer, chat_template="auto", think=False)
+    (found,) = reader.messages(step(built.token_ids))
+    assert found["role"] == "user"
+    assert found["content"].startswith("Act.door")
+
+
 def test_without_a_chat_template_all_is_the_users() -> None:
     tokenizer = chat_tokenizer()
     built = builder(tokenizer, "Act.", "none").build("", [], "door", [], 0)
