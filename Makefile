@@ -1,5 +1,6 @@
 # make demo    install into .venv and train GAGPO on the built-in environment, from the first model to the report
 # make test    install and run all tests
+# make test-interop   let the programs that read our exports read the recorded ones, each in an environment of its own
 # make check   check formatting, lint and types
 # make mutants break one thing at a time in a copy and check that the tests notice
 SHELL := /bin/bash
@@ -17,7 +18,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 FIND_LINKS := $(addprefix --find-links ,$(PIP_FIND_LINKS))
 
-.PHONY: install demo test test-fast check mutants clean
+.PHONY: install demo test test-fast test-interop check mutants clean
 
 install: $(VENV)/.installed
 
@@ -45,6 +46,20 @@ test: install
 
 test-fast: install
 	$(FAST_TESTS)
+
+# Their packages do not fit ours, and ours are not needed: the other tests compare what we write with the same files.
+INTEROP := inspect atif
+
+test-interop: $(INTEROP:%=$(VENV)/interop/%/.installed)
+	for name in $(INTEROP); do \
+	    $(VENV)/interop/$$name/bin/python tests/interop/check_$$name.py tests/data/export || exit 1; \
+	done
+
+# harbor asks for a newer Python than the part of it that is used needs.
+$(VENV)/interop/%/.installed: requirements/interop-%.txt
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/pip install --quiet --retries 1 --no-deps --ignore-requires-python $(FIND_LINKS) -r $<
+	touch $@
 
 check: install
 	$(BIN)/ruff format --check .

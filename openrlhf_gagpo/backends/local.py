@@ -23,6 +23,7 @@ from openrlhf_gagpo.backends.local_critic import LocalCritic
 from openrlhf_gagpo.backends.local_models import build_optimizer, eos_ids, load_model, run_updates, write_model
 from openrlhf_gagpo.backends.response_logits import ResponseLogits, response_logits
 from openrlhf_gagpo.backends.sampler import BatchSampler
+from openrlhf_gagpo.backends.trackers import Trackers
 from openrlhf_gagpo.rollout.player import EpisodePlayer, RolloutSettings
 from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, SamplingParams
 from openrlhf_gagpo.training.collate import TokenValues, action_tensors, per_row
@@ -34,7 +35,7 @@ from openrlhf_gagpo.training.objective import (
     token_log_probs,
 )
 from openrlhf_gagpo.training.rows import MicroBatch, TokenRow, TrainingRow, unique_rows
-from openrlhf_gagpo.training.settings import BackendSettings, CriticSettings
+from openrlhf_gagpo.training.settings import BackendSettings, CriticSettings, TrackerSettings
 from openrlhf_gagpo.training.table import LOG_PROB
 from openrlhf_gagpo.training.values import value_columns
 
@@ -50,6 +51,7 @@ class LocalBackend:
         self.objective = settings.objective.build()
         self._runner = asyncio.Runner()
         self._player: EpisodePlayer | None = None
+        self._trackers = Trackers(TrackerSettings())
         self._name_weights()
 
     @property
@@ -64,6 +66,7 @@ class LocalBackend:
         started = time.perf_counter()
         if settings.threads:
             torch.set_num_threads(settings.threads)
+        self._trackers = Trackers(settings.trackers)
         set_seed(settings.seed)
         disable_progress_bar()
         wanted = settings.device
@@ -233,7 +236,7 @@ class LocalBackend:
         return self.player.stats()
 
     def track(self, iteration: int, metrics: Mapping[str, float], *, evaluation: bool) -> None:
-        """Do nothing, because the trackers belong to OpenRLHF, which this backend does not import."""
+        self._trackers.track(iteration, metrics, evaluation=evaluation)
 
     def save_checkpoint(self, tag: str, state: dict[str, Any]) -> None:
         root = self.settings.checkpoints.path
@@ -283,6 +286,7 @@ class LocalBackend:
         return {name: p.detach().float().cpu().clone() for name, p in self.model.named_parameters()}
 
     def close(self) -> None:
+        self._trackers.close()
         if self._player is not None:
             self._runner.run(self._player.aclose())
             self._player = None

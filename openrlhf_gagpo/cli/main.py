@@ -21,6 +21,7 @@ COMMANDS = {
     "show": ("openrlhf_gagpo.cli.show", "print one recorded episode of a run"),
     "view": ("openrlhf_gagpo.cli.view", "look at runs, curves and episodes in a browser"),
     "credit": ("openrlhf_gagpo.cli.credit", "compare the advantages of estimators on recorded steps"),
+    "export": ("openrlhf_gagpo.cli.export", "write recorded episodes in formats that other programs read"),
     "compare": ("openrlhf_gagpo.cli.compare", "run algorithms x settings x seeds and compare them"),
     "env": ("openrlhf_gagpo.cli.env", "list, play and check environments, and generate their data"),
 }

@@ -18,7 +18,7 @@ from openrlhf_gagpo.rollout.types import Episode
 from openrlhf_gagpo.runfolder import RunFolder
 from openrlhf_gagpo.training.table import StepTable
 
-__all__ = ["read_rollouts", "read_run"]
+__all__ = ["chosen_iterations", "read_rollouts", "read_run", "steps_of"]
 
 _VALUE = "value"
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
@@ -35,7 +35,7 @@ def read_run(path: Path, iterations: str | None) -> Source:
         ConfigError: its configuration cannot be resolved, or ``iterations`` is neither a number nor a range.
     """
     run = RunFolder.open(path)
-    chosen = _chosen(run, iterations)
+    chosen = chosen_iterations(run, iterations)
     config = resolve(["--config", str(run.config_path)])
     own = Own(config.get(ESTIMATOR), config.options(families()[0]))
     parts = []
@@ -43,17 +43,18 @@ def read_run(path: Path, iterations: str | None) -> Source:
         episodes, credit = _records(run.rollout_path(iteration))
         if config.algo.dynamic_filtering_enable:
             episodes = _filtered(episodes, config)
-        parts.append(_with_critic(_steps(episodes, credit, iteration), own.estimator))
+        parts.append(_with_critic(steps_of(episodes, credit, iteration), own.estimator))
     which = f"iteration {chosen[0]}" if len(chosen) == 1 else f"iterations {chosen[0]} to {chosen[-1]}"
     return Source(f"{run.path.resolve().name}, {which}", parts, own)
 
 
 def read_rollouts(path: Path) -> Source:
     """Read one file of recorded episodes. Raises ``RunFolderError`` if it is damaged or of another kind."""
-    return Source(path.name, [_steps(*_records(path))])
+    return Source(path.name, [steps_of(*_records(path))])
 
 
-def _chosen(run: RunFolder, iterations: str | None) -> list[int]:
+def chosen_iterations(run: RunFolder, iterations: str | None) -> list[int]:
+    """Return the recorded iterations that ``iterations`` names, with the errors of ``read_run``."""
     recorded = run.rollout_iterations()
     if not recorded:
         raise RunFolderError(f"{run.path} has no recorded episodes; train with --rollout.record all")
@@ -80,7 +81,8 @@ def _records(path: Path) -> tuple[list[Episode], dict[StepKey, dict[str, float]]
         raise RunFolderError(f"{path} cannot be read: {error.strerror or error}; give another file") from error
 
 
-def _steps(episodes: list[Episode], credit: dict[StepKey, dict[str, float]], iteration: int | None = None) -> Steps:
+def steps_of(episodes: list[Episode], credit: dict[StepKey, dict[str, float]], iteration: int | None = None) -> Steps:
+    """Return the steps of all episodes that were played to their end."""
     played, _ = drop_incomplete(episodes, min_group=1)
     columns = StepTable.from_episodes(played).columns()
     keys = list(zip(columns["group"], columns["traj"], columns["step"], strict=True))

@@ -12,7 +12,7 @@ from openrlhf_gagpo.credit import StepBatch
 from openrlhf_gagpo.credit.derive import following_states, step_ends, text_keys
 from openrlhf_gagpo.errors import StepBatchError, StepFileError
 
-__all__ = ["read_steps"]
+__all__ = ["COLUMNS", "read_steps"]
 
 _LARGEST = 10**9
 """Numbers of steps and tokens beyond it are a mistake."""
@@ -54,6 +54,8 @@ _OPTIONAL: Mapping[str, _Kind] = {
     "value": _NUMBER,
     "ig": _NUMBER,
 }
+COLUMNS = (*_REQUIRED, *_OPTIONAL)
+"""All names that a line may have and that are read."""
 _MAY_LACK = ("next_state", "ig")
 """Columns that some steps may have and others not."""
 

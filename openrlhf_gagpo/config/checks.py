@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 def check(config: Config) -> Plan:
     """Return the placement plan of ``config``, or raise ``ConfigError`` for the first problem."""
     plan = place(config)
-    for rule in (_backend, _batches, _algorithm, _correction, _filtering, _run_dir, _model):
+    for rule in (_backend, _batches, _algorithm, _correction, _filtering, _trackers, _run_dir, _model):
         for sentence in rule(config):
             raise ConfigError(sentence)
     for sentence in _local(config, plan) if BACKENDS[plan.backend].one_process else _distributed(config, plan):
@@ -175,6 +176,13 @@ def _idle(config: Config, switch: str, names: Iterable[str]) -> Iterator[str]:
     for name in names:
         if config.get(name) != Config.default(name):
             yield f"{_say(config, name)} has no effect without --{switch}; set that too, or remove it"
+
+
+def _trackers(config: Config) -> Iterator[str]:
+    wanted = {"logger.tensorboard_dir": "tensorboard", "logger.wandb.key": "wandb"}
+    for flag, package in wanted.items():
+        if config.get(flag) and find_spec(package) is None:
+            yield f"{_say(config, flag)} logs with {package}, which is not installed; install it, or leave the flag out"
 
 
 def _run_dir(config: Config) -> Iterator[str]:

@@ -24,6 +24,8 @@ from openrlhf_gagpo.training.settings import (
     LoopSettings,
     ObjectiveSettings,
     OptimizerSettings,
+    TrackerSettings,
+    WandbSettings,
 )
 
 __all__ = [
@@ -158,9 +160,28 @@ def backend_settings(config: Config) -> BackendSettings:
         optimizer=_optimizer(actor),
         critic=_critic(config) if uses_critic(config) else None,
         checkpoints=CheckpointSettings(Path(config.ckpt.path), Path(config.ckpt.output_dir), config.ckpt.max_num),
+        trackers=_trackers(config),
         gpus=place(config).gpus,
         device=train.device,
         threads=train.threads,
+    )
+
+
+def _trackers(config: Config) -> TrackerSettings:
+    chosen, account = config.logger, config.logger.wandb
+    return TrackerSettings(
+        every=chosen.logging_steps,
+        tensorboard=Path(chosen.tensorboard_dir) / account.run_name if chosen.tensorboard_dir else None,
+        wandb=WandbSettings(
+            key=account.key,
+            entity=account.org,
+            group=account.group,
+            project=account.project,
+            name=account.run_name,
+            config=config.to_dict()["values"],
+        )
+        if account.key
+        else None,
     )
 
 

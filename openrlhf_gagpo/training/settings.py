@@ -25,6 +25,8 @@ __all__ = [
     "LoopSettings",
     "ObjectiveSettings",
     "OptimizerSettings",
+    "TrackerSettings",
+    "WandbSettings",
 ]
 
 
@@ -145,6 +147,31 @@ class CheckpointSettings:
 
 
 @dataclass(frozen=True)
+class WandbSettings:
+    """A run at Weights & Biases."""
+
+    key: str = field(repr=False)
+    entity: str | None
+    group: str | None
+    project: str
+    name: str
+    config: Mapping[str, object] = field(repr=False)
+    """The values of all flags, without secrets."""
+
+
+@dataclass(frozen=True)
+class TrackerSettings:
+    """Where a run's metrics go besides its folder."""
+
+    every: int = 1
+    """Iterations between entries of training metrics."""
+    tensorboard: Path | None = None
+    """Folder of this run's TensorBoard files; None for none."""
+    wandb: WandbSettings | None = None
+    """None for no Weights & Biases."""
+
+
+@dataclass(frozen=True)
 class BackendSettings:
     """The settings of a backend."""
 
@@ -165,6 +192,7 @@ class BackendSettings:
     checkpoints: CheckpointSettings
     critic: CriticSettings | None = None
     """None if the estimator needs no critic."""
+    trackers: TrackerSettings = TrackerSettings()
     gpus: int = 0
     """GPUs that the placement needs; on a machine without GPUs they are logical ones, which only Ray counts."""
     device: str = "auto"

@@ -20,7 +20,7 @@ import pytest
 import agent_envs
 from agent_envs.testing import check_env
 from openrlhf_gagpo import credit
-from openrlhf_gagpo.cli import compare, env, show, view, warmstart
+from openrlhf_gagpo.cli import compare, env, export, show, view, warmstart
 from openrlhf_gagpo.cli import credit as credit_command
 from openrlhf_gagpo.cli import main as cli
 from openrlhf_gagpo.config import evaluating
@@ -41,6 +41,7 @@ PARSERS: dict[str, Callable[[Sequence[str]], Any]] = {
     "show": show._parser().parse_args,
     "view": view.parse,
     "credit": credit_command.parse,
+    "export": export.parse,
     "compare": compare.parse,
     "env": env.parse,
 }

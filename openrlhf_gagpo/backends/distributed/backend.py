@@ -29,12 +29,13 @@ from openrlhf_gagpo.backends.distributed.actors import PolicyActor, ReferenceAct
 from openrlhf_gagpo.backends.distributed.critic import CriticActor
 from openrlhf_gagpo.backends.distributed.engine import create_engines
 from openrlhf_gagpo.backends.distributed.experience import StepExperienceMaker
+from openrlhf_gagpo.backends.trackers import Trackers
 from openrlhf_gagpo.errors import RunError
 from openrlhf_gagpo.machine import cores
 from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, SamplingParams
 from openrlhf_gagpo.training.collate import TokenValues
 from openrlhf_gagpo.training.rows import MicroBatch, TokenRow, TrainingRow
-from openrlhf_gagpo.training.settings import BackendSettings, BatchSettings
+from openrlhf_gagpo.training.settings import BackendSettings, BatchSettings, TrackerSettings
 from openrlhf_gagpo.training.table import LOG_PROB
 from openrlhf_gagpo.training.values import value_columns
 
@@ -83,7 +84,7 @@ def _explained(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class StepTrainer(BasePPOTrainer):
-    """OpenRLHF's single controller with step-level experience, which owns the actor groups and the trackers."""
+    """OpenRLHF's single controller with step-level experience, which owns the actor groups."""
 
     def __init__(
         self,
@@ -155,6 +156,9 @@ class DistributedBackend:
         self.args.gagpo_objective = settings.objective
         # OpenRLHF's workers build its own loss too, which is not used and would refuse corrections that are ours.
         self.args.algo.advantage.is_correction_level = "off"
+        # OpenRLHF's loggers would send the key along with the other arguments; ours write the same series.
+        self.args.logger.wandb.key = self.args.logger.tensorboard_dir = None
+        self._trackers = Trackers(TrackerSettings())
         self.engines: list[Any] = []
         self._trainer: StepTrainer | None = None
         self._group: Any = None
@@ -170,6 +174,7 @@ class DistributedBackend:
     @_explained
     def start(self) -> dict[str, str]:
         args = self.args
+        self._trackers = Trackers(self.settings.trackers)
         started = time.perf_counter()
         self._connect()
         self._check_gpus()
@@ -322,11 +327,7 @@ class DistributedBackend:
         return totals
 
     def track(self, iteration: int, metrics: Mapping[str, float], *, evaluation: bool) -> None:
-        if not evaluation and iteration % self.args.logger.logging_steps:
-            return
-        for tracker in (self.trainer.wandb_logger, self.trainer.tensorboard_logger):
-            if tracker is not None:
-                (tracker.log_eval if evaluation else tracker.log_train)(iteration, metrics)
+        self._trackers.track(iteration, metrics, evaluation=evaluation)
 
     @_explained
     def save_checkpoint(self, tag: str, state: dict[str, Any]) -> None:
@@ -359,10 +360,7 @@ class DistributedBackend:
             ray.get(self.trainer.critic_model_group.async_save_model())
 
     def close(self) -> None:
-        if self._trainer is not None:
-            for tracker in (self.trainer.wandb_logger, self.trainer.tensorboard_logger):
-                if tracker is not None:
-                    tracker.close()
+        self._trackers.close()
         if not ray.is_initialized():
             return
         if self.engines:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -66,7 +67,8 @@ def _survivors(mark: str) -> list[int]:
 def whole(vault_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two iterations, uninterrupted, in a process of their own."""
     run = tmp_path_factory.mktemp("whole") / "run"
-    process = tiny_vault.start(tiny_vault.arguments(vault_model, run))
+    boards = run.with_name("boards")
+    process = tiny_vault.start(tiny_vault.arguments(vault_model, run, logger__tensorboard_dir=boards))
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert "iteration   2/2" in out
@@ -106,6 +108,14 @@ def test_a_run_leaves_everything_behind(whole: Path, vault_model: Path) -> None:
     assert model.generate(**prompt, max_new_tokens=4, do_sample=False).shape[1] > prompt["input_ids"].shape[1]
     start = AutoModelForCausalLM.from_pretrained(vault_model).state_dict()
     assert any(not torch.equal(start[name], value) for name, value in model.state_dict().items())
+
+
+def test_tensorboard_shows_what_the_folder_records(whole: Path) -> None:
+    run, board = RunFolder.open(whole), EventAccumulator(str(whole.with_name("boards") / "run")).Reload()
+    for series, rows in (("train/rollout/success", run.metrics()), ("eval/eval/success", run.evals())):
+        shown = [(event.step, event.value) for event in board.Scalars(series)]
+        recorded = [(row["iteration"], row[series.partition("/")[2]]) for row in rows]
+        assert shown == [(iteration, pytest.approx(value)) for iteration, value in recorded]
 
 
 def test_the_same_seed_gives_the_same_run(whole: Path, vault_model: Path, tmp_path: Path) -> None:

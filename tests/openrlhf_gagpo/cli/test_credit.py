@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
 
 from openrlhf_gagpo.cli.main import main
 from openrlhf_gagpo.rollout.records import read_records, write_episodes
@@ -95,6 +96,33 @@ def test_a_runs_own_advantages_come_out_bit_by_bit(
         assert {name: values[name] for name in names} == {name: found[key][other] for name, other in names.items()}
     assert f"{len(found)} of {len(found)} advantages that the run recorded are exactly those of gagpo" in out
     assert "run, iterations 1 to 2" in out
+
+
+def test_an_exported_iteration_has_exactly_the_same_credit(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", str(trained), "--format", "jsonl", "--out", str(tmp_path / "steps.jsonl")]) == 0
+    for source, name in ((trained, "run"), (tmp_path / "steps.jsonl", "file")):
+        options = ("--gamma", "0.9", "--lambd", "0.3", "--invalid_penalty", "0", "--inadmissible_penalty", "0.1")
+        credit(capsys, source, "--estimator", "gagpo", *options, "--output", tmp_path / name)
+    exported = lines(tmp_path / "steps.jsonl")
+    of_run, of_file = lines(tmp_path / "run"), lines(tmp_path / "file")
+    assert [{"iteration": 2, **row} for row in of_file] == of_run
+    names = ("advantage", "return", "value_proxy", "td_residual")
+    own = [{name: row[name] for name in names} for row in of_run]
+    assert [{name: row[name] for name in names} for row in exported] == own
+
+
+def test_exported_messages_encode_to_what_the_policy_read(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", str(trained), "--format", "messages", "--out", str(tmp_path / "sft.jsonl")]) == 0
+    tokenizer = AutoTokenizer.from_pretrained(trained / "model")
+    episodes = read_records(RunFolder.open(trained).rollout_path(2))[0]
+    steps = [step for episode in episodes for step in episode.steps]
+    written = [row["messages"] for row in lines(tmp_path / "sft.jsonl")]
+    assert [tokenizer.encode(prompt["content"]) for prompt, _ in written] == [step.prompt_ids for step in steps]
+    assert [answer["content"] for _, answer in written] == [step.response for step in steps]
 
 
 def test_the_last_iteration_is_the_default_and_its_diagnostics_are_those_logged(
