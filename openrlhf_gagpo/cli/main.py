@@ -23,6 +23,7 @@ COMMANDS = {
     "credit": ("openrlhf_gagpo.cli.credit", "compare the advantages of estimators on recorded steps"),
     "compare": ("openrlhf_gagpo.cli.compare", "run algorithms x settings x seeds and compare them"),
     "env": ("openrlhf_gagpo.cli.env", "list, play and check environments, and generate their data"),
+    "doctor": ("openrlhf_gagpo.cli.doctor", "check installation and machine, and say what to do"),
 }
 """Command -> module with ``main(argv)`` and a description. Modules are imported only when their command runs."""
 
