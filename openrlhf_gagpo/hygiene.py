@@ -12,6 +12,9 @@ DEFAULTS = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "VLLM_NO_USAGE_STATS": "1",
+    # The output of Ray's workers is kept in a file: as it is, without colours and without what repeats left out.
+    "RAY_COLOR_PREFIX": "0",
+    "RAY_DEDUP_LOGS": "0",
     # Rollouts fork after the tokenizers have started threads, which makes them warn on every fork without this.
     "TOKENIZERS_PARALLELISM": "false",
 }

@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 import os
+import re
 import runpy
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-__all__ = ["cores", "gpus", "has_cuda", "has_flash_attention", "torch_has_cuda"]
+__all__ = [
+    "GIB",
+    "Memory",
+    "cores",
+    "cpu_model",
+    "gpu_models",
+    "gpus",
+    "has_cuda",
+    "has_flash_attention",
+    "memory",
+    "process_memory_peak",
+    "summary",
+    "torch_has_cuda",
+]
+
+GIB = 2**30
+# Limit and use of a container, in version 2 and version 1 of control groups.
+_CGROUPS = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
 
 
 def gpus() -> int | None:
@@ -44,3 +63,69 @@ def has_flash_attention() -> bool:
 def cores() -> int:
     """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Main memory that this process may use, in bytes: a container's share where one is limited."""
+
+    total: int
+    available: int
+
+    @property
+    def used(self) -> int:
+        """What is taken, by whatever process."""
+        return self.total - self.available
+
+
+def memory() -> Memory | None:
+    """Return the memory of this machine or container; None where the system does not tell."""
+    try:
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        total, available = (int(lines[name].split()[0]) * 1024 for name in ("MemTotal", "MemAvailable"))
+    except (OSError, ValueError, KeyError):
+        return None
+    for limit_name, used_name in _CGROUPS:
+        try:
+            limit, used = (int((Path("/sys/fs/cgroup") / name).read_text()) for name in (limit_name, used_name))
+        except (OSError, ValueError):
+            continue
+        if limit < total:
+            return Memory(limit, max(0, min(available, limit - used)))
+    return Memory(total, available)
+
+
+def process_memory_peak() -> int:
+    """Return the most main memory that this process has held so far, in bytes."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def cpu_model() -> str:
+    """Return the name of the processor; "" where the system does not tell."""
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        return ""
+    return found[1].strip() if found else ""
+
+
+def gpu_models() -> list[str]:
+    """Return the names of all NVIDIA devices that the driver knows, also of those that are hidden from this process."""
+    names = []
+    for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        found = re.search(r"^Model:\s*(.+)$", file.read_text(errors="replace"), re.MULTILINE)
+        names.append(found[1].strip() if found else "unknown model")
+    return names
+
+
+def summary() -> dict[str, str]:
+    """Return what a run records about its machine: processor, cores, memory and GPUs."""
+    here, models = memory(), gpu_models()
+    return {
+        "cpu": cpu_model(),
+        "cores": str(cores()),
+        "memory": "" if here is None else f"{here.total / GIB:.1f} GiB",
+        "gpus": ", ".join(f"{models.count(name)} x {name}" for name in dict.fromkeys(models)) or "none",
+    }

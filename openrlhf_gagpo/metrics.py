@@ -43,6 +43,7 @@ GROUPS: dict[str, str] = {
     "eval": "Evaluation on held-out tasks; rows of `eval.jsonl`.",
     "time": "Seconds that each phase of the iteration took.",
     "env": "Work of the environment processes in this iteration.",
+    "machine": "Memory at the end of the iteration.",
 }
 
 _TABLE: tuple[tuple[str, str, str], ...] = (
@@ -209,6 +210,22 @@ _TABLE: tuple[tuple[str, str, str], ...] = (
     ("env/faults", "Failures reported by environments.", "count"),
     ("env/timeouts", "Calls abandoned because the environment did not answer in time.", "count"),
     ("env/restarts", "Environment processes replaced.", "count"),
+    (
+        "machine/memory_used_gib",
+        "Main memory taken on the machine (in the container, where one is limited) on which the run was started, by all"
+        " processes.",
+        "GiB",
+    ),
+    (
+        "machine/process_memory_peak_gib",
+        "Most main memory that the run's own process has held so far, without the processes that it started.",
+        "GiB",
+    ),
+    (
+        "machine/gpu_memory_peak_gib",
+        "Most GPU memory that PyTorch has held so far in this process; local backend on a GPU.",
+        "GiB",
+    ),
 )
 
 METRICS: dict[str, Metric] = {name: Metric(name, description, unit) for name, description, unit in _TABLE}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from time import perf_counter
 from types import TracebackType
 from typing import Any
 
@@ -30,6 +33,9 @@ class ProgressDisplay:
             console=self.console,
             transient=True,
             disable=not self.console.is_terminal,
+            # A console with a stream of its own is apart from what others write, and stays so.
+            redirect_stdout=self.console.file is sys.stdout,
+            redirect_stderr=self.console.file is sys.stdout,
         )
         self._task = self._progress.add_task("starting", total=None)
         self._won = 0
@@ -47,10 +53,25 @@ class ProgressDisplay:
         """Print a line above the progress display."""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
+    def stage(self, text: str, seconds: float) -> None:
+        """Print that a stage of the start has ended, and how long it took."""
+        self.note(f"{text:<24}{seconds:>6.1f} s")
+
+    @contextmanager
+    def timed(self, text: str) -> Iterator[None]:
+        """Print ``text`` as a stage when the block has ended without an error."""
+        started = perf_counter()
+        yield
+        self.stage(text, perf_counter() - started)
+
     def phase(self, iteration: int, name: str, episodes: int) -> None:
         self._won = 0
         title = f"iteration {iteration}/{self.iterations}: {name}" if iteration else name
         self._progress.reset(self._task, description=title, total=episodes or None)
+
+    def progress(self, name: str, done: int, total: int) -> None:
+        """Show that ``done`` of ``total`` pieces of ``name`` are finished."""
+        self._progress.update(self._task, description=name, completed=done, total=total)
 
     def episode(self, episode: Episode) -> None:
         self._won += episode.success

@@ -10,11 +10,14 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
+
 from agent_envs import EnvError, registry
 from openrlhf_gagpo import hygiene
 from openrlhf_gagpo.config.checks import env_options
 from openrlhf_gagpo.config.resolve import Config, resolve
 from openrlhf_gagpo.errors import ConfigError, RunError
+from openrlhf_gagpo.output import LibraryOutput
 from openrlhf_gagpo.progress import ProgressDisplay, summary_table
 from openrlhf_gagpo.runfolder import RunFolder
 
@@ -33,11 +36,18 @@ def run(config: Config) -> int:
     if Path(config.actor.model_name_or_path).is_dir():
         # Set before anything imports the hub's client, which reads it once.
         hygiene.stay_offline()
-    train_tasks, eval_tasks, record = _tasks(config)
-    tokenizer = _tokenizer(config)
+    with LibraryOutput(apart=config.console != "all") as libraries:
+        return _run(config, libraries)
+
+
+def _run(config: Config, libraries: LibraryOutput) -> int:
+    display = ProgressDisplay(config.train.num_iterations, Console(file=libraries.terminal))
+    with display.timed("environment ready"):
+        train_tasks, eval_tasks, record = _tasks(config)
+    tokenizer = _tokenizer(config, display)
     folder = _open_folder(config, tokenizer)
+    libraries.keep(folder.log_path)
     folder.add_environment(record)
-    display = ProgressDisplay(config.train.num_iterations)
     try:
         with folder.tracked(), terminate_as_interrupt(), display:
             _work(config, folder, display, train_tasks, eval_tasks, _unknown_token(tokenizer))
@@ -46,6 +56,10 @@ def run(config: Config) -> int:
         if any(folder.checkpoints_dir.iterdir()):
             display.note("continue from the last checkpoint with the same command and --ckpt.load_enable")
         return 130
+    except Exception:
+        if libraries.wrote:
+            display.note(f"the run failed; what the libraries wrote is in {folder.log_path}")
+        raise
     display.console.print(summary_table(folder.evals(), folder.metrics()))
     for row in folder.advice():
         display.note(f"advice since iteration {row['iteration']}: {row['text']}")
@@ -65,14 +79,15 @@ def _work(
     unknown_token: int | None,
 ) -> None:
     # Imports torch and the rest of the stack, after all cheap checks.
-    from openrlhf_gagpo import backends
-    from openrlhf_gagpo.config.settings import backend_settings, loop_settings
-    from openrlhf_gagpo.training.loop import Trainer
-    from openrlhf_gagpo.training.regime import Facts, Watch
+    with display.timed("backend imported"):
+        from openrlhf_gagpo import backends
+        from openrlhf_gagpo.config.settings import backend_settings, loop_settings
+        from openrlhf_gagpo.training.loop import Trainer
+        from openrlhf_gagpo.training.regime import Facts, Watch
 
-    backend = backends.create(config.backend, backend_settings(config), config.namespace())
+        backend = backends.create(config.backend, backend_settings(config), config.namespace())
     try:
-        facts = backend.start()
+        facts = backend.start(display.stage)
         folder.add_facts({**facts, "ready_at": datetime.now(UTC).isoformat(timespec="milliseconds")})
         display.note(f"run {folder.path}, {config.backend} backend on {facts['devices']}")
         settings = loop_settings(config, train_tasks, eval_tasks, unknown_token)
@@ -109,8 +124,9 @@ def _tasks(config: Config) -> tuple[Sequence[str], list[str], Mapping[str, objec
     return train, spread(evaluation, config.eval.tasks), record
 
 
-def _tokenizer(config: Config) -> Any:
-    from transformers import AutoTokenizer
+def _tokenizer(config: Config, display: ProgressDisplay) -> Any:
+    with display.timed("transformers imported"):
+        from transformers import AutoTokenizer
 
     try:
         return AutoTokenizer.from_pretrained(config.actor.model_name_or_path, trust_remote_code=True)
@@ -146,7 +162,9 @@ def _open_folder(config: Config, tokenizer: Any) -> RunFolder:
     )
 
 
-_MAY_CHANGE = ("ckpt.", "eval.", "logger.", "ray.", "env.workers", "report", "rollout.concurrency", "rollout.record")
+_MAY_CHANGE = (
+    "ckpt.", "console", "eval.", "logger.", "ray.", "env.workers", "report", "rollout.concurrency", "rollout.record"
+)  # fmt: skip
 
 
 def _check_same_run(config: Config, folder: RunFolder) -> None:

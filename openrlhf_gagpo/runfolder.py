@@ -1,8 +1,8 @@
 """The folder of one training run: its files, and how they stay readable when the run is killed at any moment.
 
 ===========================  =====================================================================================
-``run.json``                 state, start time, command line, seed, package versions, git commit, prompt hash, facts
-                             that the environment and the backend record
+``run.json``                 state, start time, command line, seed, package versions, git commit, machine, prompt hash,
+                             facts that the environment and the backend record
 ``config.yaml``              the resolved configuration with the origin of every value
 ``prompt.txt``               the resolved prompt template
 ``metrics.jsonl``            one JSON object per iteration
@@ -11,6 +11,7 @@
 ``rollouts/``                ``iter_00001.jsonl.gz`` and so on: the episodes of an iteration
 ``faults/``                  the traceback of each distinct failure of the environment, named as in the episodes
 ``checkpoints/``, ``model/`` training state; the exported final model
+``libraries.log``            what the libraries wrote to stdout and stderr; absent if they wrote nothing
 ``report.html``              written at the end
 ===========================  =====================================================================================
 """
@@ -33,7 +34,7 @@ from typing import Any, Literal
 
 import yaml
 
-from openrlhf_gagpo import __version__
+from openrlhf_gagpo import __version__, machine
 from openrlhf_gagpo.errors import RunFolderError
 from openrlhf_gagpo.files import write_atomic
 
@@ -71,6 +72,7 @@ class RunFolder:
         self.faults_dir = path / "faults"
         self.checkpoints_dir = path / "checkpoints"
         self.model_dir = path / "model"
+        self.log_path = path / "libraries.log"
         self.report_path = path / "report.html"
 
     @classmethod
@@ -123,6 +125,7 @@ class RunFolder:
                 "seed": seed,
                 "git_commit": git_commit(),
                 "python": sys.version.split()[0],
+                "machine": machine.summary(),
                 "packages": package_versions(packages),
                 "prompt_sha256": hashlib.sha256(prompt.encode()).hexdigest(),
             }

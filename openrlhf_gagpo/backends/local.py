@@ -24,8 +24,10 @@ from openrlhf_gagpo.backends.local_models import build_optimizer, eos_ids, load_
 from openrlhf_gagpo.backends.response_logits import ResponseLogits, response_logits
 from openrlhf_gagpo.backends.sampler import BatchSampler
 from openrlhf_gagpo.backends.trackers import Trackers
+from openrlhf_gagpo.machine import GIB
 from openrlhf_gagpo.rollout.player import EpisodePlayer, RolloutSettings
 from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, SamplingParams
+from openrlhf_gagpo.training.backend import OnStage, unnoticed
 from openrlhf_gagpo.training.collate import TokenValues, action_tensors, per_row
 from openrlhf_gagpo.training.objective import (
     LossScale,
@@ -61,7 +63,7 @@ class LocalBackend:
             raise RuntimeError("the backend has not been started")
         return self._player
 
-    def start(self) -> dict[str, str]:
+    def start(self, on_stage: OnStage = unnoticed) -> dict[str, str]:
         settings = self.settings
         started = time.perf_counter()
         if settings.threads:
@@ -86,7 +88,9 @@ class LocalBackend:
         self.critic = None if settings.critic is None else self._make_critic(settings.critic)
         self.sampler = BatchSampler(self.model, eos_ids(self.model, self.tokenizer), self.tokenizer.pad_token_id)
         self._player = self._runner.run(_make_player(settings.rollout, self.tokenizer))
-        return {"devices": str(self.device), "start_models_s": f"{time.perf_counter() - started:.1f}"}
+        loaded = time.perf_counter() - started
+        on_stage("model loaded" if self.critic is None else "models loaded", loaded)
+        return {"devices": str(self.device), "start_models_s": f"{loaded:.1f}"}
 
     def _load_model(self, path: str) -> Any:
         return load_model(AutoModelForCausalLM, path, "actor.model_name_or_path").to(self.device)
@@ -169,6 +173,8 @@ class LocalBackend:
         )
         self._name_weights()
         metrics = finish_metrics(totals, len(plan)) | {f"policy/{name}": value for name, value in steps.items()}
+        if self.device.type == "cuda":
+            metrics["machine/gpu_memory_peak_gib"] = torch.cuda.max_memory_allocated(self.device) / GIB
         return metrics | {"time/forward": forwarded - started, "time/update": time.perf_counter() - forwarded}
 
     def _sampled(self, rows: Sequence[TokenRow]) -> list[list[float]] | None:

@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from openrlhf_gagpo import hygiene
 from openrlhf_gagpo.cli.env_access import load_plugins, made, refusals
 from openrlhf_gagpo.cli.main import guarded
 from openrlhf_gagpo.config.evaluating import EvaluationConfig, resolve
 from openrlhf_gagpo.errors import ConfigError
+from openrlhf_gagpo.output import LibraryOutput
 from openrlhf_gagpo.policies import PolicySetting, PolicySource
 
 if TYPE_CHECKING:
@@ -33,14 +34,18 @@ def main(argv: Sequence[str]) -> int:
     given = resolve(argv)
     # Environments' packages may change it.
     command = list(sys.argv)
+    if isinstance(given, list):
+        _show(given, _console(sys.stdout))
+        return 0
+    with LibraryOutput() as libraries:
+        return _evaluate(given, command, _console(libraries.terminal), libraries)
+
+
+def _console(stream: IO[str]) -> Console:
     from rich.console import Console
 
     # Rows are wide, and a file has no width.
-    console = Console(highlight=False, soft_wrap=True)
-    if isinstance(given, list):
-        _show(given, console)
-        return 0
-    return _evaluate(given, command, console)
+    return Console(file=stream, highlight=False, soft_wrap=True)
 
 
 def _show(folders: Sequence[Path], console: Console) -> None:
@@ -50,7 +55,7 @@ def _show(folders: Sequence[Path], console: Console) -> None:
     console.print(table([EvaluationFolder(folder).result() for folder in folders]), markup=False, end="")
 
 
-def _evaluate(config: EvaluationConfig, command: Sequence[str], console: Console) -> int:
+def _evaluate(config: EvaluationConfig, command: Sequence[str], console: Console, libraries: LibraryOutput) -> int:
     from openrlhf_gagpo.evaluation.prices import read_price
     from openrlhf_gagpo.evaluation.protocol import environment_facts, settings_of
     from openrlhf_gagpo.evaluation.result import check_comparable
@@ -76,6 +81,7 @@ def _evaluate(config: EvaluationConfig, command: Sequence[str], console: Console
     kit = Kit(agent, source, prompts, config.rollout, config.sampling)
     session = Session(EvaluationFolder(config.out), plan, kit, source, source.label or config.policy.name, price)
     with session.folder.claim(settings, _about(config, command), prompt.text):
+        libraries.keep(session.folder.log_path)
         if not _play(session, config, console):
             return 130
         result = session.conclude()

@@ -24,6 +24,7 @@ COMMANDS = {
     "export": ("openrlhf_gagpo.cli.export", "write recorded episodes in formats that other programs read"),
     "compare": ("openrlhf_gagpo.cli.compare", "run algorithms x settings x seeds and compare them"),
     "env": ("openrlhf_gagpo.cli.env", "list, play and check environments, and generate their data"),
+    "doctor": ("openrlhf_gagpo.cli.doctor", "check installation and machine, and say what to do"),
 }
 """Command -> module with ``main(argv)`` and a description. Modules are imported only when their command runs."""
 

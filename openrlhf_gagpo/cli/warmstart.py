@@ -6,13 +6,20 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from openrlhf_gagpo import hygiene
 from openrlhf_gagpo.cli.env_access import OPTIONS
 from openrlhf_gagpo.errors import ConfigError, WarmstartError
+from openrlhf_gagpo.output import LibraryOutput
 from openrlhf_gagpo.warmstart.settings import WarmstartSettings
+
+if TYPE_CHECKING:
+    from agent_envs.base import TextEnv
+    from openrlhf_gagpo.progress import ProgressDisplay
+    from openrlhf_gagpo.warmstart.pipeline import WarmstartSummary
 
 __all__ = ["main", "parse"]
 
@@ -28,6 +35,8 @@ _FIELDS = {
     "env.split": "split",
     "rollout.history_length": "history_length",
     "rollout.list_actions": "list_actions",
+    "eval.tasks": "eval_tasks",
+    "env.eval_split": "eval_split",
 }
 
 
@@ -79,6 +88,15 @@ def _parser() -> argparse.ArgumentParser:
     flag(training, "seed", "seed of demonstrations, weights and shuffling", type=int)
     flag(training, "device", "where to train", choices=("auto", "cpu", "cuda"))
     flag(training, "threads", "PyTorch threads; more than a few slow down such a small model", type=int)
+
+    evaluation = parser.add_argument_group("evaluation of the saved model")
+    flag(
+        evaluation,
+        "eval.tasks",
+        "tasks on which its success is measured, each once sampled and once greedy; 0: no evaluation",
+        type=int,
+    )
+    flag(evaluation, "env.eval_split", "split of those tasks; unset: that of the demonstrations")
     return parser
 
 
@@ -115,10 +133,6 @@ def _use_one_gpu() -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
 
 
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-
-
 def _run(settings: WarmstartSettings) -> int:
     from agent_envs import registry
     from agent_envs.base import EnvError, UnknownTask
@@ -132,11 +146,22 @@ def _run(settings: WarmstartSettings) -> int:
         raise WarmstartError(str(error)) from error
     try:
         check_demonstrable(env, settings.split)
+        _check_evaluable(env, settings.eval_split)
         settings.claim_out()
         # Heavy imports come only after all checks above.
-        from openrlhf_gagpo.warmstart.pipeline import warm_start
+        from rich.console import Console
 
-        warm_start(settings, env, _say)
+        from openrlhf_gagpo.progress import ProgressDisplay
+
+        with LibraryOutput() as libraries, ProgressDisplay(0, Console(file=libraries.terminal)) as display:
+            # Imported here, because what it imports writes too.
+            with display.timed("libraries imported"):
+                from openrlhf_gagpo.warmstart.pipeline import warm_start
+
+            summary = warm_start(settings, env, display.note, partial(display.progress, "cloning"))
+            libraries.keep(settings.out / "libraries.log")
+            if settings.eval_tasks:
+                _measure(settings, env, summary, display)
     except UnknownTask as error:
         raise WarmstartError(str(error)) from error
     except EnvError as error:
@@ -144,6 +169,39 @@ def _run(settings: WarmstartSettings) -> int:
     finally:
         env.close()
     return 0
+
+
+def _check_evaluable(env: TextEnv, split: str | None) -> None:
+    """Raise ``WarmstartError`` for a split without tasks."""
+    if split is None:
+        return
+    try:
+        count = len(env.tasks(split))
+    except ValueError as error:
+        raise WarmstartError(str(error)) from error
+    if not count:
+        raise WarmstartError(f"The environment {env.name} has no tasks in its split {split!r}.")
+
+
+def _measure(settings: WarmstartSettings, env: TextEnv, summary: WarmstartSummary, display: ProgressDisplay) -> None:
+    """Print and record how often the saved model succeeds. Whatever happens here, the model is saved."""
+    from openrlhf_gagpo.evaluation import spread
+    from openrlhf_gagpo.warmstart.pipeline import write_record
+    from openrlhf_gagpo.warmstart.success import measure
+
+    split = settings.eval_split or settings.split
+    tasks = spread(env.tasks(split), settings.eval_tasks)
+    display.note(f"playing {2 * len(tasks)} episodes in {split} with it (--eval.tasks 0 skips this)")
+    display.phase(0, "evaluation", 2 * len(tasks))
+    try:
+        with display.timed("evaluation"):
+            success = measure(settings, tasks, summary.longest_answer, display.episode)
+    except KeyboardInterrupt:
+        display.note("interrupted; the model is saved")
+        return
+    for one in success:
+        display.note(str(one))
+    write_record(settings, summary, success)
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ class EvaluationFolder:
         self.samples_path = path / "episodes.jsonl"
         self.result_path = path / "result.json"
         self.row_path = path / "result.md"
+        self.log_path = path / "libraries.log"
 
     @contextmanager
     def claim(self, settings: Mapping[str, object], about: Mapping[str, object], prompt: str) -> Iterator[None]:

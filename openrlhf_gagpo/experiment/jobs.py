@@ -148,6 +148,7 @@ class StartJob:
             "env.split": config.env.split,
             "rollout.history_length": config.rollout.history_length,
             "rollout.list_actions": config.rollout.list_actions,
+            "eval.tasks": 0,  # Where it matters, compare evaluates starts by the cells' own plan.
         }
         return derived | dict(self.how.flags)
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from openrlhf_gagpo.errors import RunFolderError
 from openrlhf_gagpo.report.data import CategoryRate, Evaluation, Setting, config_table, evaluations, number
 from openrlhf_gagpo.report.episodes import PlayedEpisode, extremes, load_episodes
-from openrlhf_gagpo.report.figures import panels
+from openrlhf_gagpo.report.panels import Curves, panels
 from openrlhf_gagpo.report.template import environment
 from openrlhf_gagpo.runfolder import RunFolder
 
@@ -55,7 +59,8 @@ def build_report(run_dir: str | os.PathLike[str]) -> Path:
     by_split = evaluations(eval_rows)
     settings = config_table(run)
     headlines = [Headline(split, found[0], found[-1]) for split, found in by_split.items()]
-    samples, unread = _samples(run)
+    recorded, unread = _recorded(run)
+    figures, zero = panels(Curves(rows, eval_rows, by_split, _advantages(recorded)))
     templates = environment()
     templates.filters |= {"percent": _percent, "rate": _rate, "interval": _interval, "number": _number, "clip": _clip}
     info = run.info()
@@ -67,8 +72,9 @@ def build_report(run_dir: str | os.PathLike[str]) -> Path:
         advice=run.advice(),
         headlines=headlines,
         categories=[(h, table) for h in headlines if (table := _categories(h))],
-        panels=panels(rows, eval_rows, by_split),
-        samples=samples,
+        panels=figures,
+        zero=zero,
+        samples=[(at, label, played) for at, episodes in recorded.items() for label, played in extremes(episodes)],
         unread=unread,
         settings=settings,
         prompt=run.prompt(),
@@ -99,6 +105,9 @@ def _facts(info: Mapping[str, Any], settings: list[Setting], rows: list[dict[str
         ("Iterations", f"{done} of {planned}" if planned else done),
         ("Episodes", _total(rows, "rollout/episodes")),
         ("Environment steps", _total(rows, "rollout/steps")),
+        ("Hardware", _hardware(info)),
+        ("Total time", _total_time(info)),
+        ("Time to get ready", _duration(_between(info, info.get("started"), info.get("backend", {}).get("ready_at")))),
         ("Time in iterations", _duration(sum(_finite(rows, "time/iteration")))),
         ("Started", _moment(info.get("started", ""))),
         ("Ended", _moment(info.get("ended", ""))),
@@ -110,6 +119,33 @@ def _facts(info: Mapping[str, Any], settings: list[Setting], rows: list[dict[str
         ("Command", " ".join(map(str, info.get("command", [])))),
     ]
     return [(label, text) for label, text in facts if text and text != "none"]
+
+
+def _hardware(info: Mapping[str, Any]) -> str:
+    """Describe the machine that the run recorded, and what the backend computed on."""
+    machine, devices = info.get("machine", {}), info.get("backend", {}).get("devices", "")
+    cores = f"{machine['cores']} cores" if machine.get("cores") else ""
+    parts = [
+        " of ".join(filter(None, [cores, machine.get("cpu", "")])),
+        f"{machine['memory']} memory" if machine.get("memory") else "",
+        f"GPUs: {machine['gpus']}" if machine.get("gpus") else "",
+        f"ran on {devices}" if devices else "",
+    ]
+    return ", ".join(filter(None, parts))
+
+
+def _between(info: Mapping[str, Any], start: object, end: object) -> float:
+    """Return the seconds between two recorded moments; 0 if one is missing, or if the run was continued."""
+    if not (isinstance(start, str) and isinstance(end, str)) or info.get("resumed"):
+        return 0.0
+    return max(0.0, (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds())
+
+
+def _total_time(info: Mapping[str, Any]) -> str:
+    """Return the time from the start to the end; of a run that was continued, that says nothing."""
+    if times := len(info.get("resumed", [])):
+        return f"unknown: the run was continued {times} {'time' if times == 1 else 'times'}"
+    return _duration(_between(info, info.get("started"), info.get("ended")))
 
 
 def _finite(rows: list[dict[str, Any]], name: str) -> list[float]:
@@ -140,17 +176,27 @@ def _categories(headline: Headline) -> list[CategoryRow]:
     return [CategoryRow(name, before.get(name), after.get(name)) for name in sorted(before.keys() | after.keys())]
 
 
-def _samples(run: RunFolder) -> tuple[list[tuple[int, str, PlayedEpisode]], str]:
-    """Return the best and worst episode of the first and last recorded iteration, and a note on unreadable ones."""
-    recorded = run.rollout_iterations()
-    samples = []
+def _recorded(run: RunFolder) -> tuple[dict[int, list[PlayedEpisode]], str]:
+    """Return the episodes of the first and last recorded iteration, and a note on unreadable ones."""
+    iterations = run.rollout_iterations()
+    episodes = {}
     unread = []
-    for iteration in sorted({*recorded[:1], *recorded[-1:]}):
+    for iteration in sorted({*iterations[:1], *iterations[-1:]}):
         try:
-            samples += [(iteration, label, played) for label, played in extremes(load_episodes(run, iteration))]
+            episodes[iteration] = load_episodes(run, iteration)
         except RunFolderError as error:
             unread.append(str(error))
-    return samples, " ".join(unread)
+    return episodes, " ".join(unread)
+
+
+def _advantages(recorded: Mapping[int, Sequence[PlayedEpisode]]) -> dict[str, NDArray[np.float64]]:
+    """Return the advantages of all steps that have one, by iteration."""
+    return {
+        f"iteration {iteration}": np.array(
+            [advantage for played in episodes for _, advantage in played.rows if advantage is not None], dtype=float
+        )
+        for iteration, episodes in recorded.items()
+    }
 
 
 def _percent(share: float) -> str:

@@ -10,7 +10,7 @@ from types import MappingProxyType
 import numpy as np
 
 from openrlhf_gagpo.report.data import Points, points
-from openrlhf_gagpo.report.figures import PALETTE, band, draw_points, new_axes, save, share_axis
+from openrlhf_gagpo.report.figures import PALETTE, band, draw_points, new_axes, save, share_axis, show_legend
 from openrlhf_gagpo.runfolder import RunFolder
 from openrlhf_gagpo.stats import mean_interval
 
@@ -48,7 +48,7 @@ def plot_curve(
     if len(metrics) == 1:
         axes.set_ylabel(label)
     else:
-        axes.legend(frameon=False)
+        show_legend(axes)
     if all("success" in metric or metric.endswith("_share") for metric in metrics.values()):
         share_axis(axes)
     if title:

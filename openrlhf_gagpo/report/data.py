@@ -29,6 +29,11 @@ class Points:
         """Whether there is nothing to draw."""
         return not bool(np.isfinite(self.y).any())
 
+    @property
+    def zero(self) -> bool:
+        """Whether all values are 0."""
+        return not self.empty and not bool(self.y[np.isfinite(self.y)].any())
+
 
 @dataclass(frozen=True)
 class Setting:

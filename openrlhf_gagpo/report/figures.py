@@ -1,10 +1,9 @@
-"""The figures of the report. Each is a function of the run's rows that returns an SVG, or None without data."""
+"""What all figures share: colours, axes, lines, legends, and how a figure becomes part of a page."""
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike
 
-from openrlhf_gagpo.report.data import Evaluation, Points, points
+from openrlhf_gagpo.report.data import Points
 
 __all__ = [
     "INK",
@@ -25,14 +24,11 @@ __all__ = [
     "band",
     "draw_points",
     "new_axes",
-    "panels",
     "save",
     "share_axis",
     "show_legend",
     "svg_uri",
 ]
-
-Rows = Sequence[dict[str, Any]]
 
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#b8b8b8")
 """Colours that colour-blind readers can tell apart, also in grey print (after Okabe and Ito)."""
@@ -115,202 +111,17 @@ def share_axis(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
 
 
-def show_legend(axes: Axes) -> None:
-    """Add a legend if there is more than one series."""
-    if len(axes.get_legend_handles_labels()[1]) > 1:
-        with matplotlib.rc_context(_STYLE):
-            axes.legend(loc="best", ncols=2, handlelength=1.4, columnspacing=1.2)
-
-
-def _lines(rows: Rows, names: dict[str, str], *, shares: bool = False, log: bool = False) -> str | None:
-    """Draw several metrics (name -> label) on one pair of axes."""
-    figure, axes = new_axes()
-    drawn = [draw_points(axes, points(rows, n), label, PALETTE[i]) for i, (n, label) in enumerate(names.items())]
-    if not any(drawn):
-        return None
-    if shares:
-        share_axis(axes)
-    positive = np.concatenate([values[values > 0] for values in (points(rows, name).y for name in names)])
-    # Within one decade a log axis has no round labels and shows nothing that a linear one hides.
-    if log and positive.size and positive.max() > 10 * positive.min():
-        axes.set_yscale("log")
-    show_legend(axes)
-    return svg_uri(figure)
-
-
-def _success(rows: Rows, evals: dict[str, list[Evaluation]]) -> str | None:
-    figure, axes = new_axes()
-    drawn = draw_points(axes, points(rows, "rollout/success"), "training", PALETTE[6])
-    for color, (split, found) in zip(PALETTE, evals.items(), strict=False):
-        x, y, low, high = (np.array([getattr(e, k) for e in found]) for k in ("iteration", "success", "low", "high"))
-        drawn |= draw_points(axes, Points(x, y), split or "evaluation", color, marker="o")
-        band(axes, x, low, high, color)
-        rates = [(e.iteration, e.greedy.success) for e in found if e.greedy is not None]
-        greedy = Points(np.array([at for at, _ in rates]), np.array([rate for _, rate in rates]))
-        drawn |= draw_points(axes, greedy, f"{split} greedy".strip(), color, marker="s", linestyle="--")
-    if not drawn:
-        return None
-    share_axis(axes)
-    show_legend(axes)
-    return svg_uri(figure)
-
-
-def _with_eval(rows: Rows, eval_rows: Rows, train_name: str, eval_name: str) -> str | None:
-    figure, axes = new_axes()
-    drawn = draw_points(axes, points(rows, train_name), "training", PALETTE[6])
-    splits = sorted({str(row.get("split", "")) for row in eval_rows})
-    for color, split in zip(PALETTE, splits, strict=False):
-        of_split = [row for row in eval_rows if str(row.get("split", "")) == split]
-        drawn |= draw_points(axes, points(of_split, eval_name), split or "evaluation", color, marker="o")
-    if not drawn:
-        return None
-    show_legend(axes)
-    return svg_uri(figure)
-
-
-def _time(rows: Rows) -> str | None:
-    """Draw the seconds per phase, stacked; the rest of the iteration is "other"."""
-    phases = ("rollout", "credit", "forward", "update", "sync", "checkpoint", "eval")
-    series = {phase: points(rows, f"time/{phase}") for phase in phases}
-    total = points(rows, "time/iteration")
-    present = [s for s in (*series.values(), total) if not s.empty]
-    if not present:
-        return None
-    first, last = int(min(s.x.min() for s in present)), int(max(s.x.max() for s in present))
-    edges = np.arange(first, last + 2) - 0.5
-
-    def dense(s: Points) -> np.ndarray:
-        values = np.zeros(last - first + 1)
-        values[s.x.astype(int) - first] = np.nan_to_num(s.y)
-        return values
-
-    figure, axes = new_axes()
-    base = np.zeros(last - first + 1)
-    stack = {phase: dense(s) for phase, s in series.items() if not s.empty}
-    if not total.empty:
-        stack["other"] = np.maximum(0.0, dense(total) - sum(stack.values(), base))
-    for color, (phase, values) in zip(PALETTE, stack.items(), strict=False):
-        axes.stairs(base + values, edges, baseline=base, fill=True, color=color, label=phase)
-        base = base + values
-    axes.set_ylabel("seconds")
-    axes.set_ylim(bottom=0)
+def show_legend(axes: Axes, least: int = 2) -> None:
+    """Add a legend above the axes, where it hides nothing, if there are at least ``least`` series."""
     handles, labels = axes.get_legend_handles_labels()
-    with matplotlib.rc_context(_STYLE):
-        figure.legend(handles, labels, loc="outside upper center", ncols=4, handlelength=1.0, columnspacing=1.2)
-    return svg_uri(figure)
-
-
-def _advantages(rows: Rows) -> str | None:
-    figure, axes = new_axes()
-    low, high = points(rows, "credit/advantage_min"), points(rows, "credit/advantage_max")
-    drawn = draw_points(axes, high, "largest", PALETTE[5]) | draw_points(axes, low, "smallest", PALETTE[3])
-    drawn |= draw_points(axes, points(rows, "credit/advantage_iqr"), "interquartile range", PALETTE[0])
-    drawn |= draw_points(axes, points(rows, "credit/advantage_std"), "standard deviation", PALETTE[2])
-    if not drawn:
-        return None
-    show_legend(axes)
-    return svg_uri(figure)
-
-
-def panels(rows: Rows, eval_rows: Rows, evals: dict[str, list[Evaluation]]) -> list[Panel]:
-    """Return all figures for which the rows have data, in reading order."""
-    of: Callable[..., str | None] = _lines
-    candidates = [
-        (
-            "Success rate",
-            "Each iteration samples new training episodes; bands are 95 % intervals over the evaluated tasks.",
-            _success(rows, evals),
-        ),
-        (
-            "Return",
-            "Mean undiscounted sum of environment rewards of an episode.",
-            _with_eval(rows, eval_rows, "rollout/return", "eval/return"),
-        ),
-        (
-            "Episode length",
-            "Mean environment steps of an episode.",
-            _with_eval(rows, eval_rows, "rollout/episode_length", "eval/episode_length"),
-        ),
-        ("Gradient norm", "Before clipping.", of(rows, {"policy/grad_norm": "gradient norm"}, log=True)),
-        (
-            "KL divergence",
-            "From the reference model, and of the update itself; nats.",
-            of(rows, {"policy/kl_ref": "from reference", "policy/approx_kl": "of the update"}),
-        ),
-        (
-            "Entropy",
-            "Of the next-token distribution over response tokens; nats.",
-            of(rows, {"policy/entropy": "entropy"}),
-        ),
-        (
-            "Clipped ratios",
-            "Share of probability ratios in the clipped part of the objective.",
-            of(rows, {"policy/clip_share": "clip share"}),
-        ),
-        ("Advantages", "Spread and extremes over the steps of an iteration.", _advantages(rows)),
-        (
-            "Large advantages and idle groups",
-            "Steps whose advantage is above 1 or below -1; groups without spread; groups without any reward.",
-            of(
-                rows,
-                {
-                    "credit/advantage_abs_gt1_share": "|A| > 1",
-                    "credit/degenerate_group_share": "no spread",
-                    "credit/reward_free_group_share": "reward-free",
-                },
-                shares=True,
-            ),
-        ),
-        (
-            "State-group size",
-            "Mean number of steps that share a state within a rollout group.",
-            of(rows, {"credit/state_group_size_mean": "steps per state"}),
-        ),
-        (
-            "Singleton states",
-            "Share of steps whose state no other step of the group visited.",
-            of(rows, {"credit/singleton_share": "singletons"}, shares=True),
-        ),
-        (
-            "Responses",
-            "Shares of responses without the required form, of actions that were not possible, of responses cut by "
-            "the token limit, and of episodes cut by the step limit.",
-            of(
-                rows,
-                {
-                    "rollout/format_invalid_share": "malformed",
-                    "rollout/inadmissible_share": "inadmissible",
-                    "rollout/length_capped_share": "token limit",
-                    "rollout/truncated_share": "step limit",
-                },
-                shares=True,
-            ),
-        ),
-        (
-            "Sampler against trainer",
-            "Absolute difference of log-probabilities for the same tokens and weights; nats.",
-            of(
-                rows,
-                {"policy/sampling_logprob_diff_mean": "mean", "policy/sampling_logprob_diff_max": "largest"},
-                log=True,
-            ),
-        ),
-        (
-            "Left out and repaired",
-            "Episodes lost to environment failures, groups and steps left out of the update, prompts shortened or "
-            "too long, environment processes replaced.",
-            of(
-                rows,
-                {
-                    "rollout/faulted_episodes": "faulted episodes",
-                    "rollout/skipped_groups": "skipped groups",
-                    "credit/rows_dropped": "dropped steps",
-                    "rollout/prompts_cut": "shortened prompts",
-                    "rollout/prompts_too_long": "too long prompts",
-                    "env/restarts": "env restarts",
-                },
-            ),
-        ),
-        ("Time per iteration", "By phase.", _time(rows)),
-    ]
-    return [Panel(title, note, uri) for title, note, uri in candidates if uri is not None]
+    figure = axes.get_figure(root=True)
+    if figure is not None and len(labels) >= least:
+        with matplotlib.rc_context(_STYLE):
+            figure.legend(
+                handles,
+                labels,
+                loc="outside upper center",
+                ncols=min(4, len(labels)),
+                handlelength=1.2,
+                columnspacing=1.2,
+            )

@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, SamplingParams
 from openrlhf_gagpo.training.rows import TokenRow, TrainingRow
 
-__all__ = ["Backend"]
+__all__ = ["Backend", "OnStage", "unnoticed"]
+
+OnStage = Callable[[str, float], None]
+"""Called when a stage of the start has ended, with its name ("model loaded") and its seconds."""
+
+
+def unnoticed(text: str, seconds: float) -> None:
+    """Take no notice of a stage."""
 
 
 class Backend(Protocol):
@@ -20,7 +27,7 @@ class Backend(Protocol):
     Call ``start`` first, then the others in any order, and ``close`` last (also after a failed ``start``).
     """
 
-    def start(self) -> dict[str, str]:
+    def start(self, on_stage: OnStage = unnoticed) -> dict[str, str]:
         """Load models and start processes. Returns facts for the run record (devices, versions)."""
 
     def rollout(

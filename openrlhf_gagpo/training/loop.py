@@ -24,7 +24,7 @@ from openrlhf_gagpo.training import schedule
 from openrlhf_gagpo.training.backend import Backend
 from openrlhf_gagpo.training.rows import TrainingRow
 from openrlhf_gagpo.training.settings import LoopSettings
-from openrlhf_gagpo.training.summary import filter_metrics, rollout_metrics
+from openrlhf_gagpo.training.summary import filter_metrics, memory_metrics, rollout_metrics
 from openrlhf_gagpo.training.table import VALUE, StepTable
 
 __all__ = ["Observer", "Trainer"]
@@ -96,6 +96,7 @@ class Trainer:
                 with _timed(metrics, "time/sync"):
                     self.backend.sync()
             metrics |= {name: value - counted[name] for name, value in self.backend.env_stats().items()}
+        metrics |= memory_metrics()
         self.run.append_metrics(iteration, metrics)
         self.backend.track(iteration, metrics, evaluation=False)
         self.observer.iteration(iteration, metrics)

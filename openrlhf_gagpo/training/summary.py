@@ -1,15 +1,16 @@
-"""The numbers of ``metrics.jsonl`` that come from training episodes (see docs/metrics.md)."""
+"""The numbers of ``metrics.jsonl`` that come from training episodes and from the machine (see docs/metrics.md)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from openrlhf_gagpo import machine
 from openrlhf_gagpo.rollout.filtering import with_spread
 from openrlhf_gagpo.rollout.grouping import GroupReport
 from openrlhf_gagpo.rollout.types import Episode, Step
 from openrlhf_gagpo.stats import mean
 
-__all__ = ["filter_metrics", "rollout_metrics"]
+__all__ = ["filter_metrics", "memory_metrics", "rollout_metrics"]
 
 
 def rollout_metrics(
@@ -65,3 +66,10 @@ def filter_metrics(episodes: Sequence[Episode], kept: Sequence[Episode], draws: 
         "rollout/groups_kept": len({episode.group for episode in kept}),
         "rollout/draws": draws,
     }
+
+
+def memory_metrics() -> dict[str, float]:
+    """Return how much main memory is taken now, and the most that this process has held."""
+    here = machine.memory()
+    used = {} if here is None else {"machine/memory_used_gib": here.used / machine.GIB}
+    return used | {"machine/process_memory_peak_gib": machine.process_memory_peak() / machine.GIB}

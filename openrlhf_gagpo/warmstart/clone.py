@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,9 +16,12 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
     Trainer,
+    TrainerCallback,
+    TrainerState,
     TrainingArguments,
     set_seed,
 )
+from transformers.utils.logging import disable_progress_bar
 
 from openrlhf_gagpo.warmstart.demonstrations import Example
 from openrlhf_gagpo.warmstart.settings import WarmstartSettings
@@ -90,8 +93,28 @@ def collate(examples: Sequence[Example], pad_id: int) -> dict[str, torch.Tensor]
     }
 
 
-def clone(model: Qwen3ForCausalLM, examples: Sequence[Example], settings: WarmstartSettings) -> Score:
-    """Train ``model`` in place on ``examples`` (cosine schedule, AdamW) and score it on an even sample of them."""
+class _Steps(TrainerCallback):
+    """Says how far training is."""
+
+    def __init__(self, on_step: Callable[[int, int], None]) -> None:
+        self._on_step = on_step
+
+    def on_step_end(self, args: object, state: TrainerState, control: object, **kwargs: object) -> None:
+        self._on_step(state.global_step, state.max_steps)
+
+
+def clone(
+    model: Qwen3ForCausalLM,
+    examples: Sequence[Example],
+    settings: WarmstartSettings,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Score:
+    """Train ``model`` in place on ``examples`` (cosine schedule, AdamW) and score it on an even sample of them.
+
+    Args:
+        on_step: called after every optimizer step with the steps taken and the steps to take.
+    """
+    disable_progress_bar()
     pad_id = model.config.pad_token_id
     with tempfile.TemporaryDirectory() as scratch:
         arguments = TrainingArguments(
@@ -113,12 +136,14 @@ def clone(model: Qwen3ForCausalLM, examples: Sequence[Example], settings: Warmst
             save_strategy="no",
             logging_steps=100,
             report_to="none",
+            disable_tqdm=True,
         )
         trainer = Trainer(
             model=model,
             args=arguments,
             train_dataset=_Rows(examples),
             data_collator=lambda rows: collate(rows, pad_id),
+            callbacks=[] if on_step is None else [_Steps(on_step)],
         )
         trainer.train()
     return score(model, examples[:: -(-len(examples) // _SCORED_ROWS)], batch_size=settings.batch_size)

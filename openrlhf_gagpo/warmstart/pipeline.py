@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
 
 from agent_envs.base import TextEnv
 from openrlhf_gagpo.errors import PromptTooLong, WarmstartError
+from openrlhf_gagpo.files import write_atomic
 from openrlhf_gagpo.rollout.prompt import PromptBuilder
 from openrlhf_gagpo.warmstart.clone import build_model, clone
 from openrlhf_gagpo.warmstart.demonstrations import encode, play, texts
-from openrlhf_gagpo.warmstart.settings import WarmstartSettings
+from openrlhf_gagpo.warmstart.settings import ANSWER_TOKENS, WarmstartSettings
+from openrlhf_gagpo.warmstart.success import Success
 from openrlhf_gagpo.warmstart.tokenizer import build_tokenizer
 
-__all__ = ["SETTINGS_FILE", "WarmstartSummary", "warm_start"]
+__all__ = ["SETTINGS_FILE", "WarmstartSummary", "warm_start", "write_record"]
 
 SETTINGS_FILE = "warmstart.json"
-_ANSWER_TOKENS = 64
-"""Positions reserved for the answer."""
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,22 @@ class WarmstartSummary:
     examples: int
     longest_prompt: int
     """Tokens."""
+    longest_answer: int
+    """Tokens, end-of-sequence included."""
     loss: float
     token_accuracy: float
 
 
-def warm_start(settings: WarmstartSettings, env: TextEnv, say: Callable[[str], None]) -> WarmstartSummary:
+def warm_start(
+    settings: WarmstartSettings,
+    env: TextEnv,
+    say: Callable[[str], None],
+    on_step: Callable[[int, int], None] | None = None,
+) -> WarmstartSummary:
     """Clone noisy-expert episodes of ``env`` and save model, tokenizer and ``warmstart.json`` to ``settings.out``.
 
-    No file is written before training has finished. ``say`` is called with one line per stage. Raises
-    ``WarmstartError`` for prompts that do not fit.
+    No file is written before training has finished. ``say`` is called with one line per stage, ``on_step`` with the
+    optimizer steps taken and to take. Raises ``WarmstartError`` for prompts that do not fit.
     """
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise WarmstartError("--device cuda was given, but PyTorch sees no CUDA device; use --device cpu.")
@@ -61,7 +68,7 @@ def warm_start(settings: WarmstartSettings, env: TextEnv, say: Callable[[str], N
             action_tags=False,
             list_actions=settings.list_actions,
             chat_template="none",
-            max_prompt_tokens=settings.max_positions - _ANSWER_TOKENS,
+            max_prompt_tokens=settings.max_positions - ANSWER_TOKENS,
         )
 
     try:
@@ -80,7 +87,7 @@ def warm_start(settings: WarmstartSettings, env: TextEnv, say: Callable[[str], N
 
     model = build_model(settings, tokenizer)
     say(f"{model.num_parameters()} parameters")
-    result = clone(model, examples, settings)
+    result = clone(model, examples, settings, on_step)
     say(f"final loss {result.loss:.4f}, token accuracy {result.token_accuracy:.3f}")
 
     summary = WarmstartSummary(
@@ -90,12 +97,20 @@ def warm_start(settings: WarmstartSettings, env: TextEnv, say: Callable[[str], N
         demonstrator_success=success,
         examples=len(examples),
         longest_prompt=max(len(example.prompt_ids) for example in examples),
+        longest_answer=max(len(example.response_ids) for example in examples),
         loss=result.loss,
         token_accuracy=result.token_accuracy,
     )
     model.save_pretrained(settings.out)
     tokenizer.save_pretrained(settings.out)
-    record = {"settings": settings.to_dict(), "summary": asdict(summary)}
-    (settings.out / SETTINGS_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_record(settings, summary)
     say(f"saved to {settings.out}")
     return summary
+
+
+def write_record(settings: WarmstartSettings, summary: WarmstartSummary, success: Sequence[Success] = ()) -> None:
+    """Write ``warmstart.json``, with the model's success if it was measured."""
+    record: dict[str, object] = {"settings": settings.to_dict(), "summary": asdict(summary)}
+    if success:
+        record["success"] = [one.to_dict() for one in success]
+    write_atomic(settings.out / SETTINGS_FILE, json.dumps(record, indent=2) + "\n")

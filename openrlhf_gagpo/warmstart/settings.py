@@ -10,7 +10,10 @@ from typing import Any
 
 from openrlhf_gagpo.errors import WarmstartError
 
-__all__ = ["WarmstartSettings"]
+__all__ = ["ANSWER_TOKENS", "WarmstartSettings"]
+
+ANSWER_TOKENS = 64
+"""Positions reserved for the answer."""
 
 VLLM_CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 """Head sizes that the CPU attention backend of vLLM 0.29 supports; they also work on a GPU."""
@@ -48,6 +51,10 @@ class WarmstartSettings:
     seed: int = 0
     device: str = "auto"
     threads: int = 1
+    eval_tasks: int = 64
+    """Tasks on which the saved model's success is measured, each once sampled and once greedy; 0 for none."""
+    eval_split: str | None = None
+    """Split of those tasks; None for ``split``."""
 
     def check(self) -> None:
         """Raise ``WarmstartError`` for the first setting that cannot work."""
@@ -67,6 +74,8 @@ class WarmstartSettings:
                 raise WarmstartError(f"--{name} must be above 0, not {getattr(self, name)}.")
         if self.steps is not None and self.steps <= 0:
             raise WarmstartError(f"--steps must be above 0, not {self.steps}.")
+        if self.eval_tasks < 0:
+            raise WarmstartError(f"--eval.tasks must be 0 or more, not {self.eval_tasks}.")
         if self.history_length < 0:
             raise WarmstartError(f"--rollout.history_length must be 0 or more, not {self.history_length}.")
         if not 0.0 <= self.noise <= 1.0:

@@ -20,7 +20,7 @@ import pytest
 import agent_envs
 from agent_envs.testing import check_env
 from openrlhf_gagpo import credit
-from openrlhf_gagpo.cli import compare, env, export, show, view, warmstart
+from openrlhf_gagpo.cli import compare, doctor, env, export, show, view, warmstart
 from openrlhf_gagpo.cli import credit as credit_command
 from openrlhf_gagpo.cli import main as cli
 from openrlhf_gagpo.config import evaluating
@@ -44,6 +44,7 @@ PARSERS: dict[str, Callable[[Sequence[str]], Any]] = {
     "export": export.parse,
     "compare": compare.parse,
     "env": env.parse,
+    "doctor": doctor.parser().parse_args,
 }
 
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -33,6 +33,7 @@ from openrlhf_gagpo.backends.trackers import Trackers
 from openrlhf_gagpo.errors import RunError
 from openrlhf_gagpo.machine import cores
 from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, SamplingParams
+from openrlhf_gagpo.training.backend import OnStage, unnoticed
 from openrlhf_gagpo.training.collate import TokenValues
 from openrlhf_gagpo.training.rows import MicroBatch, TokenRow, TrainingRow
 from openrlhf_gagpo.training.settings import BackendSettings, BatchSettings, TrackerSettings
@@ -172,13 +173,14 @@ class DistributedBackend:
         return self._trainer
 
     @_explained
-    def start(self) -> dict[str, str]:
+    def start(self, on_stage: OnStage = unnoticed) -> dict[str, str]:
         args = self.args
         self._trackers = Trackers(self.settings.trackers)
         started = time.perf_counter()
         self._connect()
         self._check_gpus()
         connected = time.perf_counter()
+        on_stage("Ray started" if self._owns_ray else "Ray joined", connected - started)
         strategy = StepStrategy(
             seed=args.train.seed,
             full_determinism=args.train.full_determinism_enable,
@@ -212,14 +214,17 @@ class DistributedBackend:
         engines = [engine.prepare.remote(rollout, model, fast) for engine in self.engines]
         ray.get(refs)
         models = time.perf_counter()
+        on_stage("models loaded", models - connected)
         ray.get(engines)
+        ready = time.perf_counter()
+        on_stage("engine started" if len(engines) == 1 else f"{len(engines)} engines started", ready - connected)
         gpus = self.settings.gpus
         return {
             "devices": f"{gpus} GPU" if compat.cuda_available() else f"{gpus} logical GPU on the CPU",
             # Seconds from the start of each until it was ready; models and engines load concurrently.
             "start_ray_s": f"{connected - started:.1f}",
             "start_models_s": f"{models - connected:.1f}",
-            "start_engines_s": f"{time.perf_counter() - connected:.1f}",
+            "start_engines_s": f"{ready - connected:.1f}",
         }
 
     def _check_gpus(self) -> None:
@@ -259,7 +264,8 @@ class DistributedBackend:
         self._owns_ray = True
         options: dict[str, Any] = {
             "runtime_env": {"env_vars": _worker_variables()},
-            "log_to_driver": False,
+            # The workers' output joins this process's, which a run keeps in its folder.
+            "log_to_driver": True,
             "logging_level": logging.WARNING,
         }
         if self.args.ray.address:

@@ -72,7 +72,15 @@ def whole(vault_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert "iteration   2/2" in out
-    assert "Traceback" not in err
+    # The libraries write to a file in the run folder, and a file gets neither colours nor progress bars.
+    assert err == ""
+    assert [line.rsplit(maxsplit=2)[0] for line in out.splitlines()[:4]] == [
+        "environment ready",
+        "transformers imported",
+        "backend imported",
+        "model loaded",
+    ]
+    assert not {"\x1b", "\r"} & set(out)
     return run
 
 
@@ -90,6 +98,8 @@ def test_a_run_leaves_everything_behind(whole: Path, vault_model: Path) -> None:
     assert [row["iteration"] for row in run.metrics()] == [1, 2]
     assert [row["iteration"] for row in run.evals()] == [0, 1, 2]
     assert glossary.undocumented(run.metrics() + run.evals()) == set()
+    assert info["machine"]["cores"]
+    assert all(row["machine/process_memory_peak_gib"] > 0 for row in run.metrics())
     assert "<html" in run.report_path.read_text(encoding="utf-8")
 
     assert run.rollout_iterations() == [1, 2]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 from openrlhf_gagpo.cli.warmstart import main, parse
 from openrlhf_gagpo.errors import WarmstartError
 from openrlhf_gagpo.hygiene import DEFAULTS
-from openrlhf_gagpo.warmstart import pipeline
+from openrlhf_gagpo.warmstart import pipeline, success
 from openrlhf_gagpo.warmstart.settings import WarmstartSettings
 
 
@@ -45,6 +47,8 @@ def test_flags_become_settings(tmp_path: Path) -> None:
         ("--noise 1.5", "--noise"),
         ("--episodes 0", "--episodes"),
         ("--steps 0", "--steps"),
+        ("--eval.tasks -1", "--eval.tasks"),
+        ("--env.eval_split nowhere", "nowhere"),
         ("--lr nan", "--lr"),
         ("--hidden 64 --heads 4", "head size of 16"),
         ("--hidden 64 --heads 3", "head size"),
@@ -94,6 +98,37 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_work(
         capsys.readouterr().err
         == f"gagpo: error: --out {out} cannot be written: Not a directory; name another folder.\n"
     )
+
+
+SMALL = "--env.name vault --episodes 20 --steps 4 --hidden 32 --heads 1 --ffn 32"
+
+
+def test_success_of_the_saved_model_is_printed_and_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*SMALL.split(), "--eval.tasks", "6", "--env.eval_split", "test", "--out", str(tmp_path / "m")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "playing 12 episodes in test with it (--eval.tasks 0 skips this)" in lines
+    assert re.fullmatch(r"sampled success \d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\] on 6 tasks", lines[-2])
+    assert re.fullmatch(r"greedy success \d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\] on 6 tasks", lines[-1])
+    record = json.loads((tmp_path / "m" / "warmstart.json").read_text())
+    assert [(one["kind"], one["tasks"], one["faulted"]) for one in record["success"]] == [
+        ("sampled", 6, 0),
+        ("greedy", 6, 0),
+    ]
+
+
+def test_an_interrupted_evaluation_leaves_the_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(success, "measure", interrupted)
+    assert main([*SMALL.split(), "--out", str(tmp_path / "m")]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "interrupted; the model is saved"
+    assert (tmp_path / "m" / "model.safetensors").exists()
+    monkeypatch.setattr(success, "measure", lambda *_: pytest.fail("it was to be skipped"))
+    assert main([*SMALL.split(), "--eval.tasks", "0", "--out", str(tmp_path / "n")]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"saved to {tmp_path / 'n'}"
 
 
 def test_help_and_errors_import_nothing_heavy(tmp_path: Path) -> None:

@@ -39,7 +39,8 @@ def read(path: Path) -> str:
     parser = _Balance()
     parser.feed(html)
     assert parser.open == []
-    assert all(address.startswith("data:") for address in parser.loads)
+    assert all(address.startswith(("data:", "#")) for address in parser.loads)
+    assert all(f'id="{address[1:]}"' in html for address in parser.loads if address.startswith("#"))
     assert "url(" not in html
     assert "@import" not in html
     return html
@@ -61,7 +62,7 @@ def test_full_report(full: RunFolder) -> None:
     assert "4.7 %" in html
     assert "92.2 %" in html
     assert re.search(r"95 % interval 1\.6 to 12\.9 %, n = 64", html)
-    assert html.count("<figure>") == 15
+    assert html.count("<figure>") == 17
     assert "recipe examples/recipes/vault_demo.yaml" in html
     assert "24 of 24" in html
     assert "Iteration 1, best (success, then return): solved" in html
@@ -126,14 +127,14 @@ def test_one_iteration(bare: RunFolder) -> None:
     bare.append_metrics(1, training_row(1))
     bare.append_eval(0, eval_row(0, 8), split="valid")
     html = read(build_report(bare.path))
-    assert html.count("<figure>") == 15
+    assert html.count("<figure>") == 16
     assert "0.0 %" in html
 
 
 @pytest.mark.parametrize("name", sorted(training_row(1).keys() - {"rollout/episodes", "rollout/steps"}))
 def test_any_single_metric(bare: RunFolder, name: str) -> None:
     for i in (1, 2):
-        bare.append_metrics(i, {name: training_row(i)[name]})
+        bare.append_metrics(i, {name: training_row(i)[name] or 1.0})
     assert read(build_report(bare.path)).count("<figure>") == 1
 
 
