@@ -149,7 +149,9 @@ def test_a_run_continued_after_one_iteration_equals_a_whole_one(whole: Path, vau
 
 
 def _timeless(row: dict[str, object]) -> dict[str, object]:
-    return {name: value for name, value in row.items() if not name.startswith(("time/", "machine/")) and name != "split"}
+    return {
+        name: value for name, value in row.items() if not name.startswith(("time/", "machine/")) and name != "split"
+    }
 
 
 @pytest.mark.parametrize(
