@@ -36,7 +36,7 @@ demo: install
 	$(BIN)/gagpo warmstart --env.name vault --env.options max_steps=30 --episodes 500 --noise 0.55 --steps 130 \
 	    --out $(DEMO_DIR)/start --seed $(SEED)
 	$(BIN)/gagpo train --config examples/recipes/vault_demo.yaml --backend $(BACKEND) --train.seed $(SEED) \
-	    --actor.model_name_or_path $(DEMO_DIR)/start --run_dir $(DEMO_DIR)/run
+	    --actor.model_name_or_path $(DEMO_DIR)/start --run_dir $(DEMO_DIR)/run --eval.tasks 128
 
 # Side by side, but for the tests of the real stack: each of those starts processes enough for all cores.
 FAST_TESTS := $(BIN)/python -m pytest -m "not stack" -n $(JOBS) --dist worksteal
