@@ -76,7 +76,17 @@ class EpisodeFacts:
 
 
 class EpisodeFile(Protocol):
-    """A file with episodes, in whichever format; another format is one more class with these three."""
+    """A file with episodes, in whichever format; another format is one more class with these five."""
+
+    @property
+    def kept(self) -> bool:
+        """Whether facts of it are worth keeping on disk."""
+        ...
+
+    @property
+    def grows(self) -> bool:
+        """Whether this reader can go on after the file has changed; otherwise a new one is opened."""
+        ...
 
     @property
     def stamp(self) -> tuple[int, int]:

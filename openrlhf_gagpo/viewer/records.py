@@ -42,6 +42,9 @@ _MISSING: Mapping[str, Any] = {
 class RecordFile:
     """A file as ``rollout.records`` writes it. Fields that this release does not know are passed over."""
 
+    kept = True
+    grows = False
+
     def __init__(self, path: Path) -> None:
         self.path = path
         self._text = SeekableGzip(path)

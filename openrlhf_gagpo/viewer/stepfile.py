@@ -28,6 +28,9 @@ _CREDIT = {
 class StepLines:
     """A file of steps. Texts (``observation``, ``response``) and credit are shown where the lines have them."""
 
+    kept = False
+    grows = False
+
     def __init__(self, path: Path) -> None:
         self.path = path
 

@@ -1,8 +1,7 @@
 """The facts of all episodes of all sources, kept in memory and beside the records.
 
-A file of records never changes once it is whole, so its facts are written once to a small file in the hidden folder
-``.index`` beside it, which is valid for the size and the time of change that it names. Where that folder cannot be
-written, the facts live in memory only.
+The facts of a file are written to a small file in the hidden folder ``.index`` beside it, which is valid for the size
+and the time of change that it names. Where that folder cannot be written, the facts live in memory only.
 """
 
 from __future__ import annotations
@@ -153,7 +152,8 @@ class Store:
                 with self._lock:
                     entry = self._entries.get(part.path)
                     if entry is None or entry.stamp != stamp:
-                        entry = self._entries[part.path] = _Entry(part, part.open(), stamp)
+                        file = entry.file if entry is not None and entry.file.grows else part.open()
+                        entry = self._entries[part.path] = _Entry(part, file, stamp)
             except OSError:
                 # Removed between two looks: a run that resumes plays its last iterations again.
                 continue
@@ -171,7 +171,8 @@ class Store:
                 entry.problem = str(error)
                 rows = []
             else:
-                _write_index(entry, rows)
+                if entry.file.kept:
+                    _write_index(entry, rows)
         entry.facts = [facts.of_part(entry.part.number) for facts in rows]
         entry.ready = True
 
@@ -206,8 +207,6 @@ def _read_index(entry: _Entry) -> list[EpisodeFacts] | None:
 
 def _write_index(entry: _Entry, facts: Sequence[EpisodeFacts]) -> None:
     target = _index_path(entry.part.path)
-    if not target.name.endswith(".gz.json"):
-        return
     kept = {"version": _VERSION, "stamp": entry.stamp, "episodes": [item.row() for item in facts]}
     partial = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}.partial")
     with suppress(OSError):
