@@ -76,7 +76,7 @@ class EpisodeFacts:
 
 
 class EpisodeFile(Protocol):
-    """A file with episodes, in whichever format; another format is one more class with these five."""
+    """A file with episodes, in whichever format; another format is one more class with these four."""
 
     @property
     def kept(self) -> bool:
@@ -84,13 +84,8 @@ class EpisodeFile(Protocol):
         ...
 
     @property
-    def grows(self) -> bool:
-        """Whether this reader can go on after the file has changed; otherwise a new one is opened."""
-        ...
-
-    @property
-    def stamp(self) -> tuple[int, int]:
-        """Size and time of change; another stamp means another content."""
+    def unread(self) -> int:
+        """Bytes that a scan has to read. Raises ``OSError``."""
         ...
 
     def scan(self) -> list[EpisodeFacts]:

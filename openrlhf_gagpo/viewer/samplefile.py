@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,44 +18,43 @@ class SampleFile:
     """``episodes.jsonl`` of an evaluation. Every trial of an agent is an episode; none has credit."""
 
     kept = True
-    grows = True
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, known: Sequence[EpisodeFacts] = ()) -> None:
+        """Open the file.
+
+        Args:
+            known: what ``scan`` found before the file grew; only the lines after it are read again.
+        """
         self.path = path
         self._folder = EvaluationFolder(path.parent)
-        self._lock = threading.Lock()
-        self._found: dict[str, list[EpisodeFacts]] = {}
-        self._count = 0
-        self._end = 0
+        self._known = known if self._grew_from(_end(known)) else ()
 
     @property
-    def stamp(self) -> tuple[int, int]:
-        """Size and time of change."""
-        found = self.path.stat()
-        return found.st_size, found.st_mtime_ns
+    def unread(self) -> int:
+        """Bytes that a scan has to read."""
+        return self.path.stat().st_size - _end(self._known)
 
     def scan(self) -> list[EpisodeFacts]:
         """Read the facts of all trials, of a sample that was played again only the last ones.
-
-        A second call reads only the lines that were appended since the first.
 
         Raises:
             EvaluationError: a line is not a sample.
             OSError: the file cannot be read.
         """
-        with self._lock:
-            if not self._only_grew():
-                self._found, self._count, self._end = {}, 0, 0
-            for line in self._folder.sample_lines(self._end):
-                # Out of the dictionary first, so that it stands in the order of the file.
-                self._found.pop(line.sample.identity, None)
-                self._found[line.sample.identity] = [
-                    EpisodeFacts.of(trial, self._count + number, line.offset, line.size)
-                    for number, trial in enumerate(line.sample.trials)
-                ]
-                self._count += len(line.sample.trials)
-                self._end = line.offset + line.size
-            return [facts for trials in self._found.values() for facts in trials]
+        lines: dict[int, list[EpisodeFacts]] = {}
+        for facts in self._known:
+            lines.setdefault(facts.offset, []).append(facts)
+        found = {trials[0].trajectory: trials for trials in lines.values()}
+        count = max((facts.number + 1 for facts in self._known), default=0)
+        for line in self._folder.sample_lines(_end(self._known)):
+            # Out of the dictionary first, so that it stands in the order of the file.
+            found.pop(line.sample.identity, None)
+            found[line.sample.identity] = [
+                EpisodeFacts.of(trial, count + number, line.offset, line.size)
+                for number, trial in enumerate(line.sample.trials)
+            ]
+            count += len(line.sample.trials)
+        return [facts for trials in found.values() for facts in trials]
 
     def read(self, chosen: Sequence[EpisodeFacts]) -> list[PlayedEpisode]:
         """Read the chosen trials in full, with the errors of ``scan``."""
@@ -72,8 +70,14 @@ class SampleFile:
     def _trials(self, offset: int) -> list[Episode]:
         return next((line.sample.trials for line in self._folder.sample_lines(offset)), [])
 
-    def _only_grew(self) -> bool:
-        """Whether what was read is still there, as far as can be told without reading it."""
+    def _grew_from(self, end: int) -> bool:
+        """Whether a line still ends at byte ``end``; a file that was rewritten hardly has one there."""
+        if end == 0:
+            return True
         with self.path.open("rb") as file:
-            file.seek(max(0, self._end - 1))
-            return self._end == 0 or file.read(1) == b"\n"
+            file.seek(end - 1)
+            return file.read(1) == b"\n"
+
+
+def _end(known: Sequence[EpisodeFacts]) -> int:
+    return max((facts.offset + facts.size for facts in known), default=0)

@@ -12,7 +12,7 @@ from typing import Literal
 from openrlhf_gagpo.errors import ConfigError, RunFolderError
 from openrlhf_gagpo.evaluation.store import EvaluationFolder, is_evaluation
 from openrlhf_gagpo.runfolder import RunFolder
-from openrlhf_gagpo.viewer.facts import EpisodeFile
+from openrlhf_gagpo.viewer.facts import EpisodeFacts, EpisodeFile
 from openrlhf_gagpo.viewer.records import RecordFile
 from openrlhf_gagpo.viewer.samplefile import SampleFile
 from openrlhf_gagpo.viewer.stepfile import StepLines
@@ -36,10 +36,14 @@ class Part:
     """The iteration in a run, otherwise the position among the files, from 1."""
     path: Path
 
-    def open(self) -> EpisodeFile:
-        """Return the reader of its format."""
+    def open(self, known: Sequence[EpisodeFacts] = ()) -> EpisodeFile:
+        """Return the reader of its format.
+
+        Args:
+            known: the facts of the file before it changed; of use where files grow.
+        """
         if _is_samples(self.path):
-            return SampleFile(self.path)
+            return SampleFile(self.path, known)
         with self.path.open("rb") as file:
             packed = file.read(2) == _GZIP
         return RecordFile(self.path) if packed or self.path.name.endswith(_RECORDS) else StepLines(self.path)

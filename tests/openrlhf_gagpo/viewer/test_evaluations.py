@@ -180,8 +180,7 @@ def test_an_evaluation_is_followed_while_it_is_played(tmp_path: Path) -> None:
 
 def test_only_new_lines_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = written(tmp_path / "e", everything()[:3])
-    file = SampleFile(folder.samples_path)
-    first = file.scan()
+    first = SampleFile(folder.samples_path).scan()
     assert [facts.number for facts in first] == [0, 1, 2, 3]
     begun: list[int] = []
     actual = EvaluationFolder.sample_lines
@@ -193,6 +192,7 @@ def test_only_new_lines_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(EvaluationFolder, "sample_lines", noted)
     # A sample that is played again takes the place of the first one.
     written(folder.path, [sample(1, True), sample(5, False)])
+    file = SampleFile(folder.samples_path, first)
     again = file.scan()
     assert begun == [first[-1].offset + first[-1].size]
     assert [(facts.number, facts.outcome) for facts in again if facts.trajectory == "evalg0t1"] == [(4, "solved")]
@@ -202,7 +202,7 @@ def test_only_new_lines_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     # A file that became shorter is another one.
     folder.samples_path.write_bytes(b"")
     folder.append(sample(0, True))
-    assert [facts.number for facts in file.scan()] == [0]
+    assert [facts.number for facts in SampleFile(folder.samples_path, again).scan()] == [0]
     with pytest.raises(EvaluationError, match="look again"):
         file.read([replace(again[1], offset=0)])
 
@@ -214,6 +214,23 @@ def test_facts_are_kept_beside_the_samples(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(SampleFile, "scan", lambda self: [])
     later = Store([folder.path])
     assert later.listing(later.sources()[0], wait=True).episodes == found
+
+
+def test_a_long_file_is_read_behind_and_then_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("openrlhf_gagpo.viewer.store._INLINE_BYTES", 12_000)
+    folder = written(tmp_path / "e", everything())
+    assert folder.samples_path.stat().st_size > 12_000
+    store = Store([folder.path])
+    (source,) = store.sources()
+    assert store.listing(source).waiting == 1
+    worker = store._worker
+    assert worker is not None
+    worker.join(timeout=60)
+    assert len(store.listing(source).episodes) == 7
+    # What was appended since is little, so that nobody has to wait for it.
+    folder.append(sample(1, True))
+    listing = store.listing(source)
+    assert (listing.waiting, [facts.number for facts in listing.episodes]) == (0, [0, 2, 3, 4, 5, 6, 7])
 
 
 def test_damage_is_named(tmp_path: Path) -> None:
