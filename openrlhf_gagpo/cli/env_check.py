@@ -20,6 +20,7 @@ from agent_envs.testing import find_breach
 from agent_envs.workers import RESET_TIMEOUT_S, EnvPool, Session
 from openrlhf_gagpo.cli.env_access import refusals
 from openrlhf_gagpo.errors import ConfigError, PromptTemplateError, RunError
+from openrlhf_gagpo.report.visible import visible
 from openrlhf_gagpo.rollout.contract import sound_reset, sound_step
 from openrlhf_gagpo.rollout.prompt import PromptBuilder
 
@@ -115,7 +116,7 @@ def _failures() -> Iterator[None]:
         yield
     except EnvFault as fault:
         if not fault.refused:
-            sys.stdout.write(fault.details)
+            sys.stdout.write(visible(fault.details))
         raise RunError(str(fault).rstrip(".")) from fault
     except (EnvError, ValueError) as error:
         raise RunError(str(error).rstrip(".")) from error
@@ -157,7 +158,7 @@ async def _check_contract(pool: EnvPool, splits: Sequence[str], sample: int) -> 
     begin = time.perf_counter()
     breach = await pool.inspect(find_breach, splits, sample, timeout=RESET_TIMEOUT_S * len(splits))
     if breach is not None:
-        sys.stdout.write(breach.details)
+        sys.stdout.write(visible(breach.details))
         raise RunError(f"the contract of environments is broken: {breach.sentence}")
     seconds = time.perf_counter() - begin
     _say("contract", f"kept in {', '.join(splits)}, with up to {sample} tasks of each, in {seconds:.2f} s")
@@ -225,4 +226,4 @@ def _say(what: str, *lines: str) -> None:
 
 def _say_all(what: str, lines: Iterable[str]) -> None:
     for number, line in enumerate(lines):
-        sys.stdout.write(f"{'' if number else what:<12} {line}\n")
+        sys.stdout.write(f"{'' if number else what:<12} {visible(line)}\n")

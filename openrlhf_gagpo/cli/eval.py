@@ -17,6 +17,7 @@ from openrlhf_gagpo.config.evaluating import EvaluationConfig, resolve
 from openrlhf_gagpo.errors import ConfigError
 from openrlhf_gagpo.output import LibraryOutput
 from openrlhf_gagpo.policies import PolicySetting, PolicySource
+from openrlhf_gagpo.report.visible import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -168,8 +169,8 @@ def _report(result: Mapping[str, Any], session: Session, console: Console) -> No
     for name, entry in categories.items():
         success = entry["success"]
         console.print(
-            f"{name}: success {success['mean']:.3f} [{success['low']:.3f}, {success['high']:.3f}] on {entry['tasks']} "
-            "tasks",
+            f"{visible(name)}: success {success['mean']:.3f} [{success['low']:.3f}, {success['high']:.3f}] on "
+            f"{entry['tasks']} tasks",
             markup=False,
         )
     console.print(f"result: {session.folder.result_path}", markup=False)

@@ -11,6 +11,7 @@ from importlib import import_module
 
 from openrlhf_gagpo import __version__, hygiene
 from openrlhf_gagpo.errors import ConfigError, GagpoError
+from openrlhf_gagpo.report.visible import visible
 
 __all__ = ["COMMANDS", "guarded", "main"]
 
@@ -47,7 +48,8 @@ def guarded(command: Callable[[list[str]], int | None], argv: list[str]) -> int:
     try:
         return command(argv) or 0
     except GagpoError as error:
-        sys.stderr.write(f"gagpo: error: {error}\n")
+        # It may quote an environment or an endpoint.
+        sys.stderr.write(f"gagpo: error: {visible(str(error))}\n")
         return error.exit_status
     except KeyboardInterrupt:
         sys.stderr.write("gagpo: interrupted\n")

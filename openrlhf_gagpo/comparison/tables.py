@@ -12,6 +12,7 @@ from openrlhf_gagpo.comparison.agreement import Agreement
 from openrlhf_gagpo.comparison.compute import Credit
 from openrlhf_gagpo.comparison.steps import Source
 from openrlhf_gagpo.credit.statistics import ROUNDING
+from openrlhf_gagpo.report.visible import visible
 
 __all__ = ["agreement_table", "cell", "diagnostic_names", "diagnostics_table", "step_rows", "step_table"]
 
@@ -45,8 +46,8 @@ def step_table(source: Source, credits: Sequence[Credit], rows: int) -> Table:
             min_width=_NARROWEST_KEY if text else max(_NUMBER, len(name)),
         )
     for row in cells:
-        # As text, because keys may contain square brackets.
-        table.add_row(*map(Text, row))
+        # As text, because keys may contain square brackets; and never obeyed by a terminal.
+        table.add_row(*(Text(visible(text)) for text in row))
     return table
 
 

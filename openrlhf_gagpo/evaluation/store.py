@@ -16,7 +16,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,26 @@ from openrlhf_gagpo.evaluation.samples import Sample
 from openrlhf_gagpo.files import write_atomic
 from openrlhf_gagpo.rollout.types import Episode, Step, Usage
 
-__all__ = ["EvaluationFolder"]
+__all__ = ["EvaluationFolder", "SampleLine", "is_evaluation"]
 
 _FORMAT = 1
+
+
+def is_evaluation(path: Path) -> bool:
+    """Return whether the folder ``path`` looks like one of an evaluation."""
+    folder = EvaluationFolder(path)
+    return folder.protocol_path.is_file() and folder.prompt_path.is_file()
+
+
+@dataclass(frozen=True)
+class SampleLine:
+    """A finished sample and the place of its line in ``episodes.jsonl``."""
+
+    sample: Sample
+    offset: int
+    """Of the line's first byte."""
+    size: int
+    """In bytes, with the end of the line."""
 
 
 class EvaluationFolder:
@@ -103,20 +120,25 @@ class EvaluationFolder:
         """
         if not self.samples_path.exists():
             return {}
-        found: dict[str, Sample] = {}
+        return {line.sample.identity: line.sample for line in self.sample_lines()}
+
+    def sample_lines(self, offset: int = 0) -> Iterator[SampleLine]:
+        """Yield the samples line by line, all of those that were played again, with the errors of ``samples``.
+
+        Args:
+            offset: of the first byte of the line to begin with.
+        """
         with self.samples_path.open("rb") as lines:
-            for number, line in enumerate(lines, start=1):
+            lines.seek(offset)
+            for line in lines:
                 if not line.endswith(b"\n"):
                     break
                 try:
                     sample = _sample(json.loads(line))
                 except (ValueError, TypeError, KeyError):
-                    raise EvaluationError(
-                        f"{self.samples_path} is damaged in line {number}; remove that line, and its task is played "
-                        "again"
-                    ) from None
-                found[sample.identity] = sample
-        return found
+                    raise self._damaged(offset) from None
+                yield SampleLine(sample, offset, len(line))
+                offset += len(line)
 
     def append(self, sample: Sample) -> None:
         """Append a finished sample and force it to disk."""
@@ -142,6 +164,13 @@ class EvaluationFolder:
         except (OSError, ValueError):
             raise EvaluationError(f"{self.result_path} cannot be read; run the command of {self.path} again") from None
         return found
+
+    def _damaged(self, offset: int) -> EvaluationError:
+        with self.samples_path.open("rb") as lines:
+            number = lines.read(offset).count(b"\n") + 1
+        return EvaluationError(
+            f"{self.samples_path} is damaged in line {number}; remove that line, and its task is played again"
+        )
 
     def _check_same(self, before: Mapping[str, object], now: Mapping[str, object]) -> None:
         for name in sorted(before.keys() | now.keys()):

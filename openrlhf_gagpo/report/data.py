@@ -12,7 +12,7 @@ import numpy as np
 from openrlhf_gagpo.runfolder import RunFolder
 from openrlhf_gagpo.stats import wilson_interval
 
-__all__ = ["CategoryRate", "Evaluation", "Points", "Setting", "config_table", "evaluations", "points"]
+__all__ = ["CategoryRate", "Evaluation", "Points", "Setting", "config_table", "evaluations", "points", "value_table"]
 
 _CATEGORY = "eval/success/"
 
@@ -132,6 +132,11 @@ def config_table(run: RunFolder) -> list[Setting]:
     origins = _flatten(origins) if isinstance(origins, Mapping) else {}
     flat = _flatten({k: v for k, v in values.items() if values is not config or k != "origins"})
     return [Setting(name, _text(value), _origin(name, origins)) for name, value in flat.items()]
+
+
+def value_table(values: Mapping[str, Any]) -> list[Setting]:
+    """Return values of unknown origin as dotted names, in their order."""
+    return [Setting(name, _text(value), "") for name, value in _flatten(values).items()]
 
 
 def _origin(name: str, origins: Mapping[str, Any]) -> str:

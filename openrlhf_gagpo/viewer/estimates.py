@@ -44,7 +44,8 @@ class Estimates:
     def get(self, source: Source, part: int, estimator: str) -> Estimate:
         """Compute the credit of all steps of a file, as an iteration of training does.
 
-        The estimator that a run was trained with has the options of the run, any other its defaults.
+        The trials of a task form a group in an evaluation. The estimator that a run was trained with has the options of
+        the run, any other its defaults.
         """
         path = next((item.path for item in source.parts() if item.number == part), source.path)
         key = (source.key, part, path.stat().st_mtime_ns, estimator)
@@ -60,11 +61,16 @@ class Estimates:
 def _estimate(source: Source, part: int, estimator: str) -> Estimate:
     # Imported here, since resolving a configuration is slow and most pages show one estimator.
     from openrlhf_gagpo.comparison.compute import compute
+    from openrlhf_gagpo.comparison.recorded import steps_of
     from openrlhf_gagpo.comparison.source import read_source
+    from openrlhf_gagpo.comparison.steps import Source as Steps
 
     try:
         chosen = get(estimator)
-        if source.is_run:
+        if source.evaluation is not None:
+            trials = [trial for sample in source.evaluation.samples().values() for trial in sample.trials]
+            steps = Steps(source.title, [steps_of(trials, {})])
+        elif source.is_run:
             steps = read_source(source.path, str(part))
         else:
             steps = read_source(next(item.path for item in source.parts() if item.number == part))

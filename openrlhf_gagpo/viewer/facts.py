@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
 from openrlhf_gagpo.report.episodes import PlayedEpisode
@@ -68,19 +68,27 @@ class EpisodeFacts:
 
     def row(self) -> list[Any]:
         """Return all fields except ``part``, as they are kept on disk."""
-        return list(astuple(self)[:-1])
+        return [getattr(self, name) for name in _KEPT]
 
     def of_part(self, part: int) -> EpisodeFacts:
         """Return the same facts in another part."""
         return replace(self, part=part)
 
 
+_KEPT = tuple(field.name for field in fields(EpisodeFacts))[:-1]
+
+
 class EpisodeFile(Protocol):
-    """A file with episodes, in whichever format; another format is one more class with these three."""
+    """A file with episodes, in whichever format; another format is one more class with these four."""
 
     @property
-    def stamp(self) -> tuple[int, int]:
-        """Size and time of change; another stamp means another content."""
+    def kept(self) -> bool:
+        """Whether facts of it are worth keeping on disk."""
+        ...
+
+    @property
+    def unread(self) -> int:
+        """Bytes that a scan has to read. Raises ``OSError``."""
         ...
 
     def scan(self) -> list[EpisodeFacts]:

@@ -8,12 +8,14 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from openrlhf_gagpo.errors import GagpoError, RunFolderError
-from openrlhf_gagpo.report.data import Setting, config_table
+from openrlhf_gagpo.evaluation.store import EvaluationFolder
+from openrlhf_gagpo.report.data import Setting, config_table, value_table
 from openrlhf_gagpo.report.episodes import PlayedEpisode
 from openrlhf_gagpo.rollout.types import Step
 from openrlhf_gagpo.runfolder import RunFolder
 from openrlhf_gagpo.viewer.curves import AXES, FAMILIES, RunRows, panels
 from openrlhf_gagpo.viewer.estimates import Estimates
+from openrlhf_gagpo.viewer.evaluated import evaluated
 from openrlhf_gagpo.viewer.facts import OUTCOMES, EpisodeFacts, outcome
 from openrlhf_gagpo.viewer.graph import GroupGraph, mean
 from openrlhf_gagpo.viewer.render import render, scale_of
@@ -68,7 +70,9 @@ class Pages:
         return self._page("overview.html.j2", "Runs", live="", rows=rows, chosen=list(chosen), **_drawn(runs, query))
 
     def run(self, source: Source, query: _Query) -> str:
-        """Show one source: its facts, its curves, its evaluations and its configuration."""
+        """Show one source: of a run its facts, its curves, its evaluations and its configuration."""
+        if source.evaluation is not None:
+            return self._evaluation(source, source.evaluation)
         row, run = self._row(source, 0, ()), source.run
         problems = [row.logged.problem] if row.logged.problem else []
         return self._page(
@@ -82,6 +86,22 @@ class Pages:
             settings=_settings(run) if run else [],
             prompt=run.prompt() if run else "",
             **_drawn([row.logged.rows(source.title, 0)] if run else [], query),
+        )
+
+    def _evaluation(self, source: Source, folder: EvaluationFolder) -> str:
+        """Show the numbers of an evaluation and its protocol."""
+        row, found, listing = self._row(source, 0, ()), evaluated(folder), self._store.listing(source)
+        return self._page(
+            "evaluation.html.j2",
+            source.title,
+            live=source.key,
+            source=source,
+            row=row,
+            problems=[problem for problem in (found.problem, *listing.problems) if problem],
+            found=found,
+            # A sample is a line of its file, whatever the number of its trials.
+            samples=len({facts.offset for facts in listing.episodes}),
+            settings=value_table(found.settings),
         )
 
     def episodes(self, source: Source, query: _Query) -> str:
@@ -126,6 +146,7 @@ class Pages:
             estimate=estimate,
             estimators=self._estimates.names(),
             fault=_fault(source, played),
+            reflection=str(played.episode.extra.get("reflection", "")),
             previous=in_part[at - 1] if at else None,
             following=in_part[at + 1] if at + 1 < len(in_part) else None,
             group_size=len(_group(in_part, facts.group)),
@@ -234,4 +255,5 @@ def _solved(episodes: Sequence[EpisodeFacts]) -> float | None:
 
 def _fault(source: Source, played: PlayedEpisode) -> str:
     run = source.run
-    return run.fault(played.episode.fault) if run and played.episode.fault else ""
+    kept = run.fault(played.episode.fault) if run and played.episode.fault else ""
+    return kept or played.episode.traceback

@@ -42,15 +42,16 @@ _MISSING: Mapping[str, Any] = {
 class RecordFile:
     """A file as ``rollout.records`` writes it. Fields that this release does not know are passed over."""
 
+    kept = True
+
     def __init__(self, path: Path) -> None:
         self.path = path
         self._text = SeekableGzip(path)
 
     @property
-    def stamp(self) -> tuple[int, int]:
-        """Size and time of change."""
-        found = self.path.stat()
-        return found.st_size, found.st_mtime_ns
+    def unread(self) -> int:
+        """Bytes that a scan has to read: all."""
+        return self.path.stat().st_size
 
     def scan(self) -> list[EpisodeFacts]:
         """Read the facts of all episodes in one pass.

@@ -1,4 +1,4 @@
-"""What a run has logged, read again only when its files have changed."""
+"""What a source has logged, read again only when its files have changed."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from openrlhf_gagpo.errors import RunFolderError
 from openrlhf_gagpo.report.data import Evaluation, evaluations
 from openrlhf_gagpo.runfolder import RunFolder
 from openrlhf_gagpo.viewer.curves import RunRows
+from openrlhf_gagpo.viewer.evaluated import Evaluated, evaluated, evaluated_stamp
 from openrlhf_gagpo.viewer.sources import Source
 
 __all__ = ["Logged", "logged", "logged_stamp"]
@@ -22,7 +23,7 @@ _Stamp = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class Logged:
-    """The logs of a source; empty for one that is not a run."""
+    """The logs of a source; empty for records alone, and without metrics for an evaluation."""
 
     info: Mapping[str, Any] = field(default_factory=dict)
     metrics: Sequence[dict[str, Any]] = ()
@@ -52,11 +53,15 @@ class Logged:
 
 def logged(source: Source) -> Logged:
     """Return what a source has logged by now; never raises for a damaged run."""
+    if source.evaluation is not None:
+        return _of_evaluation(evaluated(source.evaluation))
     return _read(source.path, logged_stamp(source)) if source.is_run else Logged()
 
 
 def logged_stamp(source: Source) -> _Stamp:
     """Return size and time of change of the files of logs."""
+    if source.evaluation is not None:
+        return evaluated_stamp(source.evaluation)
     if not source.is_run:
         return ()
     found = []
@@ -76,3 +81,7 @@ def _read(path: Path, stamp: _Stamp) -> Logged:
         return Logged(run.info(), run.metrics(), run.evals())
     except (RunFolderError, OSError) as error:
         return Logged(problem=str(error))
+
+
+def _of_evaluation(found: Evaluated) -> Logged:
+    return Logged({"state": found.state}, evals=[found.row] if found.row else [], problem=found.problem)

@@ -28,14 +28,15 @@ _CREDIT = {
 class StepLines:
     """A file of steps. Texts (``observation``, ``response``) and credit are shown where the lines have them."""
 
+    kept = False
+
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @property
-    def stamp(self) -> tuple[int, int]:
-        """Size and time of change."""
-        found = self.path.stat()
-        return found.st_size, found.st_mtime_ns
+    def unread(self) -> int:
+        """Bytes that a scan has to read: all."""
+        return self.path.stat().st_size
 
     def scan(self) -> list[EpisodeFacts]:
         """Read the facts of all trajectories. Raises ``StepFileError`` for lines that are not steps."""

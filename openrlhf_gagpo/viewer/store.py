@@ -1,8 +1,7 @@
 """The facts of all episodes of all sources, kept in memory and beside the records.
 
-A file of records never changes once it is whole, so its facts are written once to a small file in the hidden folder
-``.index`` beside it, which is valid for the size and the time of change that it names. Where that folder cannot be
-written, the facts live in memory only.
+The facts of a file are written to a small file in the hidden folder ``.index`` beside it, which is valid for the size
+and the time of change that it names. Where that folder cannot be written, the facts live in memory only.
 """
 
 from __future__ import annotations
@@ -29,6 +28,8 @@ __all__ = ["Listing", "Store"]
 _VERSION = 1
 _INLINE_S = 0.15
 """Seconds that a page spends on files without an index; a thread goes on with the rest."""
+_INLINE_BYTES = 1 << 21
+"""Larger files without an index are left to that thread from the start."""
 _RESCAN_S = 2.0
 _KEPT_EPISODES = 256
 
@@ -87,8 +88,8 @@ class Store:
         entries = self._refresh(source)
         deadline = float("inf") if wait else time.monotonic() + _INLINE_S
         for entry in entries:
-            if not entry.ready and (time.monotonic() < deadline):
-                self._load(entry)
+            if not entry.ready and time.monotonic() < deadline:
+                self._load(entry, most=None if wait else _INLINE_BYTES)
         waiting = sum(not entry.ready for entry in entries)
         if waiting:
             self._work_behind()
@@ -152,26 +153,32 @@ class Store:
                 stamp = (found.st_size, found.st_mtime_ns)
                 with self._lock:
                     entry = self._entries.get(part.path)
-                    if entry is None or entry.stamp != stamp:
-                        entry = self._entries[part.path] = _Entry(part, part.open(), stamp)
+                    # What is not read yet is read as it is then, however often it changes before.
+                    if entry is None or (entry.ready and entry.stamp != stamp):
+                        known = () if entry is None else entry.facts
+                        entry = self._entries[part.path] = _Entry(part, part.open(known), stamp)
             except OSError:
                 # Removed between two looks: a run that resumes plays its last iterations again.
                 continue
             entries.append(entry)
         return entries
 
-    def _load(self, entry: _Entry) -> None:
+    def _load(self, entry: _Entry, most: int | None = None) -> None:
+        """Read the facts of a file, unless there is no index and a scan would read more than ``most`` bytes."""
         if entry.ready:
             return
         rows = _read_index(entry)
         if rows is None:
             try:
+                if most is not None and entry.file.unread > most:
+                    return
                 rows = entry.file.scan()
             except (GagpoError, OSError) as error:
                 entry.problem = str(error)
                 rows = []
             else:
-                _write_index(entry, rows)
+                if entry.file.kept:
+                    _write_index(entry, rows)
         entry.facts = [facts.of_part(entry.part.number) for facts in rows]
         entry.ready = True
 
@@ -206,8 +213,6 @@ def _read_index(entry: _Entry) -> list[EpisodeFacts] | None:
 
 def _write_index(entry: _Entry, facts: Sequence[EpisodeFacts]) -> None:
     target = _index_path(entry.part.path)
-    if not target.name.endswith(".gz.json"):
-        return
     kept = {"version": _VERSION, "stamp": entry.stamp, "episodes": [item.row() for item in facts]}
     partial = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}.partial")
     with suppress(OSError):

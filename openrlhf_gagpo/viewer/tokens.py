@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from openrlhf_gagpo.rollout.types import Step
+from openrlhf_gagpo.viewer.evaluated import evaluated
 from openrlhf_gagpo.viewer.sources import Source
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class StepTokens:
 
 
 def step_tokens(source: Source, step: Step) -> StepTokens:
-    """Decode the tokens of a step with the tokenizer of its run, if that is on this machine."""
+    """Decode the tokens of a step with the tokenizer of its run or evaluation, if that is on this machine."""
     tokenizer = _tokenizer_of(source)
 
     def text(ids: Sequence[int]) -> str:
@@ -70,6 +71,10 @@ def _tokenizer_of(source: Source) -> Tokenizer | None:
 
 
 def _folders(source: Source) -> Iterator[Path]:
+    if source.evaluation is not None:
+        options: Mapping[str, Any] = evaluated(source.evaluation).settings.get("policy_options") or {}
+        names = (options.get(name) for name in ("tokenizer", "model"))
+        yield from (Path(name) for name in names if isinstance(name, str) and name)
     run = source.run
     if run is None:
         return

@@ -60,6 +60,21 @@ def wide(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
 
 
+def test_keys_are_never_obeyed_by_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{**row, "state": f"\x1b[31m{row['state']}"} for row in rows_of(EXAMPLE)]
+    assert main(["credit", str(write_rows(tmp_path / "steps.jsonl", rows)), "--estimator", "grpo"]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert "\\x1b[31mA" in out
+
+
+def test_nor_are_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["credit", str(tmp_path / "\x1b[31mabsent")]) == 2
+    err = capsys.readouterr().err
+    assert "\x1b" not in err
+    assert "\\x1b[31mabsent" in err
+
+
 def credit(capsys: pytest.CaptureFixture[str], *argv: object) -> str:
     assert main(["credit", *map(str, argv)]) == 0
     return capsys.readouterr().out

@@ -12,6 +12,7 @@ import pytest
 
 from openrlhf_gagpo.viewer.pages import Pages
 from openrlhf_gagpo.viewer.store import Store
+from support.made_up_samples import everything, written
 from support.report_runs import make_run
 from support.served import add_iteration, hostile_run, served
 
@@ -126,6 +127,21 @@ def test_a_live_run_is_followed(page: Page, tmp_path: Path) -> None:
         add_iteration(run, 2, "plain")
         page.locator(".count b", has_text="16").wait_for()
         assert page.locator("tr.current").count() == 1
+
+
+def test_a_live_evaluation_is_followed(page: Page, tmp_path: Path) -> None:
+    samples = everything()
+    folder = written(tmp_path / "evaluation", samples[:2])
+    page.set_viewport_size({"width": 400, "height": 800})
+    with served(tmp_path) as address:
+        page.goto(f"{address}/s/evaluation/episodes")
+        page.locator("#pulse.on").wait_for()
+        assert page.locator(".count b").inner_text() == "2"
+        folder.append(samples[2])
+        page.locator(".count b", has_text="4").wait_for()
+        for path in ("/s/evaluation", "/s/evaluation/e/1/3", "/s/evaluation/g/1/evalg0?state=S1"):
+            page.goto(address + path)
+            assert no_wider(page), path
 
 
 def test_hostile_text_does_nothing(page: Page, tmp_path: Path) -> None:
