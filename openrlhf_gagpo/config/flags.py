@@ -64,7 +64,7 @@ OWN_FLAGS: tuple[Flag, ...] = (
     Flag("eval.tasks", int, None, _B, "number of tasks to evaluate on, evenly spaced over the split; unset: all",
          bound=AT_LEAST_ONE),
     Flag("eval.tasks_between", int, 0, _B,
-         "number of those tasks that evaluations between start and end play; 0: the same as there", bound=NOT_NEGATIVE),
+         "evaluations between start and end play at most this many of those tasks; 0: all of them", bound=NOT_NEGATIVE),
     Flag("eval.greedy", str, "never", _B,
          "evaluations that also play every task once at temperature 0: those at start and end, all, or none",
          choices=("ends", "always", "never")),

@@ -95,7 +95,6 @@ def test_a_sound_configuration_passes(base):
         ("--eval_only", ["--eval_only needs a split", "--env.eval_split"]),
         ("--eval.greedy ends --eval.temperature 0", ["--eval.greedy is ends", "eval.temperature 0"]),
         ("--eval.greedy start", ["--eval.greedy", "ends, always, never"]),
-        ("--eval.tasks 4 --eval.tasks_between 5", ["--eval.tasks_between is 5", "eval.tasks (4)"]),
         ("--eval.tasks_between -1", ["--eval.tasks_between is -1", "0 or more"]),
         ("--eval.steps 5", ["eval.steps needs a split"]),
         ("--train.threads 2", ["--train.threads", "the local backend only"]),
