@@ -91,8 +91,18 @@ def memory() -> Memory | None:
         except (OSError, ValueError):
             continue
         if limit < total:
-            return Memory(limit, max(0, min(available, limit - used)))
+            spare = limit - used + _idle_file_pages(Path("/sys/fs/cgroup") / used_name)
+            return Memory(limit, max(0, min(available, spare)))
     return Memory(total, available)
+
+
+def _idle_file_pages(used: Path) -> int:
+    """Return the bytes of a container's ``used`` memory that hold files nobody reads now; they are freed on demand."""
+    try:
+        facts = dict(line.split() for line in used.with_name("memory.stat").read_text().splitlines())
+        return int(facts.get("total_inactive_file") or facts["inactive_file"])
+    except (OSError, ValueError, KeyError):
+        return 0
 
 
 def process_memory_peak() -> int:

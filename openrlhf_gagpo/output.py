@@ -22,7 +22,8 @@ class LibraryOutput:
 
     The file descriptors themselves are redirected, because compiled code and child processes do not use Python's
     streams. Only ``terminal`` leads to where stdout led before. Until ``keep`` names the file, a temporary one is used;
-    if an unexpected error leaves the context before that, its content is written to stderr, since it may say why.
+    if an unexpected error leaves the context before that, its content is written to stderr, since it may say why. After
+    that, an error is followed by the name of the file.
     """
 
     def __init__(self, *, apart: bool = True) -> None:
@@ -71,7 +72,8 @@ class LibraryOutput:
     ) -> None:
         if not self._apart:
             return
-        if self.path is not None and self.path.exists() and not self.wrote:
+        wrote = self.wrote
+        if self.path is not None and self.path.exists() and not wrote:
             self.path.unlink()
         _flush()
         for descriptor, saved in self._saved.items():
@@ -79,6 +81,8 @@ class LibraryOutput:
             os.close(saved)
         if self.terminal is not sys.stdout:
             self.terminal.close()
+        if wrote and isinstance(error, Exception):
+            sys.stderr.write(f"what the libraries wrote is in {self.path}\n")
         if self._held is not None:
             if isinstance(error, Exception) and not isinstance(error, GagpoError):
                 self._held.seek(0)

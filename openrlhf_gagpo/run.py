@@ -56,10 +56,6 @@ def _run(config: Config, libraries: LibraryOutput) -> int:
         if any(folder.checkpoints_dir.iterdir()):
             display.note("continue from the last checkpoint with the same command and --ckpt.load_enable")
         return 130
-    except Exception:
-        if libraries.wrote:
-            display.note(f"the run failed; what the libraries wrote is in {folder.log_path}")
-        raise
     display.console.print(summary_table(folder.evals(), folder.metrics()))
     for row in folder.advice():
         display.note(f"advice since iteration {row['iteration']}: {row['text']}")

@@ -292,11 +292,12 @@ class LocalBackend:
         return {name: p.detach().float().cpu().clone() for name, p in self.model.named_parameters()}
 
     def close(self) -> None:
-        self._trackers.close()
         if self._player is not None:
             self._runner.run(self._player.aclose())
             self._player = None
         self._runner.close()
+        # Last, since a tracker may fail for want of a network or of space.
+        self._trackers.close()
 
 
 async def _make_player(settings: RolloutSettings, tokenizer: Any) -> EpisodePlayer:

@@ -104,8 +104,8 @@ def _matrix(given: argparse.Namespace, console: Console) -> int:
             _report(out, runs, matrix.baseline, matrix.primary, tuning, runner.failed, console)
     if runner.failed:
         raise RunError(
-            f"{len(runner.failed)} cells or starts have no result ({', '.join(runner.failed)}): see stderr.txt in "
-            "their folders; the same command tries them again"
+            f"{len(runner.failed)} cells or starts have no result ({', '.join(runner.failed)}): see stderr.txt "
+            "and libraries.log in their folders; the same command tries them again"
         )
     return 0
 

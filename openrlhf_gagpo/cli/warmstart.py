@@ -154,12 +154,12 @@ def _run(settings: WarmstartSettings) -> int:
         from openrlhf_gagpo.progress import ProgressDisplay
 
         with LibraryOutput() as libraries, ProgressDisplay(0, Console(file=libraries.terminal)) as display:
+            libraries.keep(settings.out / "libraries.log")
             # Imported here, because what it imports writes too.
             with display.timed("libraries imported"):
                 from openrlhf_gagpo.warmstart.pipeline import warm_start
 
             summary = warm_start(settings, env, display.note, partial(display.progress, "cloning"))
-            libraries.keep(settings.out / "libraries.log")
             if settings.eval_tasks:
                 _measure(settings, env, summary, display)
     except UnknownTask as error:

@@ -176,7 +176,8 @@ def _idle(config: Config, switch: str, names: Iterable[str]) -> Iterator[str]:
 def _trackers(config: Config) -> Iterator[str]:
     wanted = {"logger.tensorboard_dir": "tensorboard", "logger.wandb.key": "wandb"}
     for flag, package in wanted.items():
-        if config.get(flag) and find_spec(package) is None:
+        # A folder of that name, such as wandb's own for its runs, is a package without an origin.
+        if config.get(flag) and ((spec := find_spec(package)) is None or spec.origin is None):
             yield f"{_say(config, flag)} logs with {package}, which is not installed; install it, or leave the flag out"
 
 

@@ -38,9 +38,10 @@ def examine(request: Request) -> Iterator[Finding]:
     yield from packages.check_packages(backends, asked=request.backend is not None)
     yield hardware.check_gpus()
     yield from hardware.check_memory()
-    yield hardware.check_shared_memory()
+    distributed = any(not BACKENDS[name].one_process for name in complete)
+    yield hardware.check_shared_memory(needed=distributed)
     yield from hardware.check_disks(request.run_dir)
-    if any(not BACKENDS[name].one_process for name in complete):
+    if distributed:
         yield from filter(None, (hardware.check_ray_folder(), hardware.check_ray_address()))
     if request.env is None:
         yield from check_environments()

@@ -10,6 +10,7 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from openrlhf_gagpo import machine
 from openrlhf_gagpo.doctor.finding import Finding, Level
@@ -49,11 +50,20 @@ def check_memory() -> Iterator[Finding]:
         yield Finding(Level.WARNING, "open files", f"at most {soft}", f"ulimit -n {_FILES} (allowed here: {most})")
 
 
-def check_shared_memory(folder: Path = _SHARED_MEMORY) -> Finding:
-    """Look at the memory that processes share, which containers limit to 64 MiB by default."""
+def check_shared_memory(folder: Path = _SHARED_MEMORY, *, needed: bool = True) -> Finding:
+    """Look at the memory that processes share, which containers limit to 64 MiB by default.
+
+    Args:
+        needed: whether a backend that may run here cannot do without it.
+    """
     advice = "start the container with --shm-size=8g (Docker) or mount a memory volume on /dev/shm (Kubernetes)"
     if not folder.is_dir() or not os.access(folder, os.W_OK):
-        return Finding(Level.PROBLEM, "shared memory", f"{folder} is missing or cannot be written", advice)
+        return Finding(
+            Level.PROBLEM if needed else Level.WARNING,
+            "shared memory",
+            f"{folder} is missing or cannot be written",
+            advice,
+        )
     disk = shutil.disk_usage(folder)
     text = f"{disk.free / GIB:.1f} GiB free of {disk.total / GIB:.1f} in {folder}"
     if disk.free < GIB:
@@ -66,7 +76,7 @@ def check_disks(run_dir: Path) -> Iterator[Finding]:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
     seen: set[int] = set()
     for what, folder in (("runs", run_dir), ("temporary files", Path(tempfile.gettempdir())), ("caches", cache)):
-        there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+        there = next(place for place in (folder.absolute(), *folder.absolute().parents) if os.path.exists(place))
         subject = f"disk of {what}"
         if not os.access(there, os.W_OK):
             yield Finding(Level.PROBLEM, subject, f"{there} cannot be written", _ELSEWHERE[what])
@@ -129,16 +139,16 @@ def check_ray_folder() -> Finding | None:
 def check_ray_address() -> Finding | None:
     """Check that the cluster that RAY_ADDRESS names answers; None without one."""
     address = os.environ.get("RAY_ADDRESS", "")
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        return None
     try:
-        socket.create_connection((host, int(port)), timeout=3).close()
-    except OSError as error:
+        named = urlsplit(address if "://" in address else f"//{address}")
+        if not named.hostname or not named.port:
+            return None
+        socket.create_connection((named.hostname, named.port), timeout=3).close()
+    except (OSError, ValueError) as error:
         return Finding(
             Level.PROBLEM,
             "Ray",
-            f"RAY_ADDRESS names {address}, where nothing answers ({error.strerror or error})",
+            f"RAY_ADDRESS names {address}, where nothing answers ({getattr(error, 'strerror', None) or error})",
             "unset RAY_ADDRESS, or start that cluster",
         )
     return Finding(Level.OK, "Ray", f"RAY_ADDRESS names {address}, which answers")

@@ -75,6 +75,8 @@ class Cell:
     def arguments(self) -> list[str]:
         """Return the arguments of ``gagpo train``."""
         words = ["--config", str(self.recipe), "--run_dir", str(self.folder), "--train.seed", str(self.seed)]
+        # Its default is the name of the folder, which cells of all algorithms share.
+        words += ["--logger.wandb.run_name", self.name]
         if self.model is not None:
             words += ["--actor.model_name_or_path", str(self.model)]
         if self.value is not None:

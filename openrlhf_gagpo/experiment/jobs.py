@@ -148,13 +148,13 @@ class StartJob:
             "env.split": config.env.split,
             "rollout.history_length": config.rollout.history_length,
             "rollout.list_actions": config.rollout.list_actions,
-            "eval.tasks": 0,  # Where it matters, compare evaluates starts by the cells' own plan.
         }
         return derived | dict(self.how.flags)
 
     def arguments(self, seed: int) -> list[str]:
         """Return the arguments of ``gagpo warmstart``."""
-        words = ["--out", str(self._made), "--seed", str(seed)]
+        # Where it matters, compare evaluates starts by the cells' own plan.
+        words = ["--out", str(self._made), "--seed", str(seed), "--eval.tasks", "0"]
         for name, value in self.flags().items():
             if isinstance(value, bool):
                 words += [f"--{name}"] if value else []

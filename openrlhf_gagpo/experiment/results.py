@@ -119,14 +119,15 @@ _AVERAGED = (
 def reduced(run: Run) -> dict[str, float]:
     """Reduce a run to single numbers by name; those that it did not log are left out.
 
-    ``start`` and ``final`` are its first and last evaluation; ``area`` is the mean over iterations of the success of
-    the training episodes (area under the curve, per iteration); ``variation`` is a standard deviation over iterations
-    divided by the mean.
+    ``start`` is its evaluation before the first iteration and ``final`` the last one; ``area`` is the mean over
+    iterations of the success of the training episodes (area under the curve, per iteration); ``variation`` is a
+    standard deviation over iterations divided by the mean.
     """
     numbers: dict[str, float] = {}
     evals = [row for row in run.evals if math.isfinite(_of(row, "eval/success"))]
+    ends = [("start", row) for row in evals if row["iteration"] == 0] + [("final", row) for row in evals[-1:]]
     for name in ("success", "greedy_success", "episode_length"):
-        for word, row in (("start", evals[0]), ("final", evals[-1])) if evals else ():
+        for word, row in ends:
             numbers[f"{word} eval/{name}"] = _of(row, f"eval/{name}")
     numbers["area rollout/success"] = mean(_finite(run.rows, "rollout/success"))
     for name in _AVERAGED:

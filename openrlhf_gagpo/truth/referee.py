@@ -98,7 +98,7 @@ def _scores(source: Source, credits: Sequence[Credit], found: Findings) -> list[
                     truth.gamma,
                     credit.values["advantage"],
                     truth.advantage,
-                    truth.margin * truth.advantage_error,
+                    truth.smallest_certain,
                     credit.keep & truth.known,
                     sizes,
                     scaled=True,

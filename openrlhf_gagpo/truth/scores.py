@@ -34,6 +34,14 @@ class Truth:
     """Number of errors beyond which a sign is certain: 1 of a bound, and more of a standard error."""
 
     @property
+    def smallest_certain(self) -> Floats:
+        """(N,) size beyond which the sign of an advantage is certain."""
+        bound = self.margin * self.advantage_error
+        # Continuations that all end alike have no spread, which does not make them right.
+        estimated = self.margin > 1
+        return np.where(self.advantage_error > 0, bound, np.inf) if estimated else bound
+
+    @property
     def known(self) -> Bools:
         """(N,) whether the step has a truth."""
         found: Bools = ~np.isnan(self.value)

@@ -366,7 +366,13 @@ class DistributedBackend:
             ray.get(self.trainer.critic_model_group.async_save_model())
 
     def close(self) -> None:
-        self._trackers.close()
+        try:
+            self._stop()
+        finally:
+            # Last, since a tracker may fail for want of a network or of space.
+            self._trackers.close()
+
+    def _stop(self) -> None:
         if not ray.is_initialized():
             return
         if self.engines:
