@@ -61,6 +61,8 @@ def test_the_evaluation_of_a_shared_start_stands_in_for_a_first_one(tmp_path: Pa
     alone.eval_path.write_text(alone.eval_path.read_text().splitlines(keepends=True)[-1])
     evaluated = read_run(alone.path, "here", "alone", start.path)
     assert [(row["iteration"], row["eval/success"]) for row in evaluated.evals] == [(0, 0.3), (2, 0.8)]
+    assert reduced(evaluated)["start eval/success"] == 0.3
+    assert "start eval/success" not in reduced(read_run(alone.path, "here", "alone")), "its first one comes later"
 
 
 def test_a_run_is_reduced_to_numbers(runs: Sequence[Run]) -> None:
