@@ -12,7 +12,10 @@ from typing import IO, BinaryIO
 
 from openrlhf_gagpo.errors import GagpoError
 
-__all__ = ["LibraryOutput"]
+__all__ = ["LIBRARIES_LOG", "LibraryOutput"]
+
+LIBRARIES_LOG = "libraries.log"
+"""Name of the file in the folder of a run, an evaluation or a warm start."""
 
 _STDOUT, _STDERR = 1, 2
 

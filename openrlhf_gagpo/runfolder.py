@@ -37,6 +37,7 @@ import yaml
 from openrlhf_gagpo import __version__, machine
 from openrlhf_gagpo.errors import RunFolderError
 from openrlhf_gagpo.files import write_atomic
+from openrlhf_gagpo.output import LIBRARIES_LOG
 
 __all__ = ["RunFolder", "State", "git_commit", "package_versions"]
 
@@ -72,7 +73,7 @@ class RunFolder:
         self.faults_dir = path / "faults"
         self.checkpoints_dir = path / "checkpoints"
         self.model_dir = path / "model"
-        self.log_path = path / "libraries.log"
+        self.log_path = path / LIBRARIES_LOG
         self.report_path = path / "report.html"
 
     @classmethod

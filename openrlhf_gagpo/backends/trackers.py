@@ -31,10 +31,11 @@ class Trackers:
     def __init__(self, settings: TrackerSettings) -> None:
         self._every = settings.every
         self._trackers: list[_Tracker] = []
-        if settings.wandb is not None:
-            self._trackers.append(_Wandb(settings.wandb))
         if settings.tensorboard is not None:
             self._trackers.append(_TensorBoard(settings.tensorboard))
+        # Last, so that no run stays open there if another tracker cannot start.
+        if settings.wandb is not None:
+            self._trackers.append(_Wandb(settings.wandb))
 
     def track(self, iteration: int, metrics: Mapping[str, float | None], *, evaluation: bool) -> None:
         """Log evaluations as ``eval/NAME`` and, every so many iterations, training as ``train/NAME``.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from openrlhf_gagpo import hygiene
 from openrlhf_gagpo.cli.env_access import OPTIONS
 from openrlhf_gagpo.errors import ConfigError, WarmstartError
-from openrlhf_gagpo.output import LibraryOutput
+from openrlhf_gagpo.output import LIBRARIES_LOG, LibraryOutput
 from openrlhf_gagpo.warmstart.settings import WarmstartSettings
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def _run(settings: WarmstartSettings) -> int:
         from openrlhf_gagpo.progress import ProgressDisplay
 
         with LibraryOutput() as libraries, ProgressDisplay(0, Console(file=libraries.terminal)) as display:
-            libraries.keep(settings.out / "libraries.log")
+            libraries.keep(settings.out / LIBRARIES_LOG)
             # Imported here, because what it imports writes too.
             with display.timed("libraries imported"):
                 from openrlhf_gagpo.warmstart.pipeline import warm_start

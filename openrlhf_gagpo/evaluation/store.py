@@ -23,6 +23,7 @@ from typing import Any
 from openrlhf_gagpo.errors import EvaluationError
 from openrlhf_gagpo.evaluation.samples import Sample
 from openrlhf_gagpo.files import write_atomic
+from openrlhf_gagpo.output import LIBRARIES_LOG
 from openrlhf_gagpo.rollout.types import Episode, Step, Usage
 
 __all__ = ["EvaluationFolder", "SampleLine", "is_evaluation"]
@@ -57,7 +58,7 @@ class EvaluationFolder:
         self.samples_path = path / "episodes.jsonl"
         self.result_path = path / "result.json"
         self.row_path = path / "result.md"
-        self.log_path = path / "libraries.log"
+        self.log_path = path / LIBRARIES_LOG
 
     @contextmanager
     def claim(self, settings: Mapping[str, object], about: Mapping[str, object], prompt: str) -> Iterator[None]:

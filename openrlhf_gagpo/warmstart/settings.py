@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from openrlhf_gagpo.errors import WarmstartError
+from openrlhf_gagpo.output import LIBRARIES_LOG
 
 __all__ = ["ANSWER_TOKENS", "WarmstartSettings"]
 
@@ -86,7 +87,10 @@ class WarmstartSettings:
                 f"which vLLM cannot run on a CPU; choose them so that hidden / heads is one of "
                 f"{', '.join(map(str, VLLM_CPU_HEAD_SIZES))}."
             )
-        if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
+        # What an interrupted attempt leaves is no result.
+        if self.out.exists() and (
+            not self.out.is_dir() or {item.name for item in self.out.iterdir()} - {LIBRARIES_LOG}
+        ):
             raise WarmstartError(f"--out {self.out} exists and is not an empty folder; name a new folder.")
 
     def claim_out(self) -> None:

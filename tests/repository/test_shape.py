@@ -24,7 +24,19 @@ _NO_POLICIES = ("agent_envs/", "openrlhf_gagpo/cli/env")
 _DEFAULT_LINE = ("openrlhf_gagpo/config/flags.py", "DEFAULT_ESTIMATOR")
 
 # What a package may import of ours, from the bottom up.
-GROUND = {"errors", "files", "hygiene", "machine", "metrics", "options", "registry", "runfolder", "seeds", "stats"}
+GROUND = {
+    "errors",
+    "files",
+    "hygiene",
+    "machine",
+    "metrics",
+    "options",
+    "output",
+    "registry",
+    "runfolder",
+    "seeds",
+    "stats",
+}
 LAYERS = {
     "losses": {"errors", "options", "registry"},
     "credit": {"errors", "options", "registry", "losses"},

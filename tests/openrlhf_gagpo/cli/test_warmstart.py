@@ -14,6 +14,7 @@ import pytest
 from openrlhf_gagpo.cli.warmstart import main, parse
 from openrlhf_gagpo.errors import WarmstartError
 from openrlhf_gagpo.hygiene import DEFAULTS
+from openrlhf_gagpo.output import LIBRARIES_LOG
 from openrlhf_gagpo.warmstart import pipeline, success
 from openrlhf_gagpo.warmstart.settings import WarmstartSettings
 
@@ -85,6 +86,11 @@ def test_a_filled_folder_is_left_alone(tmp_path: Path) -> None:
         WarmstartSettings(env_name="vault", out=tmp_path).check()
     with pytest.raises(WarmstartError, match="not an empty folder"):
         WarmstartSettings(env_name="vault", out=tmp_path / "notes.txt").check()
+
+
+def test_the_log_of_an_interrupted_attempt_does_not_fill_a_folder(tmp_path: Path) -> None:
+    (tmp_path / LIBRARIES_LOG).write_text("a warning")
+    WarmstartSettings(env_name="vault", out=tmp_path).check()
 
 
 def test_a_folder_that_cannot_be_written_is_found_before_the_work(
