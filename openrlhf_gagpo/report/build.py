@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openrlhf_gagpo.errors import RunFolderError
-from openrlhf_gagpo.report.data import CategoryRate, Evaluation, Setting, config_table, evaluations, number
+from openrlhf_gagpo.report.data import (
+    CategoryRate,
+    Evaluation,
+    Setting,
+    config_table,
+    evaluations,
+    number,
+    seconds_between,
+)
 from openrlhf_gagpo.report.episodes import PlayedEpisode, extremes, load_episodes
 from openrlhf_gagpo.report.panels import Curves, panels
 from openrlhf_gagpo.report.template import environment
@@ -107,7 +114,10 @@ def _facts(info: Mapping[str, Any], settings: list[Setting], rows: list[dict[str
         ("Environment steps", _total(rows, "rollout/steps")),
         ("Hardware", _hardware(info)),
         ("Total time", _total_time(info)),
-        ("Time to get ready", _duration(_between(info, info.get("started"), info.get("backend", {}).get("ready_at")))),
+        (
+            "Time to get ready",
+            _duration(seconds_between(info, info.get("started"), info.get("backend", {}).get("ready_at"))),
+        ),
         ("Time in iterations", _duration(sum(_finite(rows, "time/iteration")))),
         ("Started", _moment(info.get("started", ""))),
         ("Ended", _moment(info.get("ended", ""))),
@@ -134,18 +144,11 @@ def _hardware(info: Mapping[str, Any]) -> str:
     return ", ".join(filter(None, parts))
 
 
-def _between(info: Mapping[str, Any], start: object, end: object) -> float:
-    """Return the seconds between two recorded moments; 0 if one is missing, or if the run was continued."""
-    if not (isinstance(start, str) and isinstance(end, str)) or info.get("resumed"):
-        return 0.0
-    return max(0.0, (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds())
-
-
 def _total_time(info: Mapping[str, Any]) -> str:
     """Return the time from the start to the end; of a run that was continued, that says nothing."""
     if times := len(info.get("resumed", [])):
         return f"unknown: the run was continued {times} {'time' if times == 1 else 'times'}"
-    return _duration(_between(info, info.get("started"), info.get("ended")))
+    return _duration(seconds_between(info, info.get("started"), info.get("ended")))
 
 
 def _finite(rows: list[dict[str, Any]], name: str) -> list[float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,17 @@ import numpy as np
 from openrlhf_gagpo.runfolder import RunFolder
 from openrlhf_gagpo.stats import wilson_interval
 
-__all__ = ["CategoryRate", "Evaluation", "Points", "Setting", "config_table", "evaluations", "points", "value_table"]
+__all__ = [
+    "CategoryRate",
+    "Evaluation",
+    "Points",
+    "Setting",
+    "config_table",
+    "evaluations",
+    "points",
+    "seconds_between",
+    "value_table",
+]
 
 _CATEGORY = "eval/success/"
 
@@ -165,3 +176,10 @@ def _text(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(_text, value))
     return str(value)
+
+
+def seconds_between(info: Mapping[str, Any], start: object, end: object) -> float:
+    """Return the seconds between two recorded moments; 0 if one is missing, or if the run was continued."""
+    if not (isinstance(start, str) and isinstance(end, str)) or info.get("resumed"):
+        return 0.0
+    return max(0.0, (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds())

@@ -16,7 +16,7 @@ from openrlhf_gagpo.viewer.scale import Scale
 
 __all__ = ["AXES", "COLORS", "FAMILIES", "Curve", "Panel", "RunRows", "panels"]
 
-AXES: Mapping[str, str] = {"iteration": "iteration", "steps": "environment steps", "time": "time in iterations, min"}
+AXES: Mapping[str, str] = {"iteration": "iteration", "steps": "environment steps", "time": "wall time, min"}
 """Choice of the x-axis -> its label."""
 COLORS = 8
 """Colours before they repeat."""
@@ -54,6 +54,8 @@ class RunRows:
     """Position among the colours."""
     metrics: Sequence[Mapping[str, Any]]
     evals: Sequence[Mapping[str, Any]]
+    started_s: float = 0.0
+    """Seconds from the run's start to its first evaluation or iteration."""
 
     def positions(self, axis: str) -> dict[int, float]:
         """Return the place of each iteration on the axis; 0 is before training."""
@@ -62,9 +64,25 @@ class RunRows:
         if axis == "iteration":
             logged = {row["iteration"] for row in self.evals}
             return {i: float(i) for i in {0, *iterations, *logged}}
-        name, scale = ("rollout/steps", 1.0) if axis == "steps" else ("time/iteration", 60.0)
-        amounts = (value if math.isfinite(value := number(row.get(name))) else 0.0 for _, row in rows)
-        return {0: 0.0, **dict(zip(iterations, (total / scale for total in accumulate(amounts)), strict=True))}
+        if axis == "time":
+            return self._ends_in_minutes(rows)
+        totals = accumulate(_amount(row, "rollout/steps") for _, row in rows)
+        return {0: 0.0, **dict(zip(iterations, totals, strict=True))}
+
+    def _ends_in_minutes(self, rows: Sequence[tuple[int, Mapping[str, Any]]]) -> dict[int, float]:
+        """Return when each iteration and the evaluation after it had ended; pauses of the run do not count."""
+        evaluations = {row["iteration"]: _amount(row, "time/eval") for row in self.evals}
+        now = self.started_s
+        ends = {}
+        for iteration, row in [(0, {}), *rows]:
+            now += _amount(row, "time/iteration") + evaluations.get(iteration, 0.0)
+            ends[iteration] = now / 60
+        return ends
+
+
+def _amount(row: Mapping[str, Any], name: str) -> float:
+    value = number(row.get(name))
+    return value if math.isfinite(value) else 0.0
 
 
 @dataclass(frozen=True)

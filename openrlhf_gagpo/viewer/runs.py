@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from openrlhf_gagpo.errors import RunFolderError
-from openrlhf_gagpo.report.data import Evaluation, evaluations
+from openrlhf_gagpo.report.data import Evaluation, evaluations, seconds_between
 from openrlhf_gagpo.runfolder import RunFolder
 from openrlhf_gagpo.viewer.curves import RunRows
 from openrlhf_gagpo.viewer.evaluated import Evaluated, evaluated, evaluated_stamp
@@ -48,7 +48,12 @@ class Logged:
 
     def rows(self, title: str, color: int) -> RunRows:
         """Return the rows for drawing."""
-        return RunRows(title, color, self.metrics, self.evals)
+        return RunRows(title, color, self.metrics, self.evals, self._started_s)
+
+    @property
+    def _started_s(self) -> float:
+        """Seconds that the run needed to get ready; 0 where they are not known, as in a run that was continued."""
+        return seconds_between(self.info, self.info.get("started"), (self.info.get("backend") or {}).get("ready_at"))
 
 
 def logged(source: Source) -> Logged:

@@ -87,7 +87,7 @@ def test_runs_are_listed_and_drawn_over_each_other(client: TestClient) -> None:
     assert both > one > 0
     assert "rollout/skipped_groups" not in get(client, "/?show=rollout")  # 0 throughout
     assert "rollout/truncated_share over environment steps" in get(client, "/?show=rollout&x=steps")
-    assert "over time in iterations" in get(client, "/?x=time")
+    assert "over wall time" in get(client, "/?x=time")
     assert "last 0." in get(client, "/s/other?show=policy")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -53,6 +54,8 @@ def test_axes_of_steps_and_time_add_up() -> None:
     run = rows([{"rollout/steps": 100, "time/iteration": 60.0}, {"rollout/steps": 50, "time/iteration": 30.0}])
     assert run.positions("steps") == {0: 0.0, 1: 100.0, 2: 150.0}
     assert run.positions("time") == {0: 0.0, 1: 1.0, 2: 1.5}
+    evals = [{"iteration": 0, "time/eval": 6.0}, {"iteration": 1, "time/eval": 12.0}]
+    assert replace(run, evals=evals, started_s=30.0).positions("time") == pytest.approx({0: 0.6, 1: 1.8, 2: 2.3})
     evaluated = RunRows(
         "r", 0, run.metrics, [{"iteration": 0, "eval/success": 0.5}, {"iteration": 2, "eval/success": 1}]
     )
