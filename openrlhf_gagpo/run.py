@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 
@@ -17,6 +17,7 @@ from openrlhf_gagpo import hygiene
 from openrlhf_gagpo.config.checks import env_options
 from openrlhf_gagpo.config.resolve import Config, resolve
 from openrlhf_gagpo.errors import ConfigError, RunError
+from openrlhf_gagpo.files import hold
 from openrlhf_gagpo.output import LibraryOutput
 from openrlhf_gagpo.progress import ProgressDisplay, summary_table
 from openrlhf_gagpo.runfolder import RunFolder
@@ -45,12 +46,24 @@ def _run(config: Config, libraries: LibraryOutput) -> int:
     with display.timed("environment ready"):
         train_tasks, eval_tasks, record = _tasks(config)
     tokenizer = _tokenizer(config, display)
-    folder = _open_folder(config, tokenizer)
-    libraries.keep(folder.log_path)
-    folder.add_environment(record)
+    with _hold(Path(config.run_dir)):
+        folder = _open_folder(config, tokenizer)
+        libraries.keep(folder.log_path)
+        folder.add_environment(record)
+        return _in_folder(config, folder, display, train_tasks, eval_tasks, _unknown_token(tokenizer))
+
+
+def _in_folder(
+    config: Config,
+    folder: RunFolder,
+    display: ProgressDisplay,
+    train_tasks: Sequence[str],
+    eval_tasks: Sequence[str],
+    unknown_token: int | None,
+) -> int:
     try:
         with folder.tracked(), terminate_as_interrupt(), display:
-            _work(config, folder, display, train_tasks, eval_tasks, _unknown_token(tokenizer))
+            _work(config, folder, display, train_tasks, eval_tasks, unknown_token)
     except KeyboardInterrupt:
         display.note(f"interrupted after iteration {len(folder.metrics())}")
         if any(folder.checkpoints_dir.iterdir()):
@@ -139,6 +152,20 @@ def _unknown_token(tokenizer: Any) -> int | None:
     return None if unknown in others else unknown
 
 
+def _hold(path: Path) -> TextIO:
+    """Keep other processes out of the run's folder until the returned file is closed.
+
+    Raises:
+        RunError: another process trains there.
+    """
+    try:
+        return hold(path)
+    except BlockingIOError:
+        raise RunError(f"another process runs in {path}; wait for it, or give another --run_dir") from None
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {error.strerror}; give another --run_dir") from error
+
+
 def _open_folder(config: Config, tokenizer: Any) -> RunFolder:
     if config.ckpt.load_enable and (Path(config.run_dir) / "run.json").exists():
         folder = RunFolder.open(config.run_dir)
@@ -159,7 +186,8 @@ def _open_folder(config: Config, tokenizer: Any) -> RunFolder:
 
 
 _MAY_CHANGE = (
-    "ckpt.", "console", "eval.", "logger.", "ray.", "env.workers", "report", "rollout.concurrency", "rollout.record"
+    "ckpt.", "console", "eval.", "logger.", "ray.", "env.workers", "report", "rollout.concurrency", "rollout.record",
+    "run_dir",
 )  # fmt: skip
 
 
@@ -183,15 +211,21 @@ def _resume(backend: Backend, folder: RunFolder, display: ProgressDisplay) -> in
     Raises:
         RunError: there are iterations but no checkpoint; starting over would delete them.
     """
-    state = backend.load_checkpoint()
-    if state is None and folder.metrics():
+    restored = backend.load_checkpoint()
+    if restored is None and folder.metrics():
         raise RunError(
             f"{folder.path} has {len(folder.metrics())} iterations but no checkpoint to continue from: start another "
             "run with --run_dir, and set --ckpt.save_steps to have checkpoints"
         )
-    iteration = state["iteration"] if state else 0
+    if restored is None:
+        folder.resume(0)
+        display.note("no checkpoint yet; starting at iteration 1")
+        return 0
+    for path, cause in restored.unreadable.items():
+        display.note(f"the checkpoint {path} cannot be read ({cause}); the one before it is taken")
+    iteration: int = restored.state["iteration"]
     folder.resume(iteration)
-    display.note(f"continuing after iteration {iteration}" if state else "no checkpoint yet; starting at iteration 1")
+    display.note(f"continuing after iteration {iteration}")
     return iteration
 
 

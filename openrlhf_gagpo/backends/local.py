@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import shutil
 import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +18,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 from transformers.utils.logging import disable_progress_bar
 
+from openrlhf_gagpo.backends.checkpoints import read_checkpoint, write_checkpoint
 from openrlhf_gagpo.backends.local_critic import LocalCritic
 from openrlhf_gagpo.backends.local_models import build_optimizer, eos_ids, load_model, run_updates, write_model
 from openrlhf_gagpo.backends.response_logits import ResponseLogits, response_logits
@@ -27,7 +27,7 @@ from openrlhf_gagpo.backends.trackers import Trackers
 from openrlhf_gagpo.machine import GIB
 from openrlhf_gagpo.rollout.player import EpisodePlayer, RolloutSettings
 from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, SamplingParams
-from openrlhf_gagpo.training.backend import OnStage, unnoticed
+from openrlhf_gagpo.training.backend import OnStage, Restored, unnoticed
 from openrlhf_gagpo.training.collate import TokenValues, action_tensors, per_row
 from openrlhf_gagpo.training.objective import (
     LossScale,
@@ -245,32 +245,23 @@ class LocalBackend:
         self._trackers.track(iteration, metrics, evaluation=evaluation)
 
     def save_checkpoint(self, tag: str, state: dict[str, Any]) -> None:
-        root = self.settings.checkpoints.path
-        partial = root / f".{tag}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        write_model(self.model, partial)
-        torch.save(
-            {"optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict()}, partial / "state.pt"
-        )
-        if self.critic is not None:
-            self.critic.save(partial / "critic")
-        (partial / "loop.json").write_text(json.dumps(state), encoding="utf-8")
-        shutil.rmtree(root / tag, ignore_errors=True)
-        os.replace(partial, root / tag)
-        # Renamed last, so that an incomplete checkpoint is never the newest.
-        (root / ".latest").write_text(tag, encoding="utf-8")
-        os.replace(root / ".latest", root / "latest")
-        # Other files in the folder are not ours to remove.
-        saved = sorted(root.glob("global_step[0-9]*"), key=lambda path: path.stat().st_mtime)
-        for old in saved[: -self.settings.checkpoints.max_num]:
-            shutil.rmtree(old)
+        def write(folder: Path) -> None:
+            write_model(self.model, folder)
+            torch.save(
+                {"optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict()},
+                folder / "state.pt",
+            )
+            if self.critic is not None:
+                self.critic.save(folder / "critic")
+            (folder / "loop.json").write_text(json.dumps(state), encoding="utf-8")
 
-    def load_checkpoint(self) -> dict[str, Any] | None:
-        root = self.settings.checkpoints.path
-        if not (root / "latest").exists():
-            return None
-        folder = root / (root / "latest").read_text(encoding="utf-8").strip()
+        checkpoints = self.settings.checkpoints
+        write_checkpoint(checkpoints.path, tag, write, checkpoints.max_num)
+
+    def load_checkpoint(self) -> Restored | None:
+        return read_checkpoint(self.settings.checkpoints.path, self._restore)
+
+    def _restore(self, folder: Path) -> dict[str, Any]:
         weights = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         self.model.load_state_dict(weights.state_dict())
         self._name_weights()
@@ -279,7 +270,8 @@ class LocalBackend:
         self.scheduler.load_state_dict(states["scheduler"])
         if self.critic is not None:
             self.critic.load(folder / "critic")
-        return json.loads((folder / "loop.json").read_text(encoding="utf-8"))
+        state: dict[str, Any] = json.loads((folder / "loop.json").read_text(encoding="utf-8"))
+        return state
 
     def export(self) -> None:
         write_model(self.model, self.settings.checkpoints.output_dir)

@@ -18,6 +18,7 @@ from openrlhf_gagpo.config.placement import Plan, place
 from openrlhf_gagpo.config.resolve import COMMAND_LINE, DEFAULT, DERIVED, Config, uses_critic
 from openrlhf_gagpo.credit import registry as estimators
 from openrlhf_gagpo.errors import ConfigError
+from openrlhf_gagpo.files import LOCK
 
 __all__ = ["check", "correction_range", "env_options"]
 
@@ -189,7 +190,7 @@ def _run_dir(config: Config) -> Iterator[str]:
             yield f"{where} is a file; give a folder"
             return
         home = next(folder for folder in (path, *path.resolve().parents) if folder.exists())
-        present = sorted(item.name for item in path.iterdir()) if path.is_dir() else []
+        present = sorted({item.name for item in path.iterdir()} - {LOCK}) if path.is_dir() else []
     except OSError as error:
         yield f"{where} cannot be used: {error.strerror}; give a folder elsewhere"
         return

@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -22,7 +21,7 @@ from typing import Any
 
 from openrlhf_gagpo.errors import EvaluationError
 from openrlhf_gagpo.evaluation.samples import Sample
-from openrlhf_gagpo.files import write_atomic
+from openrlhf_gagpo.files import LOCK, hold, write_atomic
 from openrlhf_gagpo.output import LIBRARIES_LOG
 from openrlhf_gagpo.rollout.types import Episode, Step, Usage
 
@@ -73,19 +72,17 @@ class EvaluationFolder:
             EvaluationError: the folder holds something else, another evaluation, or one that is being played.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            if not self.protocol_path.exists() and any(file.name != ".lock" for file in self.path.iterdir()):
+            found = {file.name for file in self.path.iterdir()} if self.path.exists() else set()
+            if found - {LOCK} and self.protocol_path.name not in found:
                 raise EvaluationError(f"{self.path} holds other files than an evaluation; give another --out")
-            lock = (self.path / ".lock").open("w")
+            lock = hold(self.path)
+        except BlockingIOError:
+            raise EvaluationError(
+                f"another process plays the evaluation {self.path}; wait for it, or give another --out"
+            ) from None
         except OSError as error:
             raise EvaluationError(f"{self.path} cannot be used: {error.strerror}; give another --out") from error
         with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise EvaluationError(
-                    f"another process plays the evaluation {self.path}; wait for it, or give another --out"
-                ) from None
             sessions = [about]
             if self.protocol_path.exists():
                 known = self.protocol()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from openrlhf_gagpo.errors import ConfigError
 from openrlhf_gagpo.experiment.cells import Cell, Plan, check_unchanged, is_finished
 from openrlhf_gagpo.experiment.jobs import RECORD, CellJob, StartJob, read_json, write_json
 from openrlhf_gagpo.experiment.processes import Job, run_jobs
+from openrlhf_gagpo.files import hold
 from openrlhf_gagpo.runfolder import RunFolder
 from openrlhf_gagpo.stats import mean
 
@@ -31,15 +31,12 @@ def locked(out: Path) -> Iterator[None]:
         ConfigError: another compare works in the folder, or it cannot be written.
     """
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        file = (out / ".lock").open("w")
+        lock = hold(out)
+    except BlockingIOError:
+        raise ConfigError(f"another gagpo compare works in {out}; wait for it, or name another --out") from None
     except OSError as error:
         raise ConfigError(f"--out {out} cannot be written: {error.strerror}; name another folder") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"another gagpo compare works in {out}; wait for it, or name another --out") from None
+    with lock:
         yield
 
 

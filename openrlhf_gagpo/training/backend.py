@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from numpy import float64
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, SamplingParams
 from openrlhf_gagpo.training.rows import TokenRow, TrainingRow
 
-__all__ = ["Backend", "OnStage", "unnoticed"]
+__all__ = ["Backend", "OnStage", "Restored", "unnoticed"]
 
 OnStage = Callable[[str, float], None]
 """Called when a stage of the start has ended, with its name ("model loaded") and its seconds."""
@@ -19,6 +20,16 @@ OnStage = Callable[[str, float], None]
 
 def unnoticed(text: str, seconds: float) -> None:
     """Take no notice of a stage."""
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What a backend found in its checkpoints."""
+
+    state: dict[str, Any]
+    """The loop's state, as given to ``save_checkpoint``."""
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    """Newer checkpoints that were passed over, newest first, and why each could not be read."""
 
 
 class Backend(Protocol):
@@ -61,8 +72,8 @@ class Backend(Protocol):
     def save_checkpoint(self, tag: str, state: dict[str, Any]) -> None:
         """Save weights, optimizer and schedule under ``--ckpt.path``, together with the loop's own state."""
 
-    def load_checkpoint(self) -> dict[str, Any] | None:
-        """Restore the newest checkpoint of ``--ckpt.path`` and return the loop's state, or None if there is none."""
+    def load_checkpoint(self) -> Restored | None:
+        """Restore the newest checkpoint of ``--ckpt.path`` that can be read; None if there is none at all."""
 
     def export(self) -> None:
         """Write the model as a Hugging Face folder to ``--ckpt.output_dir``."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from openrlhf_gagpo import run as run_module
+from openrlhf_gagpo.config import checks
 from openrlhf_gagpo.config.resolve import resolve
 from openrlhf_gagpo.errors import ConfigError, RunError
 from openrlhf_gagpo.progress import ProgressDisplay
@@ -30,6 +31,17 @@ def test_secrets_stay_out_of_the_recorded_command(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(sys, "argv", words)
     command = resolve(["--env.name", "vault"]).command()
     assert command == ["gagpo", "train", "--logger.wandb.key", "***", "--logger.wandb.key=***", "--train.seed", "3"]
+
+
+def test_a_folder_that_another_process_uses_is_refused(tmp_path: Path) -> None:
+    with (
+        run_module._hold(tmp_path / "run"),
+        pytest.raises(RunError, match=r"another process runs in .*run; wait for it, or give another --run_dir"),
+    ):
+        run_module._hold(tmp_path / "run")
+    # The file that stays behind does not make the folder a taken one.
+    assert list(checks._run_dir(resolve(["--env.name", "vault", "--run_dir", str(tmp_path / "run")]))) == []
+    run_module._hold(tmp_path / "run").close()
 
 
 class _NoCheckpoint:

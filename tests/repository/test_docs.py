@@ -24,6 +24,7 @@ from openrlhf_gagpo.cli import compare, doctor, env, export, show, view, warmsta
 from openrlhf_gagpo.cli import credit as credit_command
 from openrlhf_gagpo.cli import main as cli
 from openrlhf_gagpo.config import evaluating
+from openrlhf_gagpo.config.flags import all_flags
 from openrlhf_gagpo.config.resolve import resolve
 from openrlhf_gagpo.credit.conformance import __main__ as conformance
 from support import verl_standin
@@ -93,6 +94,15 @@ def test_files_exist(page):
     text = page.read_text(encoding="utf-8")
     assert [name for name in _OUR_FILE.findall(text) if not (ROOT / name).is_file()] == []
     assert [link for link in _LINK.findall(text) if not (page.parent / link).exists()] == []
+
+
+def test_flags_of_the_page_for_newcomers_exist():
+    text = (ROOT / "docs" / "coming_from.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"--([a-z_]+(?:\.\w+)*)", text))
+    known = {*all_flags(), "help"}
+    switches = {f"{head}{dot}no_{last}" for head, dot, last in (name.rpartition(".") for name in all_flags())}
+    assert len(named) > 50
+    assert named - known - switches == set()
 
 
 def test_algorithm_tables_are_current():

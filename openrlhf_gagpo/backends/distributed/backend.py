@@ -33,7 +33,7 @@ from openrlhf_gagpo.backends.trackers import Trackers
 from openrlhf_gagpo.errors import RunError
 from openrlhf_gagpo.machine import cores
 from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, SamplingParams
-from openrlhf_gagpo.training.backend import OnStage, unnoticed
+from openrlhf_gagpo.training.backend import OnStage, Restored, unnoticed
 from openrlhf_gagpo.training.collate import TokenValues
 from openrlhf_gagpo.training.rows import MicroBatch, TokenRow, TrainingRow
 from openrlhf_gagpo.training.settings import BackendSettings, BatchSettings, TrackerSettings
@@ -348,7 +348,7 @@ class DistributedBackend:
         )
 
     @_explained
-    def load_checkpoint(self) -> dict[str, Any] | None:
+    def load_checkpoint(self) -> Restored | None:
         states = ray.get(self.trainer.actor_model_group.async_run_method(method_name="get_checkpoint_states"))[0]
         if not states:
             return None
@@ -356,7 +356,7 @@ class DistributedBackend:
         if critic is not None:
             ray.get(critic.async_run_method(method_name="load_checkpoint", tag=states["tag"]))
         self.sync()
-        return json.loads(states["loop"])
+        return Restored(json.loads(states["loop"]))
 
     @_explained
     def export(self) -> None:

@@ -17,6 +17,7 @@ from openrlhf_gagpo.config.resolve import resolve
 from openrlhf_gagpo.config.settings import backend_settings
 from openrlhf_gagpo.rollout.records import read_episodes, write_episodes
 from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, SamplingParams
+from openrlhf_gagpo.training.backend import Restored
 from openrlhf_gagpo.training.rows import TrainingRow
 from openrlhf_gagpo.training.table import LOG_PROB, StepTable
 from support import tiny_vault
@@ -229,6 +230,6 @@ def test_pruning_checkpoints_leaves_other_folders_alone(vault_model: Path, tmp_p
             "global_step4",
             "thesis",
         ]
-        assert backend.load_checkpoint() == {"iteration": 4}
+        assert backend.load_checkpoint() == Restored({"iteration": 4})
     finally:
         backend.close()

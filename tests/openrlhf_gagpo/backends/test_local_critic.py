@@ -14,6 +14,7 @@ from transformers import AutoModel
 from openrlhf_gagpo.backends.local import LocalBackend
 from openrlhf_gagpo.config.resolve import resolve
 from openrlhf_gagpo.config.settings import backend_settings
+from openrlhf_gagpo.training.backend import Restored
 from openrlhf_gagpo.training.rows import TrainingRow
 from support import tiny_vault
 
@@ -132,7 +133,7 @@ def test_a_checkpoint_continues_the_critic_and_its_optimizer(make: Make) -> None
     backend.save_checkpoint("global_step1", {"iteration": 1})
     backend.update(given, seed=1)
     other = make()
-    assert other.load_checkpoint() == {"iteration": 1}
+    assert other.load_checkpoint() == Restored({"iteration": 1})
     other.update(given, seed=1)
     assert backend.critic is not None
     assert other.critic is not None

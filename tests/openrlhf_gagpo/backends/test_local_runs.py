@@ -133,9 +133,12 @@ def test_the_same_seed_gives_the_same_run(whole: Path, vault_model: Path, tmp_pa
     _assert_same_model(tmp_path / "run", whole)
 
 
-def test_a_run_continued_after_one_iteration_equals_a_whole_one(whole: Path, vault_model: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    assert main(tiny_vault.arguments(vault_model, run, train__num_iterations=1, report=False)) == 0
+def test_a_run_moved_and_continued_after_one_iteration_equals_a_whole_one(
+    whole: Path, vault_model: Path, tmp_path: Path
+) -> None:
+    begun, run = tmp_path / "begun", tmp_path / "run"
+    assert main(tiny_vault.arguments(vault_model, begun, train__num_iterations=1, report=False)) == 0
+    begun.rename(run)
     assert main(tiny_vault.arguments(vault_model, run, ckpt__load_enable=True, report=False)) == 0
     _assert_same_model(run, whole)
     folder, expected = RunFolder.open(run), RunFolder.open(whole)
