@@ -244,8 +244,9 @@ class _Server:
 
         address = f"{self.url}/{path}"
         try:
-            # A proxy of the environment is not for servers on this machine.
-            with httpx.Client(timeout=self._timeout, trust_env=not self._local) as client:
+            # A proxy of the environment is not for servers on this machine; without TLS, certificates are not read.
+            tls = self.url.startswith("https")
+            with httpx.Client(timeout=self._timeout, trust_env=not self._local, verify=tls) as client:
                 reply = client.get(address) if body is None else client.post(address, json=body)
         except httpx.HTTPError as error:
             raise EnvError(

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import httpx
 import jinja2
 import verifiers.v1 as vf
+from pydantic import Field
 from verifiers.v1.dialects.chat import message_to_wire
 
 from agent_envs import registry
@@ -57,8 +58,8 @@ class TextEnvTasksetConfig(vf.TasksetConfig):
     """Name of the environment."""
     split: str = ""
     """By default the environment's first."""
-    options: dict[str, Any] = {}
-    plugins: list[str] = []
+    options: dict[str, Any] = Field(default_factory=dict)
+    plugins: list[str] = Field(default_factory=list)
     """Python files or modules that register environments."""
     seed: int = 0
     """Seed of every episode's chance."""
