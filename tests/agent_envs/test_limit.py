@@ -201,10 +201,10 @@ def test_long_observations_are_cut() -> None:
 
 def test_make_limits_observations_of_any_environment(plugin: str) -> None:
     for name in ("vault", "unlimited-vault", "passing-vault"):
-        env = agent_envs.make(name, max_observation=12, max_steps=3)
-        check_env(lambda name=name: agent_envs.make(name, max_observation=12, max_steps=3), "train", sample=1)
+        env = agent_envs.make(name, max_observation=12, max_steps=14)
         assert env.reset("vault-train-0", 0).observation[12:].startswith(" ... (")
-        assert env.max_steps == 3
+        assert env.max_steps == 14
+    check_env(lambda: agent_envs.make("vault", max_observation=12), "train", sample=1)
     with pytest.raises(ValueError, match="max_observation is 0; it must be a whole number of at least 1"):
         agent_envs.make("vault", max_observation=0)
 

@@ -259,7 +259,7 @@ def test_the_adapted_environments_are_few_lines_that_run(tmp_path, monkeypatch, 
     monkeypatch.setattr(sys, "stdin", io.StringIO("right\nquit\n"))
     (words,) = (words for words in commands(page) if words[1:3] == ["env", "play"])
     assert cli.main([str(path) if word == "lake.py" else word for word in words[1:]]) == 0
-    assert "Walk to G" in capsys.readouterr().out
+    assert "Walk from S" in capsys.readouterr().out
     for block in others[:2]:
         exec(compile(block, page.name, "exec"), {"__name__": "made_up_plugin"})
     assert {"hanoi", "mastermind", "far-vault", "connect-four"} <= set(agent_envs.names())
