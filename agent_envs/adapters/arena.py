@@ -9,9 +9,10 @@ import random
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, redirect_stdout
+from enum import Enum
 from typing import Any, NamedTuple
 
-from agent_envs.adapters.numbered import PROMPT, Counts, NumberedEnv, check_counts, drawn
+from agent_envs.adapters.numbered import PROMPT, Counts, NumberedEnv, calling_module, check_counts, drawn
 from agent_envs.base import PromptTemplate, Reset, StepResult, TextEnv
 from agent_envs.declarations import Needs
 from agent_envs.errors import EnvError
@@ -66,8 +67,7 @@ def from_textarena(
             super().__init__(game, dict(tasks), options, state_key, max_steps)
 
     TextArena.prompt = prompt
-    # A plugin is known by the module of its classes, which is the one that calls this function.
-    TextArena.__module__ = sys._getframe(1).f_globals.get("__name__", __name__)
+    TextArena.__module__ = calling_module()
     return TextArena
 
 
@@ -128,15 +128,16 @@ class _TextArenaEnv(NumberedEnv):
             done, _ = self._env.step(action)
         admissible = bool(done) or not self._env.state.error_count
         said = self._messages()
-        if not admissible:
+        if admissible:
+            shown = [text for kind, text in said if kind != "PLAYER_ACTION"]
+        else:
             # A game may have acted on a part of the text before it met the part that is wrong.
             self._env, self._chance.state = before, chance
-        shown = [text for kind, text in said if kind != "PLAYER_ACTION"]
-        board = _last(said, "GAME_BOARD")
-        if admissible and board:
-            self._board = board
-        elif not board and self._board:
+            shown = [text for kind, text in said if kind == "GAME_ADMIN"]
+        board = _last(said, "GAME_BOARD") if admissible else ""
+        if not board and self._board:
             shown.append(self._board)
+        self._board = board or self._board
         reward = float((self._env.state.rewards or {}).get(0, 0.0)) if done else 0.0
         if done:
             shown.append(str(self._env.state.game_info[0].get("reason") or ""))
@@ -232,6 +233,8 @@ def _facts(value: object, depth: int = 0) -> str:
     """Return ``value`` as text that is equal for equal values, whatever the order of sets and dictionaries."""
     if value is None or isinstance(value, str | int | float):
         return repr(value)
+    if isinstance(value, Enum):
+        return str(value)
     if isinstance(value, Mapping):
         kept = ((str(key), item) for key, item in value.items() if key not in _CLOCKS)
         return "{" + ",".join(sorted(f"{key}:{_facts(item, depth)}" for key, item in kept)) + "}"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from agent_envs.adapters.numbered import PROMPT, Counts, NumberedEnv, check_counts, drawn
+from agent_envs.adapters.numbered import PROMPT, Counts, NumberedEnv, calling_module, check_counts, drawn
 from agent_envs.base import PromptTemplate, Reset, StepResult, TextEnv
 from agent_envs.declarations import Needs
 from agent_envs.errors import EnvError
@@ -114,8 +114,7 @@ def from_gymnasium(
 
     Gymnasium.words = words
     Gymnasium.prompt = prompt
-    # A plugin is known by the module of its classes.
-    Gymnasium.__module__ = make.__module__
+    Gymnasium.__module__ = calling_module()
     return Gymnasium
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,7 +11,7 @@ from itertools import accumulate
 from agent_envs.base import NumberedTasks, PromptTemplate, Recording, Reset, StepResult, TextEnv
 from agent_envs.errors import EnvError, UnknownTask
 
-__all__ = ["PROMPT", "NumberedEnv", "check_counts", "drawn"]
+__all__ = ["PROMPT", "Counts", "NumberedEnv", "calling_module", "check_counts", "drawn"]
 
 PROMPT = PromptTemplate(
     turn="""\
@@ -49,6 +50,11 @@ def check_counts(counts: Counts, whose: str) -> None:
     """Raise ``ValueError`` unless there is a split and every split has a number of tasks."""
     if not counts or any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in counts.values()):
         raise ValueError(f'the tasks of {whose} are {counts!r}; give a number for each split, as in {{"train": 1000}}.')
+
+
+def calling_module() -> str:
+    """Return the module that called the caller; a plugin is known by the module of its classes."""
+    return str(sys._getframe(2).f_globals.get("__name__", __name__))
 
 
 def drawn(number: int, seed: int) -> int:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import json
-import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import quote, urlsplit
 
-from agent_envs.adapters.numbered import PROMPT, Counts, NumberedEnv, check_counts
+from agent_envs.adapters.numbered import PROMPT, Counts, NumberedEnv, calling_module, check_counts
 from agent_envs.base import PromptTemplate, Reset, StepResult, TextEnv
 from agent_envs.declarations import Needs
 from agent_envs.errors import EnvError
@@ -128,8 +127,7 @@ def from_openenv(
 
     OpenEnv.words = words
     OpenEnv.prompt = prompt
-    # A plugin is known by the module of its classes, which is the one that calls this function.
-    OpenEnv.__module__ = sys._getframe(1).f_globals.get("__name__", __name__)
+    OpenEnv.__module__ = calling_module()
     return OpenEnv
 
 
@@ -221,6 +219,8 @@ class _Server:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"url is {url!r}; give the address of an OpenEnv server, as http://127.0.0.1:8000.")
+        if timeout <= 0:
+            raise ValueError(f"timeout is {timeout!r}; it must be a number of seconds above 0.")
         self.url = url.rstrip("/")
         self._timeout = timeout
         self._local = _loopback(parts.hostname)

@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from starlette.applications import Starlette
@@ -101,7 +102,7 @@ class _Catalogue:
         self.ids = {split: env.tasks(split) for split in env.splits}
 
     def metadata(self, _: Request) -> Response:
-        about = (type(self._env).__doc__ or self._name).strip().splitlines()[0]
+        about = (registry.get(self._name).__doc__ or self._name).strip().splitlines()[0]
         return JSONResponse({"name": self._name, "description": about})
 
     def splits(self, request: Request) -> Response:
@@ -188,7 +189,7 @@ class _Hall:
         self._inside += 1
         # An environment may only be used by one thread.
         thread = ThreadPoolExecutor(1)
-        session = _Session(lambda: registry.make(self._name, **self._options), self._catalogue)
+        session = _Session(partial(registry.make, self._name, **self._options), self._catalogue)
         try:
             await _talk(socket, session, thread)
         except WebSocketDisconnect:
@@ -208,7 +209,7 @@ async def _talk(socket: WebSocket, session: _Session, thread: ThreadPoolExecutor
             if message["type"] == "close":
                 await socket.close()
                 return
-            reply = await _in(thread, lambda message=message: session.answer(message))  # type: ignore[misc]
+            reply = await _in(thread, partial(session.answer, message))
         except _Refused as error:
             await _send_error(socket, error)
         else:

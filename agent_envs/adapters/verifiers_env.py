@@ -10,6 +10,7 @@ import asyncio
 import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 import httpx
@@ -152,7 +153,7 @@ class TextEnvEnv(vf.Env[TextEnvEnvConfig]):
         data = task.data
         # An environment may only be used by one thread.
         with ThreadPoolExecutor(1) as thread:
-            env = await _in(thread, lambda: _made(data.env, data.options, data.plugins))
+            env = await _in(thread, partial(_made, data.env, data.options, data.plugins))
             try:
                 await self._play(env, thread, task, agents)
             finally:
@@ -160,14 +161,14 @@ class TextEnvEnv(vf.Env[TextEnvEnvConfig]):
 
     async def _play(self, env: TextEnv, thread: ThreadPoolExecutor, task: TextEnvTask, agents: vf.Agents) -> None:
         data = task.data
-        start = await _in(thread, lambda: env.reset(data.task, data.seed))
+        start = await _in(thread, partial(env.reset, data.task, data.seed))
         results: list[StepResult] = []
         score: float | None = None
         async with agents.player.interaction(task) as interaction:
             segment = await interaction.turn(_opening(env.prompt, start, data))
             while not segment.terminated:
                 action = _action(segment.last_reply, data.action_tags)
-                result = await _in(thread, lambda action=action: env.step(action))  # type: ignore[misc]
+                result = await _in(thread, partial(env.step, action))
                 results.append(result)
                 if result.terminated or result.truncated:
                     break

@@ -71,6 +71,7 @@ class Pile:
                 self.state.set_invalid_move(f"{word!r} is no move.")
                 return self.state.step()
             self.state.game_state["left"] -= 1 - (random.random() < 0.2)
+            self.state.say("A stone was taken.", ObservationType.GAME_MESSAGE)
             if not self.state.game_state["left"]:
                 self.state.set_outcome(1, "All are taken.")
                 break

@@ -93,6 +93,13 @@ def test_no_two_tasks_share_their_number() -> None:
         env.tasks("test")
 
 
+def test_the_class_belongs_to_the_module_that_made_it() -> None:
+    cls = from_gymnasium(
+        lambda number: Corridor(), tasks={"train": 1}, actions=("a",), text=str, success=lambda at: at.terminated
+    )
+    assert cls.__module__ == __name__
+
+
 def test_environments_are_closed() -> None:
     made: list[Corridor] = []
 
