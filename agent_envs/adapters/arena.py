@@ -67,7 +67,7 @@ def from_textarena(
             super().__init__(game, dict(tasks), options, state_key, max_steps)
 
     TextArena.prompt = prompt
-    TextArena.__module__ = calling_module()
+    TextArena.__module__, TextArena.__qualname__ = calling_module(), TextArena.__name__
     return TextArena
 
 

@@ -114,7 +114,7 @@ def from_gymnasium(
 
     Gymnasium.words = words
     Gymnasium.prompt = prompt
-    Gymnasium.__module__ = calling_module()
+    Gymnasium.__module__, Gymnasium.__qualname__ = calling_module(), Gymnasium.__name__
     return Gymnasium
 
 

@@ -127,7 +127,7 @@ def from_openenv(
 
     OpenEnv.words = words
     OpenEnv.prompt = prompt
-    OpenEnv.__module__ = calling_module()
+    OpenEnv.__module__, OpenEnv.__qualname__ = calling_module(), OpenEnv.__name__
     return OpenEnv
 
 

@@ -97,7 +97,7 @@ def test_the_class_belongs_to_the_module_that_made_it() -> None:
     cls = from_gymnasium(
         lambda number: Corridor(), tasks={"train": 1}, actions=("a",), text=str, success=lambda at: at.terminated
     )
-    assert cls.__module__ == __name__
+    assert (cls.__module__, cls.__qualname__) == (__name__, "Gymnasium")
 
 
 def test_environments_are_closed() -> None:
