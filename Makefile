@@ -1,6 +1,6 @@
 # make demo    install into .venv and train GAGPO on the built-in environment, from the first model to the report
 # make test    install and run all tests
-# make test-interop   let the programs that read our exports read the recorded ones, each in an environment of its own
+# make test-interop   let programs of others read our exports and play with our environments, each in a venv of its own
 # make check   check formatting, lint and types
 # make mutants break one thing at a time in a copy and check that the tests notice
 SHELL := /bin/bash
@@ -47,8 +47,8 @@ test: install
 test-fast: install
 	$(FAST_TESTS)
 
-# Their packages do not fit ours, and ours are not needed: the other tests compare what we write with the same files.
-INTEROP := inspect atif
+# Their packages do not fit ours, and of ours only what needs no package is used: the other tests have stand-ins.
+INTEROP := inspect atif textarena openenv verifiers
 
 test-interop: $(INTEROP:%=$(VENV)/interop/%/.installed)
 	for name in $(INTEROP); do \

@@ -200,7 +200,9 @@ class TextEnv(ABC):
     * ``step`` survives any string; an action it cannot read changes nothing but the step count;
     * after ``max_steps`` steps without termination the result is ``truncated``;
     * ``step`` after the end, or before ``reset``, raises ``EnvError``;
-    * ``info`` of every answer is a mapping from names to JSON values;
+    * ``info`` of every answer is a mapping from names to JSON values, and so is ``task_payload`` of every task;
+    * ``final_score`` is None or in [0, 1], and asking for it changes nothing;
+    * ``prompt`` is the class's for all options, unless it says that its ``prompt_varies``;
     * if ``can_snapshot``, an instance that ``restore`` brought into a state gives the results of the episode that
       ``snapshot`` was taken in.
 
@@ -213,6 +215,8 @@ class TextEnv(ABC):
     splits: tuple[str, ...]
     """Names of the splits; an instance whose options change them sets its own."""
     prompt: PromptTemplate
+    prompt_varies: ClassVar[bool] = False
+    """Whether the options change the prompt; an instance then sets its own, and one is made to ask it."""
     max_steps: int
     record: Mapping[str, object] = MappingProxyType({})
     """Facts that a run records about the instance besides its options, in JSON types, such as which data it found."""
@@ -251,6 +255,21 @@ class TextEnv(ABC):
     @abstractmethod
     def step(self, action: str) -> StepResult:
         """Take one action given as text."""
+
+    def final_score(self) -> float | None:
+        """Return the score in [0, 1] that the running episode has if it ends here, or None for that of its last step.
+
+        Asked where an episode is cut off from outside, as by a step limit that the environment does not know. Whoever
+        asks may let the episode go on.
+        """
+        return None
+
+    def task_payload(self, task: str) -> Mapping[str, Any]:
+        """Return what a trainer may know of a task before it is played, in JSON types; {} if there is nothing.
+
+        It may hold the solution, so no agent sees it. Raises ``UnknownTask``.
+        """
+        return {}
 
     def expert(self) -> Expert | None:
         """Return a demonstrator for the running episode, or None if the environment has none."""

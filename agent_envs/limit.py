@@ -1,25 +1,21 @@
-"""A wrapper that limits the steps of environments without an option for it."""
+"""Wrappers with limits that every environment can have: the steps of an episode, the length of an observation."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from agent_envs.base import ExactModel, Expert, Reset, StepResult, TextEnv
 from agent_envs.errors import EnvError
 
-__all__ = ["StepLimit"]
+__all__ = ["ObservationLimit", "StepLimit"]
 
 
-class StepLimit(TextEnv):
-    """Wraps ``env`` and truncates its episodes after ``max_steps`` steps, or after its own limit if that is smaller.
+class _Wrapper(TextEnv):
+    """An environment with the behaviour of ``env``, which subclasses change in some method."""
 
-    Raises ``ValueError`` for a limit that is not a whole number of at least 1.
-    """
-
-    def __init__(self, env: TextEnv, max_steps: int) -> None:
-        if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1:
-            raise ValueError(f"max_steps is {max_steps!r}; it must be a whole number of at least 1.")
+    def __init__(self, env: TextEnv) -> None:
         self.env = env
         self.name = env.name
         self.splits = env.splits
@@ -27,12 +23,54 @@ class StepLimit(TextEnv):
         self.record = env.record
         self.placeholders = env.placeholders
         self.can_snapshot = env.can_snapshot
-        self.max_steps = min(max_steps, env.max_steps)
-        self._steps_left = 0
-        self._cut_off = False
+        self.max_steps = env.max_steps
 
     def tasks(self, split: str) -> Sequence[str]:
         return self.env.tasks(split)
+
+    def reset(self, task: str, seed: int) -> Reset:
+        return self.env.reset(task, seed)
+
+    def step(self, action: str) -> StepResult:
+        return self.env.step(action)
+
+    def final_score(self) -> float | None:
+        return self.env.final_score()
+
+    def task_payload(self, task: str) -> Mapping[str, Any]:
+        return self.env.task_payload(task)
+
+    def expert(self) -> Expert | None:
+        return self.env.expert()
+
+    def snapshot(self) -> object:
+        return self.env.snapshot()
+
+    def restore(self, state: object) -> None:
+        self.env.restore(state)
+
+    def model(self) -> ExactModel | None:
+        return self.env.model()
+
+    def describe_tasks(self, tasks: Mapping[str, Sequence[str]]) -> Iterable[str]:
+        return self.env.describe_tasks(tasks)
+
+    def close(self) -> None:
+        self.env.close()
+
+
+class StepLimit(_Wrapper):
+    """Wraps ``env`` and truncates its episodes after ``max_steps`` steps, or after its own limit if that is smaller.
+
+    The last result of an episode that is cut off has the environment's ``final_score``. Raises ``ValueError`` for a
+    limit that is not a whole number of at least 1.
+    """
+
+    def __init__(self, env: TextEnv, max_steps: int) -> None:
+        super().__init__(env)
+        self.max_steps = min(_whole("max_steps", max_steps), env.max_steps)
+        self._steps_left = 0
+        self._cut_off = False
 
     def reset(self, task: str, seed: int) -> Reset:
         start = self.env.reset(task, seed)
@@ -42,21 +80,17 @@ class StepLimit(TextEnv):
 
     def step(self, action: str) -> StepResult:
         # The environment itself refuses a step after any other end.
-        if self._cut_off:
-            raise EnvError(f"{self.name}: the episode was truncated after {self.max_steps} steps; call reset first.")
+        self._refuse_after_cut()
         result = self.env.step(action)
         self._steps_left -= 1
         if self._steps_left > 0 or result.terminated or result.truncated:
             return result
+        score = self.env.final_score()
         self._cut_off = True
-        return replace(result, truncated=True)
-
-    def expert(self) -> Expert | None:
-        return self.env.expert()
+        return replace(result, truncated=True, score=result.score if score is None else score)
 
     def snapshot(self) -> object:
-        if self._cut_off:
-            raise EnvError(f"{self.name}: the episode was truncated after {self.max_steps} steps; call reset first.")
+        self._refuse_after_cut()
         return self._steps_left, self.env.snapshot()
 
     def restore(self, state: object) -> None:
@@ -67,11 +101,40 @@ class StepLimit(TextEnv):
         self._steps_left = steps_left
         self._cut_off = False
 
+    def _refuse_after_cut(self) -> None:
+        if self._cut_off:
+            raise EnvError(f"{self.name}: the episode was truncated after {self.max_steps} steps; call reset first.")
+
+
+class ObservationLimit(_Wrapper):
+    """Wraps ``env`` and shows at most the first ``max_observation`` characters of its observations.
+
+    A shortened observation says how many characters are missing. State keys, and with them what is compared, stay
+    whole. Since the rules for exact values show whole observations, there are none. Raises ``ValueError`` for a limit
+    that is not a whole number of at least 1.
+    """
+
+    def __init__(self, env: TextEnv, max_observation: int) -> None:
+        super().__init__(env)
+        self._most = _whole("max_observation", max_observation)
+
+    def reset(self, task: str, seed: int) -> Reset:
+        start = self.env.reset(task, seed)
+        return replace(start, observation=self._cut(start.observation))
+
+    def step(self, action: str) -> StepResult:
+        result = self.env.step(action)
+        return replace(result, observation=self._cut(result.observation))
+
     def model(self) -> ExactModel | None:
-        return self.env.model()
+        return None
 
-    def describe_tasks(self, tasks: Mapping[str, Sequence[str]]) -> Iterable[str]:
-        return self.env.describe_tasks(tasks)
+    def _cut(self, text: str) -> str:
+        missing = len(text) - self._most
+        return text if missing <= 0 else f"{text[: self._most]} ... ({missing} more characters)"
 
-    def close(self) -> None:
-        self.env.close()
+
+def _whole(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1.")
+    return value

@@ -14,14 +14,15 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType, UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from agent_envs.base import TextEnv
+from agent_envs.base import PromptTemplate, TextEnv
 from agent_envs.errors import RegistryError
 from agent_envs.importing import import_file
-from agent_envs.limit import StepLimit
+from agent_envs.limit import ObservationLimit, StepLimit
 
 __all__ = [
+    "Limits",
     "RegistryError",
     "check_options",
     "get",
@@ -29,6 +30,7 @@ __all__ = [
     "make",
     "names",
     "options",
+    "prompt",
     "register",
     "register_lazy",
     "resolve",
@@ -36,8 +38,10 @@ __all__ = [
 
 EnvClass = TypeVar("EnvClass", bound=type[TextEnv])
 
-_LIMIT = "max_steps"
-"""The option that every environment has; ``make`` wraps those whose class lacks it in a ``StepLimit``."""
+_STEPS = "max_steps"
+_OBSERVATION = "max_observation"
+_LIMITS = (_STEPS, _OBSERVATION)
+"""The options that every environment has; ``make`` wraps those whose class lacks them."""
 _PLAIN: Mapping[Any, str] = {
     bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "nothing"
 }  # fmt: skip
@@ -95,6 +99,18 @@ def options(name: str) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(get(name)).parameters
 
 
+class Limits(NamedTuple):
+    """Limits of an instance whose class does not keep them itself."""
+
+    steps: int | None = None
+    observation: int | None = None
+
+    def around(self, env: TextEnv) -> TextEnv:
+        """Return ``env`` inside the wrappers that keep these limits. Raises ``ValueError`` for a bad limit."""
+        limited = env if self.steps is None else StepLimit(env, self.steps)
+        return limited if self.observation is None else ObservationLimit(limited, self.observation)
+
+
 def make(name: str, /, *, max_steps: int | None = None, **values: Any) -> TextEnv:
     """Return a new instance.
 
@@ -102,42 +118,59 @@ def make(name: str, /, *, max_steps: int | None = None, **values: Any) -> TextEn
         name: a registered name.
         max_steps: steps after which an episode is truncated. If the class has such an option, it gets the value;
             otherwise a wrapper limits the instance, which can only shorten an episode.
-        values: options of the environment.
+        values: options of the environment. ``max_observation``, the most characters of an observation that are shown,
+            is one of every environment.
 
     Raises:
         RegistryError: a name or option does not exist, or a required option or package is missing.
     """
-    values, limit = resolve(name, values, max_steps)
+    values, limits = resolve(name, values, max_steps)
     check_options(name, values)
-    env = get(name)(**values)
-    return env if limit is None else StepLimit(env, limit)
+    return limits.around(get(name)(**values))
 
 
-def resolve(name: str, values: Mapping[str, Any], max_steps: int | None = None) -> tuple[dict[str, Any], int | None]:
-    """Return the options for the class of ``name``, and the limit of the wrapper around its instance, if any.
+def prompt(name: str, values: Mapping[str, Any]) -> PromptTemplate:
+    """Return the prompt template of instances with the options ``values``.
+
+    An instance is made only if the class says that its prompt varies. Raises what ``make`` raises.
+    """
+    cls = get(name)
+    if not cls.prompt_varies:
+        return cls.prompt
+    env = make(name, **values)
+    try:
+        return env.prompt
+    finally:
+        env.close()
+
+
+def resolve(name: str, values: Mapping[str, Any], max_steps: int | None = None) -> tuple[dict[str, Any], Limits]:
+    """Return the options for the class of ``name``, and the limits of the wrappers around its instance.
 
     A ``max_steps`` among ``values`` counts as the argument of that name.
     """
     given = dict(values)
-    limit = given.pop(_LIMIT, None) if max_steps is None else max_steps
-    if limit is not None and _takes_limit(get(name)):
-        return {**given, _LIMIT: limit}, None
-    return given, limit
+    found = {_STEPS: given.pop(_STEPS, None) if max_steps is None else max_steps}
+    found[_OBSERVATION] = given.pop(_OBSERVATION, None)
+    cls = get(name)
+    own = {limit: value for limit, value in found.items() if value is not None and _takes(cls, limit)}
+    steps, observation = (None if limit in own else found[limit] for limit in _LIMITS)
+    return given | own, Limits(steps, observation)
 
 
 def check_options(name: str, values: Mapping[str, Any]) -> None:
     """Raise ``RegistryError`` unless ``values`` are options of ``name``, no required one is missing and no package is.
 
-    ``max_steps`` is an option of every environment.
+    ``max_steps`` and ``max_observation`` are options of every environment.
     """
     hint = get(name).needs.hint()
     if hint:
         raise RegistryError(f"environment {name!r} {hint}")
     known = options(name)
     if not any(option.kind is option.VAR_KEYWORD for option in known.values()):
-        unknown = [value for value in values if value not in known and value != _LIMIT]
+        unknown = [value for value in values if value not in known and value not in _LIMITS]
         if unknown:
-            offer = ", ".join(dict.fromkeys([*known, _LIMIT]))
+            offer = ", ".join(dict.fromkeys([*known, *_LIMITS]))
             raise RegistryError(f"Environment {name!r} has no option {unknown[0]!r}; its options are: {offer}.")
     for option in known.values():
         required = option.default is option.empty and option.kind not in (option.VAR_KEYWORD, option.VAR_POSITIONAL)
@@ -228,13 +261,13 @@ def _registered_in(module: ModuleType, name: str) -> type[TextEnv]:
     raise ImportError(f"no class in it is decorated with @register({name!r})")
 
 
-def _takes_limit(cls: type[TextEnv]) -> bool:
-    """Return whether ``__init__`` names ``max_steps``, or passes unnamed arguments on to a base class that does."""
+def _takes(cls: type[TextEnv], limit: str) -> bool:
+    """Return whether ``__init__`` names ``limit``, or passes unnamed arguments on to a base class that does."""
     for base in cls.__mro__:
         if "__init__" not in vars(base):
             continue
         known = inspect.signature(base.__init__).parameters.values()  # type: ignore[misc]
-        if any(option.name == _LIMIT for option in known):
+        if any(option.name == limit for option in known):
             return True
         if not any(option.kind is option.VAR_KEYWORD for option in known):
             return False

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from agent_envs.base import Reset, StepResult, TextEnv
 from agent_envs.errors import EnvError, UnknownTask
-from agent_envs.testing.subject import Subject, demand, ended, raising, short, surviving
+from agent_envs.testing.subject import Subject, check_mapping, demand, ended, raising, short, surviving
 
 __all__ = ["Breach", "check_env", "find_breach"]
 
@@ -76,6 +76,8 @@ def _check(make_env: MakeEnv, splits: Sequence[str], sample: int) -> None:
             tasks = _first_tasks(first.env, split, sample)
             _check_ends(first, make_env, tasks[0])
             _check_truncation(first, tasks[0])
+            _check_final_score(first, tasks[0])
+            _check_payloads(first, tasks)
             _check_determinism(first, second, tasks)
             _check_malformed(first, second, tasks[0])
             _check_snapshots(first, second, tasks[0])
@@ -210,6 +212,32 @@ def _check_truncation(first: Subject, task: str) -> None:
     )
 
 
+def _check_final_score(first: Subject, task: str) -> None:
+    """Check that asking for the score of an unfinished episode gives a score and changes nothing."""
+    if type(first.env).final_score is TextEnv.final_score:
+        return
+    _, results, actions = _explore(first, task)
+    first.reset(task)
+    for action, result in zip(actions, results, strict=True):
+        with surviving("final_score()", "it must return a number or None while an episode runs"):
+            score = first.env.final_score()
+        demand(
+            score is None or 0.0 <= score <= 1.0,
+            f"final_score() returned {score!r:.60}; it must be None or a number between 0 and 1",
+        )
+        demand(
+            first.step(action) == result,
+            f"{short(action)} gives other results after final_score() in task {task!r}; asking must change nothing",
+        )
+
+
+def _check_payloads(first: Subject, tasks: Sequence[str]) -> None:
+    for task in tasks:
+        with surviving(f"task_payload({task!r})", "it must return a mapping for every task that tasks() lists"):
+            payload = first.env.task_payload(task)
+        check_mapping(payload, "payload", f"task_payload({task!r})")
+
+
 def _check_snapshots(first: Subject, second: Subject, task: str) -> None:
     """Check that a state that went through pickling continues as the episode it was taken in, in both instances."""
     if not first.env.can_snapshot:
@@ -262,6 +290,11 @@ def _check_prompt(first: Subject, task: str) -> None:
     # Imported here, because nothing else in this module needs more than the standard library.
     import jinja2
 
+    same = getattr(type(first.env), "prompt", first.env.prompt) == first.env.prompt
+    demand(
+        same or first.env.prompt_varies,
+        "an instance has another prompt than its class; set prompt_varies = True, or training uses that of the class",
+    )
     start = first.reset(task)
     engine = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     past = [{"step": 0, "observation": "seen before", "action": "done before"}]

@@ -12,7 +12,7 @@ from numbers import Real
 from agent_envs.base import Expert, Reset, StepResult, TextEnv
 from agent_envs.errors import EnvError
 
-__all__ = ["Subject", "demand", "ended", "raising", "short", "surviving"]
+__all__ = ["Subject", "check_mapping", "demand", "ended", "raising", "short", "surviving"]
 
 _SEED = 7
 
@@ -105,7 +105,7 @@ def _check_answer(answer: object, kind: type[Reset | StepResult], method: str, t
     actions = answer.admissible_actions
     listed = isinstance(actions, tuple | list) and all(isinstance(action, str) for action in actions)
     demand(listed, f"{method} returned {actions!r:.60} as admissible_actions; they must be a tuple of str")
-    _check_info(answer.info, method)
+    check_mapping(answer.info, "info", method)
 
 
 def _check_pickling(answer: Reset | StepResult, method: str) -> None:
@@ -114,11 +114,12 @@ def _check_pickling(answer: Reset | StepResult, method: str) -> None:
     demand(copy == answer, f"what {method} returned is changed by pickling; answers travel between processes")
 
 
-def _check_info(info: object, method: str) -> None:
-    named = isinstance(info, Mapping) and all(isinstance(key, str) for key in info)
-    demand(named, f"{method} returned the info {info!r:.60}; it must be a mapping with str as keys")
-    with surviving(f"writing the info of {method} as JSON", "it must hold JSON values only, and no infinite number"):
-        json.dumps(dict(info) if isinstance(info, Mapping) else info, allow_nan=False)
+def check_mapping(values: object, what: str, method: str) -> None:
+    """Check that ``values``, the ``what`` that ``method`` returned, is a mapping from names to JSON values."""
+    named = isinstance(values, Mapping) and all(isinstance(key, str) for key in values)
+    demand(named, f"{method} returned the {what} {values!r:.60}; it must be a mapping with str as keys")
+    with surviving(f"writing the {what} of {method} as JSON", "it must hold JSON values only, and no infinite number"):
+        json.dumps(dict(values) if isinstance(values, Mapping) else values, allow_nan=False)
 
 
 def _check_outcome(result: StepResult) -> None:

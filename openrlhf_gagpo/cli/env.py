@@ -1,4 +1,4 @@
-"""``gagpo env``: list, play, check and generate environments."""
+"""``gagpo env``: list, play, check, generate and serve environments."""
 
 from __future__ import annotations
 
@@ -38,6 +38,10 @@ def main(argv: Sequence[str]) -> int:
         from openrlhf_gagpo.cli.env_play import play
 
         play(given.name, given.options, task=given.task, split=given.split, index=given.index, seed=given.seed)
+    elif given.command == "openenv":
+        from openrlhf_gagpo.cli.env_openenv import serve
+
+        serve(given.name, given.options, given.host, given.port, given.sessions)
     else:
         from openrlhf_gagpo.cli.env_check import check
 
@@ -62,6 +66,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         raise ConfigError("--task names one task, so --split and --index have no effect with it; remove them")
     if given.command == "check" and given.tasks < 1:
         raise ConfigError(f"--tasks is {given.tasks}; the contract is checked on at least 1 task of each split")
+    if given.command == "openenv" and (not 0 <= given.port <= 65535 or given.sessions < 1):
+        raise ConfigError("--port must be from 0 to 65535 and --sessions at least 1; correct the flag")
     return given
 
 
@@ -88,7 +94,9 @@ def _parser(makes_data: bool) -> argparse.ArgumentParser:
         "--env.options", dest="options", action="append", nargs="+", default=[], metavar="KEY=VALUE", help=OPTIONS.help
     )
 
-    parser = _Parser(prog="gagpo env", description="List, play, check and generate environments.", allow_abbrev=False)
+    parser = _Parser(
+        prog="gagpo env", description="List, play, check, generate and serve environments.", allow_abbrev=False
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, text: str, *parents: _Parser) -> _Parser:
@@ -112,6 +120,15 @@ def _parser(makes_data: bool) -> argparse.ArgumentParser:
     check.add_argument("--split", nargs="+", metavar="S", help="splits that must have tasks (default: all)")
     check.add_argument(
         "--tasks", type=int, default=2, metavar="N", help="tasks of each split to check the contract on (default 2)"
+    )
+
+    openenv = command("openenv", "serve an environment to clients of OpenEnv", one)
+    openenv.add_argument("--host", default="127.0.0.1", metavar="H", help="address to listen on (default %(default)s)")
+    openenv.add_argument(
+        "--port", type=int, default=8000, metavar="N", help="port, 0 for a free one (default %(default)s)"
+    )
+    openenv.add_argument(
+        "--sessions", type=int, default=64, metavar="N", help="most episodes at a time (default %(default)s)"
     )
 
     generate = command("generate", "make data for an environment that can be played without its original data", plugins)

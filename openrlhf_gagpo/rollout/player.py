@@ -40,11 +40,11 @@ class RolloutSettings:
 
 
 def prompt_builder(settings: RolloutSettings, tokenizer: Any) -> PromptBuilder:
-    """Build the prompt builder of a run; it needs the environment's class, not an instance of it."""
+    """Build the prompt builder of a run; an instance of the environment is made only if its prompt varies."""
     for plugin in settings.plugins:
         registry.load_plugin(plugin)
     return PromptBuilder(
-        registry.get(settings.env_name).prompt,
+        registry.prompt(settings.env_name, settings.env_options),
         tokenizer,
         history_length=settings.history_length,
         think=settings.think,

@@ -10,7 +10,7 @@ import pytest
 
 import agent_envs
 from agent_envs import EnvError, StepResult
-from agent_envs.limit import StepLimit
+from agent_envs.limit import ObservationLimit, StepLimit
 from agent_envs.survey import survey
 from agent_envs.testing import check_env
 from agent_envs.vault import VaultEnv
@@ -173,3 +173,66 @@ def test_preload_gets_what_the_class_takes(plugin: str) -> None:
 def test_two_limits_are_refused() -> None:
     with pytest.raises(ValueError, match="got two step limits"):
         EnvPool("vault", {"max_steps": 3}, max_steps=4)
+
+
+class Wordy(VaultEnv):
+    """Says more than is needed, and knows how far an episode has come."""
+
+    def final_score(self) -> float | None:
+        return 0.25
+
+    def task_payload(self, task: str) -> dict[str, str]:
+        return {"about": task}
+
+
+def test_long_observations_are_cut() -> None:
+    env, whole = ObservationLimit(VaultEnv(), 10), VaultEnv()
+    start, full = env.reset("vault-train-0", 0), whole.reset("vault-train-0", 0)
+    missing = len(full.observation) - 10
+    assert start.observation == f"{full.observation[:10]} ... ({missing} more characters)"
+    assert start.state_key == full.state_key
+    result, full_result = env.step("go north"), whole.step("go north")
+    assert (result.observation[:10], result.state_key) == (full_result.observation[:10], full_result.state_key)
+    assert "more characters" in result.observation
+    assert env.model() is None
+    long = ObservationLimit(VaultEnv(), len(full.observation))
+    assert long.reset("vault-train-0", 0) == full
+
+
+def test_make_limits_observations_of_any_environment(plugin: str) -> None:
+    for name in ("vault", "unlimited-vault", "passing-vault"):
+        env = agent_envs.make(name, max_observation=12, max_steps=14)
+        assert env.reset("vault-train-0", 0).observation[12:].startswith(" ... (")
+        assert env.max_steps == 14
+    check_env(lambda: agent_envs.make("vault", max_observation=12), "train", sample=1)
+    with pytest.raises(ValueError, match="max_observation is 0; it must be a whole number of at least 1"):
+        agent_envs.make("vault", max_observation=0)
+
+    @agent_envs.register("brief-vault")
+    class Brief(VaultEnv):
+        def __init__(self, max_observation: int = 5) -> None:
+            super().__init__()
+            self.most = max_observation
+
+    own = agent_envs.make("brief-vault", max_observation=7)
+    assert isinstance(own, Brief)
+    assert own.most == 7
+
+
+def test_workers_limit_observations() -> None:
+    async def first() -> str:
+        async with EnvPool("vault", {"max_observation": 10}) as pool:
+            session = await pool.open()
+            return (await session.reset("vault-train-0", 0)).observation
+
+    assert "more characters" in asyncio.run(first())
+
+
+def test_an_episode_that_is_cut_off_has_its_final_score() -> None:
+    wordy = StepLimit(ObservationLimit(Wordy(), 10), 2)
+    wordy.reset("vault-train-0", 0)
+    assert wordy.step("wait").score == 0.0
+    last = wordy.step("wait")
+    assert (last.truncated, last.score) == (True, 0.25)
+    assert wordy.task_payload("vault-train-0") == {"about": "vault-train-0"}
+    assert idle(StepLimit(VaultEnv(), 2), 2)[-1].score == 0.0

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import agent_envs
-from agent_envs import Needs, RegistryError, registry
+from agent_envs import Needs, PromptTemplate, RegistryError, registry
 from agent_envs.vault import VaultEnv
 
 PLUGIN = """
@@ -168,3 +168,20 @@ def test_plugin_errors(tmp_path: Path) -> None:
     broken.write_text(PLUGIN.format(name="half"))
     agent_envs.load_plugin(str(broken))
     assert "half" in agent_envs.names()
+
+
+def test_the_prompt_is_the_classs_unless_it_varies() -> None:
+    made = []
+
+    class Counted(VaultEnv):
+        def __init__(self, language: str = "English") -> None:
+            super().__init__()
+            made.append(language)
+            self.prompt = PromptTemplate(turn=f"{language}: {{{{ observation }}}}")
+
+    agent_envs.register("counted-vault")(Counted)
+    assert registry.prompt("counted-vault", {"language": "Dutch"}) is VaultEnv.prompt
+    assert made == []
+    Counted.prompt_varies = True
+    assert registry.prompt("counted-vault", {"language": "Dutch"}).turn == "Dutch: {{ observation }}"
+    assert registry.prompt("counted-vault", {"max_steps": 3}).turn == "English: {{ observation }}"

@@ -201,6 +201,31 @@ class Misworded(VaultEnv):
     prompt = PromptTemplate(turn="{{ thought }}")
 
 
+class Versatile(VaultEnv):
+    def __init__(self) -> None:
+        super().__init__()
+        self.prompt = PromptTemplate(turn="{{ observation }}!")
+
+
+class Overrated(VaultEnv):
+    def final_score(self) -> float:
+        return 1.5
+
+
+class Disturbed(VaultEnv):
+    """Asking for the score moves the agent."""
+
+    def final_score(self) -> None:
+        state = self._state
+        if state is not None:
+            self._state = replace(state, agent=state.layout.altar)
+
+
+class Secretive(VaultEnv):
+    def task_payload(self, task: str) -> dict[str, object]:
+        return {"answer": {1}}
+
+
 def answering(**changes: object) -> Callable[[], TextEnv]:
     """Vaults whose steps have fields changed."""
 
@@ -242,6 +267,10 @@ def starting(**changes: object) -> Callable[[], TextEnv]:
         (Clueless, r"did not solve task 'vault-train-0' within 14 steps \(success False, score 0\); raise max_steps"),
         (Blind, "prompt.turn is the same for different observations; it must show"),
         (Misworded, "rendering prompt.turn raised UndefinedError: 'thought' is undefined; it may use the variables"),
+        (Versatile, "an instance has another prompt than its class; set prompt_varies = True"),
+        (Overrated, r"final_score\(\) returned 1.5; it must be None or a number between 0 and 1"),
+        (Disturbed, r"gives other results after final_score\(\) in task 'vault-train-0'; asking must change nothing"),
+        (Secretive, r"writing the payload of task_payload\('vault-train-0'\) as JSON raised TypeError"),
         (lambda: VaultEnv(train_tasks=0), "split 'train' has no tasks; there must be one"),
         (starting(observation=b"bytes"), "reset returned a bytes as observation; it must be a str"),
         (starting(category=None), "reset returned a NoneType as category; it must be a str"),

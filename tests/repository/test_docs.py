@@ -258,6 +258,23 @@ def test_the_fields_of_verl_are_those_listed():
     }
 
 
+def test_the_adapted_environments_are_few_lines_that_run(tmp_path, monkeypatch, capsys):
+    page = ROOT / "docs" / "adapters.md"
+    lake, *others = blocks(page, "python")
+    assert len([line for line in lake.splitlines() if line.strip()]) <= 15
+    path = tmp_path / "lake.py"
+    path.write_text(lake)
+    agent_envs.load_plugin(str(path))
+    check_env(lambda: agent_envs.make("frozen-lake"), "valid", sample=2)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("right\nquit\n"))
+    (words,) = (words for words in commands(page) if words[1:3] == ["env", "play"])
+    assert cli.main([str(path) if word == "lake.py" else word for word in words[1:]]) == 0
+    assert "Walk from S" in capsys.readouterr().out
+    for block in others[:2]:
+        exec(compile(block, page.name, "exec"), {"__name__": "made_up_plugin"})
+    assert {"hanoi", "mastermind", "far-vault", "connect-four"} <= set(agent_envs.names())
+
+
 def test_the_conformance_commands_parse():
     lines = re.findall(
         r"^python -m openrlhf_gagpo.credit.conformance (.*)$", (ROOT / "docs" / "interop.md").read_text(), re.MULTILINE

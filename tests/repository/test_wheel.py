@@ -17,7 +17,7 @@ import openrlhf_gagpo
 from support import tiny_vault
 from support.paths import REPOSITORY
 
-PACKAGES = ("agent_envs", "openrlhf_gagpo")
+PACKAGES = ("agent_envs", "agent_envs_verifiers", "openrlhf_gagpo")
 _FOR_THE_BUILD = ("setup.py", "pyproject.toml", "README.md", "LICENSE")
 
 

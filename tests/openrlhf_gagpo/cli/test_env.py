@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 import os
+import signal
+import socket
 import subprocess
 import sys
 import time
 
+import httpx
 import pytest
 
 from agent_envs import Needs, registry
@@ -323,6 +326,32 @@ def test_a_plugin_says_how_its_packages_are_installed(env, mapped, monkeypatch):
         assert env(command, "mapped-vault", *mapped)[2] == (
             "gagpo: error: environment 'mapped-vault' needs no_such_package: run pip install such[all]\n"
         )
+
+
+def test_openenv_serves_until_it_is_interrupted():
+    words = [sys.executable, "-m", "openrlhf_gagpo.cli.main", "env", "openenv", "vault", "--port", "0", *SMALL]
+    server = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        said = server.stdout.readline()
+        address = said.split()[0]
+        assert said == f"{address} serves vault to OpenEnv clients; Ctrl-C stops it\n"
+        body = {"split": "train"}
+        assert httpx.post(f"{address}/vault/num_tasks", json=body, trust_env=False).json() == {"num_tasks": 4}
+    finally:
+        server.send_signal(signal.SIGINT)
+        _, errors = server.communicate(timeout=60)
+    assert "Traceback" not in errors
+
+
+def test_openenv_refuses_a_taken_port(env):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        status, _, errors = env("openenv", "vault", *SMALL, "--port", str(taken.getsockname()[1]))
+    assert (status, errors.count("\n")) == (2, 1)
+    assert "name another --host or --port" in errors
+    assert env("openenv", "volt")[0] == 2
+    assert "--sessions at least 1" in env("openenv", "vault", "--sessions", "0")[2]
 
 
 def test_play_shows_text_that_no_encoding_holds(env, plugin):
