@@ -27,6 +27,7 @@ class StepLimit(TextEnv):
         self.record = env.record
         self.placeholders = env.placeholders
         self.can_snapshot = env.can_snapshot
+        self.waits = env.waits
         self.max_steps = min(max_steps, env.max_steps)
         self._steps_left = 0
         self._cut_off = False
@@ -41,10 +42,19 @@ class StepLimit(TextEnv):
         return start
 
     def step(self, action: str) -> StepResult:
+        self._refuse_after_the_end()
+        return self._limited(self.env.step(action))
+
+    async def astep(self, action: str) -> StepResult:
+        self._refuse_after_the_end()
+        return self._limited(await self.env.astep(action))
+
+    def _refuse_after_the_end(self) -> None:
         # The environment itself refuses a step after any other end.
         if self._cut_off:
             raise EnvError(f"{self.name}: the episode was truncated after {self.max_steps} steps; call reset first.")
-        result = self.env.step(action)
+
+    def _limited(self, result: StepResult) -> StepResult:
         self._steps_left -= 1
         if self._steps_left > 0 or result.terminated or result.truncated:
             return result
@@ -55,8 +65,7 @@ class StepLimit(TextEnv):
         return self.env.expert()
 
     def snapshot(self) -> object:
-        if self._cut_off:
-            raise EnvError(f"{self.name}: the episode was truncated after {self.max_steps} steps; call reset first.")
+        self._refuse_after_the_end()
         return self._steps_left, self.env.snapshot()
 
     def restore(self, state: object) -> None:
