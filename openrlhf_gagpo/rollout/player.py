@@ -17,7 +17,7 @@ from openrlhf_gagpo.rollout.prompt import ChatTemplate, PromptBuilder
 from openrlhf_gagpo.rollout.retrace import retrace
 from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, Place, Policy, SamplingParams
 
-__all__ = ["EpisodePlayer", "RolloutSettings", "prompt_builder"]
+__all__ = ["EpisodePlayer", "RolloutSettings", "prompt_builder", "tag_names"]
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,8 @@ class RolloutSettings:
 
 def prompt_builder(settings: RolloutSettings, tokenizer: Any) -> PromptBuilder:
     """Build the prompt builder of a run; it needs the environment's class, not an instance of it."""
-    for plugin in settings.plugins:
-        registry.load_plugin(plugin)
     return PromptBuilder(
-        registry.get(settings.env_name).prompt,
+        _environment(settings).prompt,
         tokenizer,
         history_length=settings.history_length,
         think=settings.think,
@@ -55,12 +53,24 @@ def prompt_builder(settings: RolloutSettings, tokenizer: Any) -> PromptBuilder:
     )
 
 
+def tag_names(settings: RolloutSettings) -> tuple[str, ...]:
+    """Return the names of the tags around an action in the run's environment."""
+    return _environment(settings).action_tags
+
+
+def _environment(settings: RolloutSettings) -> type[TextEnv]:
+    for plugin in settings.plugins:
+        registry.load_plugin(plugin)
+    return registry.get(settings.env_name)
+
+
 class EpisodePlayer:
     """Owns the environment workers and plays episodes with any policy."""
 
     def __init__(self, settings: RolloutSettings, tokenizer: Any) -> None:
         self.settings = settings
         self._prompts = prompt_builder(settings, tokenizer)
+        self._tag_names = tag_names(settings)
         self._decode = _decoder(tokenizer)
         self._pool = EnvPool(
             settings.env_name,
@@ -90,6 +100,7 @@ class EpisodePlayer:
             decode=self._decode,
             think=self.settings.think,
             action_tags=self.settings.action_tags,
+            tag_names=self._tag_names,
             concurrency=self._slots,
             on_done=on_done,
         )
