@@ -48,7 +48,7 @@ class Needs:
 
 @dataclass(frozen=True)
 class GeneratorOption:
-    """One value that a generator of data takes."""
+    """One value that a generator of data, or a service, takes."""
 
     name: str
     kind: type[Value]

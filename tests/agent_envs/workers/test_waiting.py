@@ -52,7 +52,7 @@ def test_a_step_that_waits_too_long_loses_its_own_session_only() -> None:
         waiting = asyncio.ensure_future(answer(slow, "wait 50"))
         while not waiting.done():
             assert await answer(fast, "go") == "go"
-        with pytest.raises(EnvFault, match="did not finish step within 0.5 s$"):
+        with pytest.raises(EnvFault, match=r"did not finish step within 0.5 s$"):
             await waiting
         with pytest.raises(EnvFault, match="did not finish step"):
             await slow.step("go")
