@@ -57,6 +57,7 @@ setup(
         "api": ["httpx>=0.27"],
         "alfworld": ["alfworld==0.4.2", "textworld[pddl]==1.7.0"],
         "webshop": ["regex"],
+        "search": ["tantivy==0.27.0", "httpx>=0.27", "pyarrow", "starlette>=0.40", "uvicorn>=0.30"],
         "dev": [
             "pytest>=8",
             "pytest-timeout>=2.3",
