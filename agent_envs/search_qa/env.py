@@ -165,6 +165,9 @@ class SearchQAEnv(TextEnv):
         listed = sources.split(",") if isinstance(sources, str) else sources
         self._sources = tuple(source.strip() for source in listed if source.strip())
         self._limits = {"train": train_tasks, "valid": valid_tasks, "test": test_tasks}
+        if any(limit is not None and limit < 0 for limit in self._limits.values()):
+            raise EnvError("a number of tasks of question answering is below 0; leave it out for all of them.")
+        self._stamp = _stamp(self._root)
         generated = names == "symbols" or (self._root / MENTIONS_FILE).is_file()
         self._mentions = load_mentions(self._root) if generated else None
         self._symbols = names == "symbols"
@@ -185,7 +188,7 @@ class SearchQAEnv(TextEnv):
             self._retriever = _server(url, timeout, query_field)
             facts: dict[str, object] = {"url": shown_url(url)}
         else:
-            self._retriever, self._corpus, facts = _embedded(self._root / CORPUS_FILE, self._root / INDEX_FOLDER)
+            self._retriever, self._corpus, facts = _embedded(self._root, self._stamp)
         counts = {split: len(self.tasks(split)) for split in _SPLITS if question_files(self._root, split)}
         self.record = {"retriever": retriever, **facts, "topk": topk, "names": names, "questions": counts}
 
@@ -204,7 +207,7 @@ class SearchQAEnv(TextEnv):
     def tasks(self, split: str) -> Sequence[str]:
         if split not in _SPLITS:
             raise UnknownTask(f"question answering has no split {split!r}; it has: {', '.join(_SPLITS)}.")
-        return list(_questions(self._root, split, self._sources))[: self._limits[split]]
+        return list(_questions(self._root, split, self._sources, self._stamp))[: self._limits[split]]
 
     def reset(self, task: str, seed: int) -> Reset:
         question = self._question(task)
@@ -217,7 +220,8 @@ class SearchQAEnv(TextEnv):
             task=episode.show(question.question),
             admissible_actions=self._suggestions(episode),
             category=question.category,
-            info={"answers": [episode.show(answer) for answer in question.answers]},
+            # Several names of one thing may have the same symbol.
+            info={"answers": list(dict.fromkeys(map(episode.show, question.answers)))},
         )
 
     def step(self, action: str) -> StepResult:
@@ -339,15 +343,21 @@ class SearchQAEnv(TextEnv):
     def _question(self, task: str) -> Question:
         split = task.partition("-")[0]
         limit = self._limits.get(split)
-        found = _questions(self._root, split, self._sources) if split in _SPLITS else {}
+        found = _questions(self._root, split, self._sources, self._stamp) if split in _SPLITS else {}
         question = found.get(task)
         if question is None or (limit is not None and task not in self.tasks(split)):
             raise UnknownTask(f"question answering has no task {task!r}; tasks() lists those it has.")
         return question
 
 
+def _stamp(root: Path) -> tuple[int, ...]:
+    """Return when the files were written, so that replaced ones are read anew."""
+    files = [path for split in _SPLITS for path, _ in question_files(root, split)]
+    return tuple(path.stat().st_mtime_ns for path in (root / CORPUS_FILE, *files) if path.is_file())
+
+
 @lru_cache(maxsize=16)
-def _questions(root: Path, split: str, sources: tuple[str, ...]) -> Mapping[str, Question]:
+def _questions(root: Path, split: str, sources: tuple[str, ...], stamp: tuple[int, ...]) -> Mapping[str, Question]:
     """Return the questions of a split by task id, in the order of its files."""
     return {f"{split}-{question.id}": question for question in load_questions(root, split, sources)}
 
@@ -361,12 +371,12 @@ def _server(url: str, timeout: float, query_field: str) -> Remembering:
 
 
 @lru_cache(maxsize=4)
-def _embedded(corpus: Path, folder: Path) -> tuple[Remembering, Corpus, dict[str, object]]:
-    """Return the index of a corpus, the same for all instances of a process, its corpus, and what a run records."""
+def _embedded(root: Path, stamp: tuple[int, ...]) -> tuple[Remembering, Corpus, dict[str, object]]:
+    """Return the index of a folder, the same for all instances of a process, its corpus, and what a run records."""
     # Imported here, because a player who asks a server needs no engine.
     from agent_envs.search_qa.retrieval.tantivy import open_index
 
-    opened = open_index(corpus, folder)
+    opened = open_index(root / CORPUS_FILE, root / INDEX_FOLDER)
     return Remembering(opened), opened.corpus, dict(opened.notes)
 
 

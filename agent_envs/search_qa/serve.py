@@ -29,12 +29,14 @@ def serve(ready: Callable[[str], None], data_dir: str, port: int, host: str = "1
     Raises:
         EnvError: there is no corpus, a package is missing, or the address cannot be used.
     """
+    root = data_root(data_dir)
+    retriever = open_index(root / CORPUS_FILE, root / INDEX_FOLDER)
     try:
         import uvicorn
+
+        app = make_app(retriever)
     except ImportError as error:
         raise EnvError("serving needs starlette and uvicorn: run pip install starlette uvicorn") from error
-    root = data_root(data_dir)
-    app = make_app(open_index(root / CORPUS_FILE, root / INDEX_FOLDER))
     kind = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(kind, socket.SOCK_STREAM) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

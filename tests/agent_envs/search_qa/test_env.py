@@ -206,6 +206,7 @@ def test_what_a_run_records(make: Make) -> None:
         ({"retriever": "http", "url": "ftp://x"}, "must begin with http"),
         ({"names": "hidden"}, "names .* shown or symbols"),
         ({"data_dir": "/nowhere"}, "not a folder"),
+        ({"train_tasks": -1}, "below 0"),
     ],
 )
 def test_options_that_cannot_be_used(make: Make, options: dict[str, Any], said: str) -> None:
