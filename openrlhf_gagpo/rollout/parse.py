@@ -120,7 +120,7 @@ def _first_of_several(response: str, think: bool, thinking: bool, names: tuple[s
     for tag in _tags(names).finditer(response):
         closing, name = bool(tag[1]), tag[2].lower()
         if name == "think":
-            thought = closing and (thinking or thought)
+            thought = closing and thinking
             thinking = not closing
             opened = {}
         elif thinking:

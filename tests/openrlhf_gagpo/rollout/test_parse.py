@@ -171,6 +171,7 @@ def test_thinking_before_tags_of_several_names() -> None:
     assert read(f"x <search>a</search></think>{pair}", opened=True) == (pair, True)
     assert read(pair) == (pair, False)
     assert read(f"x</think>{pair}") == (pair, False)
+    assert read(f"<think>x</think>y</think>{pair}") == (pair, False)
 
 
 @given(
