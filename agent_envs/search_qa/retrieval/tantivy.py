@@ -25,6 +25,8 @@ __all__ = ["ENGINE", "TantivyRetriever", "build_index", "open_index"]
 ENGINE = f"tantivy {version('tantivy')}"
 
 _NOTES, _META, _MANAGED = "index.json", "meta.json", ".managed.json"
+_FORMAT = 1
+"""Of the folder. Raise it when what is in it changes, so that older ones are built anew."""
 _HEAP_BYTES = 256_000_000
 """Memory of the build; a corpus whose index needs less becomes one segment."""
 _LONGEST_WORD = 40
@@ -32,6 +34,7 @@ _LONGEST_WORD = 40
 _MOST_WORDS = 256
 """Different words of a query that are searched for."""
 _MOST_TIES = 1 << 10
+_CHUNK = 10_000
 
 
 def build_index(corpus: Path, out: Path) -> None:
@@ -117,21 +120,24 @@ class TantivyRetriever:
         ]
         if not terms or topk < 1:
             return []
-        asked = tantivy.Query.boolean_query(terms)
-        limit = topk + 1
-        found = self._searcher.search(asked, limit, count=False).hits
-        # Of passages that tie for the last place the ids decide, so all of them have to be seen.
-        while len(found) == limit < _MOST_TIES and found[-1][0] == found[topk - 1][0]:
-            limit *= 4
-            found = self._searcher.search(asked, limit, count=False).hits
-        if len(found) > topk:
-            found = [hit for hit in found if hit[0] >= found[topk - 1][0]]
-        numbers = self._searcher.fast_field_values("number", [address for _, address in found])
         hits = []
-        for (score, _), number in zip(found, numbers, strict=True):
-            passage = self.corpus[int(number or 0)]
-            hits.append(Hit(passage.id, float(score), passage.contents))
-        return best_first(hits)[:topk]
+        for score, number in self._best(tantivy.Query.boolean_query(terms), topk):
+            passage = self.corpus[number]
+            hits.append(Hit(passage.id, score, passage.contents))
+        return best_first(hits)
+
+    def _best(self, query: tantivy.Query, topk: int) -> list[tuple[float, int]]:
+        """Return score and number of the best passages; of equal ones, those that come first in the corpus."""
+        limit = topk
+        found = self._searcher.search(query, limit, count=False).hits
+        # The engine prefers what comes first in its index. Where that is not the corpus's order, all that tie for the
+        # last place have to be seen.
+        while not self.notes["in_order"] and len(found) == limit < _MOST_TIES and found[-1][0] == found[topk - 1][0]:
+            limit *= 4
+            found = self._searcher.search(query, limit, count=False).hits
+        numbers = self._searcher.fast_field_values("number", [address for _, address in found])
+        best = [(float(score), int(number or 0)) for (score, _), number in zip(found, numbers, strict=True)]
+        return sorted(best, key=lambda one: (-one[0], one[1]))[:topk]
 
 
 def _build(corpus: Path, folder: Path) -> None:
@@ -160,18 +166,34 @@ def _build(corpus: Path, folder: Path) -> None:
         # Until then the engine's threads write into the folder.
         writer.wait_merging_threads()
     tables.save(folder)
+    in_order = _in_order(folder, len(tables))
     _name_by_content(folder)
     opened = Corpus(corpus, folder)
     opened.check_ids()
     files = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
     notes = {
+        "format": _FORMAT,
         "engine": ENGINE,
         "passages": len(tables),
+        "in_order": in_order,
         "corpus_bytes": corpus.stat().st_size,
         "corpus": digest.hexdigest(),
         "index": hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest(),
     }
     (folder / _NOTES).write_text(json.dumps(notes, indent=1) + "\n", encoding="utf-8")
+
+
+def _in_order(folder: Path, passages: int) -> bool:
+    """Return whether the index has the passages in the order of the corpus, as it does unless it was merged."""
+    searcher = tantivy.Index.open(str(folder)).searcher()
+    if searcher.num_segments > 1:
+        return False
+    for start in range(0, passages, _CHUNK):
+        numbers = range(start, min(start + _CHUNK, passages))
+        addresses = [tantivy.DocAddress(0, number) for number in numbers]
+        if searcher.fast_field_values("number", addresses) != list(numbers):
+            return False
+    return True
 
 
 def _name_by_content(folder: Path) -> None:
@@ -191,12 +213,13 @@ def _name_by_content(folder: Path) -> None:
 
 
 def _fits(corpus: Path, folder: Path) -> bool:
-    """Return whether the folder has an index of this engine for a corpus of this size."""
+    """Return whether the folder has an index of this form and engine for a corpus of this size."""
     try:
         notes = _notes(folder)
     except EnvError:
         return False
-    return notes.get("engine") == ENGINE and notes.get("corpus_bytes") == corpus.stat().st_size
+    wanted = {"format": _FORMAT, "engine": ENGINE, "corpus_bytes": corpus.stat().st_size}
+    return wanted.items() <= notes.items()
 
 
 def _notes(folder: Path) -> dict[str, Any]:

@@ -69,12 +69,16 @@ def test_hits_are_those_of_a_plain_bm25(retriever: TantivyRetriever, chosen: lis
     assert all(hit.score == pytest.approx(expected[hit.id], rel=1e-5) for hit in hits)
 
 
-def test_equal_scores_are_in_the_order_of_ids_and_complete(tmp_path: Path) -> None:
+@pytest.mark.parametrize("in_order", [True, False])
+def test_of_equal_scores_the_first_are_taken_and_sorted_by_id(tmp_path: Path, in_order: bool) -> None:
     corpus = tmp_path / "corpus.jsonl"
     ids = [hashlib.sha256(str(number).encode()).hexdigest()[:6] for number in range(300)]
     corpus.write_text("".join(json.dumps({"id": name, "contents": '"T"\nsame words'}) + "\n" for name in ids))
-    (hits,) = open_index(corpus, tmp_path / "index").search(["same"], 5)
-    assert [hit.id for hit in hits] == sorted(ids)[:5]
+    retriever = open_index(corpus, tmp_path / "index")
+    assert retriever.notes["in_order"]
+    retriever.notes["in_order"] = in_order
+    (hits,) = retriever.search(["same"], 5)
+    assert [hit.id for hit in hits] == sorted(ids[:5])
 
 
 def test_equal_corpora_give_equal_files(root: Path, tmp_path: Path) -> None:
