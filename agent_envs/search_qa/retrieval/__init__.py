@@ -48,28 +48,24 @@ class Remembering:
         self._known: OrderedDict[tuple[str, int], list[Hit]] = OrderedDict()
 
     def search(self, queries: Sequence[str], topk: int) -> list[list[Hit]]:
-        missing = self._missing(queries, topk)
-        return self._answer(queries, topk, missing, self._retriever.search(missing, topk) if missing else [])
+        known, missing = self._recall(queries, topk)
+        found = self._retriever.search(missing, topk) if missing else []
+        return self._keep(queries, topk, {**known, **dict(zip(missing, found, strict=True))})
 
     async def asearch(self, queries: Sequence[str], topk: int) -> list[list[Hit]]:
-        missing = self._missing(queries, topk)
+        known, missing = self._recall(queries, topk)
         found = await self._retriever.asearch(missing, topk) if missing else []
-        return self._answer(queries, topk, missing, found)
+        return self._keep(queries, topk, {**known, **dict(zip(missing, found, strict=True))})
 
-    def _missing(self, queries: Sequence[str], topk: int) -> list[str]:
-        return [query for query in dict.fromkeys(queries) if (query, topk) not in self._known]
+    def _recall(self, queries: Sequence[str], topk: int) -> tuple[dict[str, list[Hit]], list[str]]:
+        """Return the answers that are known, and the other queries, each once."""
+        known = {query: self._known[query, topk] for query in queries if (query, topk) in self._known}
+        return known, [query for query in dict.fromkeys(queries) if query not in known]
 
-    def _answer(
-        self, queries: Sequence[str], topk: int, missing: Sequence[str], found: Sequence[list[Hit]]
-    ) -> list[list[Hit]]:
-        fresh = dict(zip(missing, found, strict=True))
-        answers = []
-        for query in queries:
-            # Another search may have pushed out what was known when this one began.
-            hits = fresh[query] if query in fresh else self._known[query, topk]
+    def _keep(self, queries: Sequence[str], topk: int, answers: dict[str, list[Hit]]) -> list[list[Hit]]:
+        for query, hits in answers.items():
             self._known[query, topk] = hits
             self._known.move_to_end((query, topk))
-            answers.append(hits)
         while len(self._known) > self._kept:
             self._known.popitem(last=False)
-        return answers
+        return [answers[query] for query in queries]

@@ -50,9 +50,8 @@ class HttpRetriever:
         try:
             address = httpx.URL(url)
         except (httpx.InvalidURL, TypeError) as error:
-            raise EnvError(
-                f"url of the retriever is not an address ({error}); give http://HOST:PORT/retrieve"
-            ) from error
+            # Not quoted, as it may hold a password.
+            raise EnvError("url of the retriever is not an address; give http://HOST:PORT/retrieve") from error
         if address.scheme not in ("http", "https") or not address.host:
             raise EnvError("url of the retriever must begin with http:// or https:// and name a host")
         self._url = address.copy_with(path=_PATH) if address.path == "/" else address
