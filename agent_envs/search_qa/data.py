@@ -10,6 +10,7 @@ from typing import Any
 
 from agent_envs.declarations import Generator, GeneratorOption, OnProgress, Service
 from agent_envs.errors import EnvError
+from agent_envs.search_qa.levels import LEVELS, SPLITS
 
 __all__ = [
     "CORPUS_FILE",
@@ -25,7 +26,6 @@ __all__ = [
 
 DATA_VARIABLE, URL_VARIABLE = "SEARCH_QA_DATA", "SEARCH_QA_URL"
 CORPUS_FILE, INDEX_FOLDER, _MANIFEST_FILE = "corpus.jsonl", "index", "manifest.json"
-_LEVELS = ("tiny", "small", "hard")
 
 
 def data_root(data_dir: str | os.PathLike[str] | None) -> Path:
@@ -61,7 +61,7 @@ def find_files(data_dir: str | os.PathLike[str] | None, embedded: bool) -> Itera
     root = data_root(data_dir)
     yield f"{root} ({'option data_dir' if data_dir is not None else f'variable {DATA_VARIABLE}'})"
     found = 0
-    for split in ("train", "valid", "test"):
+    for split in SPLITS:
         files = question_files(root, split)
         found += len(files)
         yield f"{split:<6} {', '.join(str(path.relative_to(root)) for path, _ in files) or 'no questions'}"
@@ -94,7 +94,7 @@ GENERATOR = Generator(
     run=_generate,
     data_option="data_dir",
     options=(
-        GeneratorOption("level", str, "how hard the questions are", default="small", choices=_LEVELS),
+        GeneratorOption("level", str, "how hard the questions are", default="small", choices=tuple(LEVELS)),
         GeneratorOption("seed", int, "another seed makes another world", default=0),
     ),
 )

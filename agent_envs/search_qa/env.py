@@ -37,6 +37,7 @@ from agent_envs.search_qa.data import (
     level_play,
 )
 from agent_envs.search_qa.expert import expert_action
+from agent_envs.search_qa.levels import SPLITS
 from agent_envs.search_qa.mentions import MENTIONS_FILE, load_mentions
 from agent_envs.search_qa.prompt import SEARCH_QA_PROMPT
 from agent_envs.search_qa.questions import Question, load_questions, question_files
@@ -47,7 +48,6 @@ __all__ = ["SearchQAEnv"]
 
 NOT_UNDERSTOOD = "Not understood: either search for something or answer."
 NOTHING_FOUND = "No passage found."
-_SPLITS = ("train", "valid", "test")
 
 
 @dataclass
@@ -115,7 +115,7 @@ class SearchQAEnv(TextEnv):
         EnvError: data is missing or broken, or an option is out of range.
     """
 
-    splits = _SPLITS
+    splits = SPLITS
     prompt = SEARCH_QA_PROMPT
     action_tags = TAGS
     can_snapshot = True
@@ -189,7 +189,7 @@ class SearchQAEnv(TextEnv):
             facts: dict[str, object] = {"url": shown_url(url)}
         else:
             self._retriever, self._corpus, facts = _embedded(self._root, self._stamp)
-        counts = {split: len(self.tasks(split)) for split in _SPLITS if question_files(self._root, split)}
+        counts = {split: len(self.tasks(split)) for split in SPLITS if question_files(self._root, split)}
         self.record = {"retriever": retriever, **facts, "topk": topk, "names": names, "questions": counts}
 
     @classmethod
@@ -205,8 +205,8 @@ class SearchQAEnv(TextEnv):
         cls(**options).close()
 
     def tasks(self, split: str) -> Sequence[str]:
-        if split not in _SPLITS:
-            raise UnknownTask(f"question answering has no split {split!r}; it has: {', '.join(_SPLITS)}.")
+        if split not in SPLITS:
+            raise UnknownTask(f"question answering has no split {split!r}; it has: {', '.join(SPLITS)}.")
         return list(_questions(self._root, split, self._sources, self._stamp))[: self._limits[split]]
 
     def reset(self, task: str, seed: int) -> Reset:
@@ -343,7 +343,7 @@ class SearchQAEnv(TextEnv):
     def _question(self, task: str) -> Question:
         split = task.partition("-")[0]
         limit = self._limits.get(split)
-        found = _questions(self._root, split, self._sources, self._stamp) if split in _SPLITS else {}
+        found = _questions(self._root, split, self._sources, self._stamp) if split in SPLITS else {}
         question = found.get(task)
         if question is None or (limit is not None and task not in self.tasks(split)):
             raise UnknownTask(f"question answering has no task {task!r}; tasks() lists those it has.")
@@ -352,7 +352,7 @@ class SearchQAEnv(TextEnv):
 
 def _stamp(root: Path) -> tuple[int, ...]:
     """Return when the files were written, so that replaced ones are read anew."""
-    files = [path for split in _SPLITS for path, _ in question_files(root, split)]
+    files = [path for split in SPLITS for path, _ in question_files(root, split)]
     return tuple(path.stat().st_mtime_ns for path in (root / CORPUS_FILE, *files) if path.is_file())
 
 
