@@ -61,6 +61,7 @@ setup(
         "textarena": ["textarena>=0.7.4"],
         "openenv": ["httpx>=0.27", "starlette>=0.40", "uvicorn>=0.30", "websockets>=14"],
         "verifiers": ["verifiers>=0.4,<0.5", "httpx>=0.27"],
+        "search": ["tantivy==0.27.0", "httpx>=0.27", "pyarrow", "starlette>=0.40", "uvicorn>=0.30"],
         "dev": [
             "pytest>=8",
             "pytest-timeout>=2.3",

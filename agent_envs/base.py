@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, ClassVar, overload
 
-from agent_envs.declarations import Generator, Needs
+from agent_envs.declarations import Generator, Needs, Service
 from agent_envs.errors import EnvError, UnknownTask
 
 __all__ = [
@@ -224,8 +224,15 @@ class TextEnv(ABC):
     """Packages that the base install does not contain."""
     generator: ClassVar[Generator | None] = None
     """Makes data to play with; None if there is nothing to make."""
+    service: ClassVar[Service | None] = None
+    """Offers its data to other processes; None if there is nothing to offer."""
+    action_tags: ClassVar[tuple[str, ...]] = ("action",)
+    """Names of the tags around an action, in runs that ask for tags. Of one name the last complete pair counts, and its
+    content is the action; of several names the first pair to be completed, and the action keeps its tags."""
     can_snapshot: bool = False
     """Whether ``snapshot`` and ``restore`` work."""
+    waits: bool = False
+    """Whether ``astep`` may wait for something outside of the process; worker processes then await it."""
     placeholders: tuple[str, ...] = ()
     """Parts of listed actions that the agent replaces with its own words, such as "<query>" in "search[<query>]"."""
 
@@ -255,6 +262,10 @@ class TextEnv(ABC):
     @abstractmethod
     def step(self, action: str) -> StepResult:
         """Take one action given as text."""
+
+    async def astep(self, action: str) -> StepResult:
+        """Do what ``step`` does, and await what it waits for, so that a worker goes on with its other episodes."""
+        return self.step(action)
 
     def final_score(self) -> float | None:
         """Return the score in [0, 1] that the running episode has if it ends here, or None for that of its last step.

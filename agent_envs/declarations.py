@@ -1,4 +1,4 @@
-"""What an environment declares besides its rules: the packages it needs, and how its data can be generated."""
+"""What an environment declares besides its rules: packages that it needs, how data is generated, what can be served."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Protocol
 
 from agent_envs.errors import EnvError
 
-__all__ = ["Generator", "GeneratorOption", "Needs", "OnProgress", "Value"]
+__all__ = ["Generator", "GeneratorOption", "Needs", "OnProgress", "Service", "Value"]
 
 Value = int | float | str
 """One value of a generator's option."""
@@ -48,7 +48,7 @@ class Needs:
 
 @dataclass(frozen=True)
 class GeneratorOption:
-    """One value that a generator of data takes."""
+    """One value that a generator of data, or a service, takes."""
 
     name: str
     kind: type[Value]
@@ -100,3 +100,20 @@ class Generator:
         taken = [name for name in names if name in ("out", "on_progress") or names.count(name) > 1]
         if taken:
             raise EnvError(f"two values of the generator of {self.summary} are named {taken[0]!r}; rename one option.")
+
+
+class Serve(Protocol):
+    """Answers other processes until it is interrupted. Raises ``EnvError``, ``ValueError`` or ``OSError``."""
+
+    def __call__(self, ready: Callable[[str], None], **values: object) -> object: ...
+
+
+@dataclass(frozen=True)
+class Service:
+    """Offers an environment's data to other processes, of other machines too."""
+
+    summary: str
+    """What it answers, such as "searches in its corpus"."""
+    run: Serve
+    """Called as ``run(ready, **values)``; calls ``ready(address)`` once it listens. Heavy imports belong inside it."""
+    options: tuple[GeneratorOption, ...] = ()

@@ -23,6 +23,7 @@ class _Wrapper(TextEnv):
         self.record = env.record
         self.placeholders = env.placeholders
         self.can_snapshot = env.can_snapshot
+        self.waits = env.waits
         self.max_steps = env.max_steps
 
     def tasks(self, split: str) -> Sequence[str]:
@@ -33,6 +34,9 @@ class _Wrapper(TextEnv):
 
     def step(self, action: str) -> StepResult:
         return self.env.step(action)
+
+    async def astep(self, action: str) -> StepResult:
+        return await self.env.astep(action)
 
     def final_score(self) -> float | None:
         return self.env.final_score()
@@ -79,9 +83,19 @@ class StepLimit(_Wrapper):
         return start
 
     def step(self, action: str) -> StepResult:
+        self._refuse_after_the_end()
+        return self._limited(self.env.step(action))
+
+    async def astep(self, action: str) -> StepResult:
+        self._refuse_after_the_end()
+        return self._limited(await self.env.astep(action))
+
+    def _refuse_after_the_end(self) -> None:
         # The environment itself refuses a step after any other end.
-        self._refuse_after_cut()
-        result = self.env.step(action)
+        if self._cut_off:
+            raise EnvError(f"{self.name}: the episode was truncated after {self.max_steps} steps; call reset first.")
+
+    def _limited(self, result: StepResult) -> StepResult:
         self._steps_left -= 1
         if self._steps_left > 0 or result.terminated or result.truncated:
             return result
@@ -90,7 +104,7 @@ class StepLimit(_Wrapper):
         return replace(result, truncated=True, score=result.score if score is None else score)
 
     def snapshot(self) -> object:
-        self._refuse_after_cut()
+        self._refuse_after_the_end()
         return self._steps_left, self.env.snapshot()
 
     def restore(self, state: object) -> None:
@@ -100,11 +114,6 @@ class StepLimit(_Wrapper):
         self.env.restore(inner)
         self._steps_left = steps_left
         self._cut_off = False
-
-    def _refuse_after_cut(self) -> None:
-        if self._cut_off:
-            raise EnvError(f"{self.name}: the episode was truncated after {self.max_steps} steps; call reset first.")
-
 
 class ObservationLimit(_Wrapper):
     """Wraps ``env`` and shows at most the first ``max_observation`` characters of its observations.
@@ -123,11 +132,16 @@ class ObservationLimit(_Wrapper):
         return replace(start, observation=self._cut(start.observation))
 
     def step(self, action: str) -> StepResult:
-        result = self.env.step(action)
-        return replace(result, observation=self._cut(result.observation))
+        return self._shortened(self.env.step(action))
+
+    async def astep(self, action: str) -> StepResult:
+        return self._shortened(await self.env.astep(action))
 
     def model(self) -> ExactModel | None:
         return None
+
+    def _shortened(self, result: StepResult) -> StepResult:
+        return replace(result, observation=self._cut(result.observation))
 
     def _cut(self, text: str) -> str:
         missing = len(text) - self._most

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from agent_envs.errors import EnvFault, UnknownTask
-from agent_envs.workers.wire import FAULT, OK, READ_SIZE, FrameReader, frame
+from agent_envs.workers.wire import FAULT, OK, READ_SIZE, WAITING, FrameReader, frame
 
 if TYPE_CHECKING:
     from agent_envs.workers.pool import Session
@@ -21,6 +21,7 @@ class Call(NamedTuple):
     """A request that the worker has not answered."""
 
     operation: str
+    instance: int
     timeout: float
     """Seconds it may take once the worker has started on it."""
     future: asyncio.Future[Any]
@@ -29,20 +30,30 @@ class Call(NamedTuple):
 class Channel:
     """One worker as the pool sees it.
 
-    A worker takes its requests in order, so only the oldest unanswered one is running and only that one can be late.
-    ``on_late(channel, call)`` is then called once.
+    A worker takes its requests in order, so only the oldest unanswered one keeps it busy and only that one can hold it
+    up. ``on_late(channel, call)`` is then called once. Requests that wait for something outside of the worker hold up
+    nothing, and have each its own time; ``on_overdue(channel, call)`` is called for one that exceeds it.
     """
 
-    def __init__(self, number: int, connection: socket.socket, on_late: Callable[[Channel, Call], None]) -> None:
+    def __init__(
+        self,
+        number: int,
+        connection: socket.socket,
+        on_late: Callable[[Channel, Call], None],
+        on_overdue: Callable[[Channel, Call], None],
+    ) -> None:
         self.number = number
         self.sessions: set[Session] = set()
         self.idle: list[int] = []
         """Instances that no session uses."""
         self._connection = connection
         self._on_late = on_late
+        self._on_overdue = on_overdue
         self._loop = asyncio.get_running_loop()
         self._reader = FrameReader()
         self._calls: dict[int, Call] = {}
+        self._waiting: dict[int, tuple[Call, asyncio.TimerHandle]] = {}
+        """Requests that wait, by number, with the timers that call them overdue."""
         self._call_count = 0
         self._running_since = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -60,7 +71,7 @@ class Channel:
         if not self._calls:
             self._running_since = now
         self._call_count += 1
-        self._calls[self._call_count] = Call(operation, timeout, future)
+        self._calls[self._call_count] = Call(operation, instance, timeout, future)
         request = pickle.dumps((operation, instance, *arguments), pickle.HIGHEST_PROTOCOL)
         self._outbox += frame(self._call_count, OK, request)
         if not self._sending:
@@ -75,6 +86,12 @@ class Channel:
             self._watch()
         return future
 
+    def drop(self, instance: int, timeout: float) -> None:
+        """Have an instance closed and its waiting step given up."""
+        # Nobody waits for the reply; a worker that dies meanwhile has dropped the instance too.
+        dropped = self.call("drop", instance, (), timeout)
+        dropped.add_done_callback(lambda future: future.cancelled() or future.exception())
+
     def close(self, message: str) -> None:
         """Read the replies that have already arrived, then fail every unanswered call with ``message``."""
         self._receive()
@@ -82,8 +99,11 @@ class Channel:
         self._connection.close()
         if self._timer is not None:
             self._timer.cancel()
-        calls, self._calls = self._calls, {}
-        for call in calls.values():
+        calls = [*self._calls.values(), *(call for call, _ in self._waiting.values())]
+        for _, timer in self._waiting.values():
+            timer.cancel()
+        self._calls, self._waiting = {}, {}
+        for call in calls:
             if not call.future.done():
                 call.future.set_exception(EnvFault(message))
 
@@ -117,8 +137,18 @@ class Channel:
                 self._hang_up()
                 return
             for number, kind, payload in self._reader.feed(data):
-                self._settle(self._calls.pop(number).future, kind, payload)
+                if number in self._waiting:
+                    call, timer = self._waiting.pop(number)
+                    timer.cancel()
+                    self._settle(call.future, kind, payload)
+                    continue
+                call = self._calls.pop(number)
                 self._running_since = self._loop.time()
+                if kind == WAITING:
+                    timer = self._loop.call_later(call.timeout, self._check_waiting, number)
+                    self._waiting[number] = call, timer
+                else:
+                    self._settle(call.future, kind, payload)
             if len(data) < READ_SIZE:
                 return
 
@@ -146,6 +176,12 @@ class Channel:
         due = self._running_since + next(iter(self._calls.values())).timeout
         shortest = self._loop.time() + min(call.timeout for call in self._calls.values())
         self._timer = self._loop.call_at(min(due, shortest), self._check_clock)
+
+    def _check_waiting(self, number: int) -> None:
+        # As below, an event loop that was busy elsewhere reads first.
+        self._receive()
+        if number in self._waiting:
+            self._on_overdue(self, self._waiting[number][0])
 
     def _check_clock(self) -> None:
         self._timer = None

@@ -43,8 +43,9 @@ class PoolStats:
 class EnvPool:
     """Instances of environment ``name`` in ``size`` worker processes.
 
-    A session has one instance to itself; a worker runs its sessions in turn, on one thread. Instances are made on
-    demand and reused. Everything happens in the event loop (and its thread) of the first call.
+    A session has one instance to itself; a worker runs its sessions in turn, on one thread, and goes on with others
+    while a step waits for something outside of it (``TextEnv.waits``). Instances are made on demand and reused.
+    Everything happens in the event loop (and its thread) of the first call.
 
     Args:
         name, options: what ``agent_envs.make`` takes.
@@ -52,7 +53,8 @@ class EnvPool:
         plugins: loaded in the workers before ``name`` is looked up.
         max_steps: as ``agent_envs.make`` takes it.
         reset_timeout: seconds for a reset, for making an instance, listing tasks or asking the expert.
-        step_timeout: seconds for a step. A worker that exceeds either is killed, with all its sessions.
+        step_timeout: seconds for a step. A worker that exceeds either is killed, with all its sessions; a step that
+            waits loses its own session only.
         start_timeout: seconds to import the environment and run its ``preload(**options)``; all workers share what
             that loads.
 
@@ -148,7 +150,9 @@ class EnvPool:
         await self.start()
         if len(self._channels) < self._size:
             number = next(self._numbers)
-            channel = self._channels[number] = Channel(number, self._launcher.spawn(number), self._worker_late)
+            channel = self._channels[number] = Channel(
+                number, self._launcher.spawn(number), self._worker_late, self._step_overdue
+            )
         else:
             channel = min(self._channels.values(), key=lambda channel: len(channel.sessions))
         reused = bool(channel.idle)
@@ -224,11 +228,21 @@ class EnvPool:
 
     def _worker_late(self, channel: Channel, call: Call) -> None:
         self._stats.timeouts += 1
-        message = f"environment {self._spec.name!r} did not finish {call.operation} within {call.timeout:g} s"
+        message = self._slow(call)
         if not call.future.done():
             call.future.set_exception(EnvFault(message + "; its worker process was killed"))
         self._launcher.kill_worker(channel.number)
         self._replace(channel, f"another session of the same worker process was stuck ({message})")
+
+    def _step_overdue(self, channel: Channel, call: Call) -> None:
+        if call.future.done():
+            return  # The caller was cancelled, and its session gives the instance up.
+        self._stats.timeouts += 1
+        call.future.set_exception(EnvFault(self._slow(call)))
+        channel.drop(call.instance, self._slow_timeout)
+
+    def _slow(self, call: Call) -> str:
+        return f"environment {self._spec.name!r} did not finish {call.operation} within {call.timeout:g} s"
 
     def _worker_exited(self, number: int, code: int) -> None:
         channel = self._channels.get(number)
@@ -325,9 +339,7 @@ class Session:
         if self._fault is not None:
             return
         if self._abandoned:
-            drop = self._channel.call("drop", self._instance, (), self._pool._slow_timeout)
-            # Nobody waits for the reply; a worker that dies meanwhile has dropped the instance too.
-            drop.add_done_callback(lambda future: future.cancelled() or future.exception())
+            self._channel.drop(self._instance, self._pool._slow_timeout)
         else:
             self._channel.idle.append(self._instance)
 

@@ -13,13 +13,14 @@ __all__ = [
     "OK",
     "READ_SIZE",
     "UNKNOWN_TASK",
+    "WAITING",
     "EnvSpec",
     "FrameReader",
     "frame",
 ]
 
-OK, FAULT, UNKNOWN_TASK = range(3)
-"""Kinds of a worker's reply; a request is sent as ``OK``."""
+OK, FAULT, UNKNOWN_TASK, WAITING = range(4)
+"""Kinds of a worker's reply; a request is sent as ``OK``. The reply to one that is ``WAITING`` follows later."""
 
 READ_SIZE = 1 << 18
 """Bytes requested from a worker's socket at a time."""

@@ -31,6 +31,12 @@ def main(argv: Sequence[str]) -> int:
 
         generate(given.name, given.out, given_values(given))
         return 0
+    if given.command == "serve":
+        from openrlhf_gagpo.cli.env_generate import given_values
+        from openrlhf_gagpo.cli.env_serve import serve
+
+        serve(given.name, given_values(given))
+        return 0
     load_plugins(given.plugins)
     if given.command == "list":
         sys.stdout.write("".join(f"{line}\n" for line in _listing()))
@@ -52,14 +58,14 @@ def main(argv: Sequence[str]) -> int:
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Return checked arguments. Raises ``ConfigError`` for unusable ones and ``SystemExit`` after ``--help``.
 
-    Plugins are loaded here, because environments declare the flags of ``generate``.
+    Plugins are loaded here, because environments declare the flags of ``generate`` and ``serve``.
     """
     arguments = list(argv)
-    makes_data = arguments[:1] == ["generate"]
-    if makes_data:
+    declared = arguments[0] if arguments[:1] in (["generate"], ["serve"]) else ""
+    if declared:
         known, arguments = _plugin_parser().parse_known_args(arguments)
         load_plugins(known.plugins)
-    given = _parser(makes_data).parse_args(arguments)
+    given = _parser(declared).parse_args(arguments)
     if "options" in given:
         given.options = OPTIONS.coerce([item for use in given.options for item in use], "--env.options")
     if given.command == "play" and given.task is not None and (given.split, given.index) != (None, None):
@@ -85,8 +91,8 @@ def _plugin_parser() -> _Parser:
     return parser
 
 
-def _parser(makes_data: bool) -> argparse.ArgumentParser:
-    """Build the parser of all commands; ``generate`` gets its environments only if ``makes_data``, as that is slow."""
+def _parser(declared: str) -> argparse.ArgumentParser:
+    """Build the parser of all commands; only the ``declared`` one gets what environments declare, as that is slow."""
     plugins = _plugin_parser()
     one = _Parser(add_help=False, parents=[plugins])
     one.add_argument("name", metavar="NAME", help="environment, as `gagpo env list` names it")
@@ -132,8 +138,11 @@ def _parser(makes_data: bool) -> argparse.ArgumentParser:
     )
 
     generate = command("generate", "make data for an environment that can be played without its original data", plugins)
-    if makes_data:
+    if declared == "generate":
         _add_generators(generate, plugins)
+    serve = command("serve", "offer an environment's data to other processes and machines", plugins)
+    if declared == "serve":
+        _add_services(serve, plugins)
     return parser
 
 
@@ -150,7 +159,23 @@ def _add_generators(generate: _Parser, plugins: _Parser) -> None:
             allow_abbrev=False,
         )
         kind.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
-        add_flags(kind, generator)
+        add_flags(kind, generator.options)
+
+
+def _add_services(serve: _Parser, plugins: _Parser) -> None:
+    from openrlhf_gagpo.cli.env_generate import add_flags
+    from openrlhf_gagpo.cli.env_serve import services
+
+    kinds = serve.add_subparsers(dest="name", required=True, metavar="NAME")
+    for name, service in services().items():
+        kind = kinds.add_parser(
+            name,
+            help=service.summary,
+            description=f"Answer {service.summary}.",
+            parents=[plugins],
+            allow_abbrev=False,
+        )
+        add_flags(kind, service.options)
 
 
 def _listing() -> list[str]:
@@ -164,6 +189,7 @@ def _listing() -> list[str]:
             continue
         options = " ".join(_option(parameter) for parameter in registry.options(name).values())
         notes = [f"[data: gagpo env generate {name}]"] if cls.generator is not None else []
+        notes += [f"[serve: gagpo env serve {name}]"] if cls.service is not None else []
         notes += [f"[{hint}]"] if (hint := cls.needs.hint()) else []
         rows.append((name, ", ".join(cls.splits), "  ".join([options, *notes])))
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -16,7 +16,7 @@ from openrlhf_gagpo.errors import ConfigError
 
 __all__ = ["add_flags", "generate", "generators", "given_values"]
 
-_PREFIX = "generator option "
+_PREFIX = "declared option "
 """Keeps the names of options apart from everything else in the parsed arguments."""
 
 
@@ -33,9 +33,9 @@ def generators() -> dict[str, Generator]:
     return found
 
 
-def add_flags(parser: argparse.ArgumentParser, generator: Generator) -> None:
-    """Add a flag for each option of ``generator``."""
-    for option in generator.options:
+def add_flags(parser: argparse.ArgumentParser, options: Sequence[GeneratorOption]) -> None:
+    """Add a flag for each option of a generator or service."""
+    for option in options:
         required = option.default is None
         # Escaped, because argparse formats what follows a percent sign.
         text = option.help.replace("%", "%%")

@@ -93,8 +93,14 @@ def _evaluate(config: EvaluationConfig, command: Sequence[str], console: Console
 
 
 def _source(config: EvaluationConfig) -> PolicySource:
+    from openrlhf_gagpo.rollout.player import tag_names
+
     rollout = config.rollout
-    setting = PolicySetting(rollout.think, rollout.action_tags, rollout.chat_template, config.max_len, config.seed)
+    with refusals():
+        names = tag_names(rollout)
+    setting = PolicySetting(
+        rollout.think, rollout.action_tags, rollout.chat_template, config.max_len, config.seed, names
+    )
     return config.policy.make(config.policy_options, setting)
 
 

@@ -11,6 +11,7 @@ from agent_envs.base import TextEnv
 from openrlhf_gagpo.errors import ConfigError
 from openrlhf_gagpo.options import Options
 from openrlhf_gagpo.registry import Registry
+from openrlhf_gagpo.rollout.parse import ACTION_TAGS
 from openrlhf_gagpo.rollout.types import Policy
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ class PolicySetting:
     max_len: int
     """Tokens of prompt and response together."""
     seed: int
+    tag_names: Sequence[str] = ACTION_TAGS
+    """Names of the tags around an action, ``TextEnv.action_tags``."""
 
 
 class NoTokenizer:

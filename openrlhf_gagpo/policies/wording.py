@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from openrlhf_gagpo.policies.registry import PolicySetting
+from openrlhf_gagpo.rollout.parse import tagged
 from openrlhf_gagpo.rollout.types import Completion, Usage
 
 __all__ = ["spoken"]
@@ -10,5 +11,5 @@ __all__ = ["spoken"]
 
 def spoken(action: str, setting: PolicySetting) -> Completion:
     """Return ``action`` in the form that the run asks for, free of charge."""
-    text = f"<action>{action}</action>" if setting.action_tags else action
+    text = tagged(action, setting.tag_names) if setting.action_tags else action
     return Completion([], [], "stop", f"<think></think>{text}" if setting.think else text, usage=Usage())

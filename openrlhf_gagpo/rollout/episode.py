@@ -14,7 +14,7 @@ from agent_envs.base import EnvError, Reset, StepResult
 from agent_envs.workers import EnvFault
 from openrlhf_gagpo.errors import PolicyFault, PromptTooLong, RolloutError
 from openrlhf_gagpo.rollout.contract import sound_reset, sound_step
-from openrlhf_gagpo.rollout.parse import parse_action
+from openrlhf_gagpo.rollout.parse import ACTION_TAGS, parse_action
 from openrlhf_gagpo.rollout.prompt import TurnPrompts
 from openrlhf_gagpo.rollout.types import (
     Completion,
@@ -64,6 +64,7 @@ async def play_episode(
     decode: Callable[[Sequence[int]], str],
     think: bool,
     action_tags: bool,
+    tag_names: Sequence[str] = ACTION_TAGS,
 ) -> Episode:
     """Play one episode from its beginning to its end; the session stays open.
 
@@ -93,6 +94,7 @@ async def play_episode(
         decode: turns response token ids into text without special tokens.
         think: whether the response must think before it acts.
         action_tags: whether the response must put its action in tags.
+        tag_names: names of these tags, ``TextEnv.action_tags``.
 
     Raises:
         RolloutError: the policy broke its interface (no tokens, or not one log-probability per token).
@@ -144,6 +146,7 @@ async def play_episode(
             action_tags=action_tags,
             thinking_opened=prompt.text.rstrip().endswith("<think>"),
             finish_reason=completion.finish_reason,
+            tag_names=tag_names,
         )
 
         try:
@@ -198,6 +201,7 @@ async def play_all(
     decode: Callable[[Sequence[int]], str],
     think: bool,
     action_tags: bool,
+    tag_names: Sequence[str] = ACTION_TAGS,
     concurrency: int | asyncio.Semaphore,
     on_done: Callable[[Episode], None] | None = None,
 ) -> list[Episode]:
@@ -238,6 +242,7 @@ async def play_all(
                 decode=decode,
                 think=think,
                 action_tags=action_tags,
+                tag_names=tag_names,
             )
         finally:
             await _close(session, request)

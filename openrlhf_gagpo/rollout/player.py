@@ -17,7 +17,7 @@ from openrlhf_gagpo.rollout.prompt import ChatTemplate, PromptBuilder
 from openrlhf_gagpo.rollout.retrace import retrace
 from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, Place, Policy, SamplingParams
 
-__all__ = ["EpisodePlayer", "RolloutSettings", "prompt_builder"]
+__all__ = ["EpisodePlayer", "RolloutSettings", "prompt_builder", "tag_names"]
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,7 @@ class RolloutSettings:
 
 def prompt_builder(settings: RolloutSettings, tokenizer: Any) -> PromptBuilder:
     """Build the prompt builder of a run; an instance of the environment is made only if its prompt varies."""
-    for plugin in settings.plugins:
-        registry.load_plugin(plugin)
+    _load_plugins(settings)
     return PromptBuilder(
         registry.prompt(settings.env_name, settings.env_options),
         tokenizer,
@@ -55,12 +54,24 @@ def prompt_builder(settings: RolloutSettings, tokenizer: Any) -> PromptBuilder:
     )
 
 
+def tag_names(settings: RolloutSettings) -> tuple[str, ...]:
+    """Return the names of the tags around an action in the run's environment."""
+    _load_plugins(settings)
+    return registry.get(settings.env_name).action_tags
+
+
+def _load_plugins(settings: RolloutSettings) -> None:
+    for plugin in settings.plugins:
+        registry.load_plugin(plugin)
+
+
 class EpisodePlayer:
     """Owns the environment workers and plays episodes with any policy."""
 
     def __init__(self, settings: RolloutSettings, tokenizer: Any) -> None:
         self.settings = settings
         self._prompts = prompt_builder(settings, tokenizer)
+        self._tag_names = tag_names(settings)
         self._decode = _decoder(tokenizer)
         self._pool = EnvPool(
             settings.env_name,
@@ -90,6 +101,7 @@ class EpisodePlayer:
             decode=self._decode,
             think=self.settings.think,
             action_tags=self.settings.action_tags,
+            tag_names=self._tag_names,
             concurrency=self._slots,
             on_done=on_done,
         )

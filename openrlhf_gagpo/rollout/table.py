@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from openrlhf_gagpo.rollout.episode import play_episode
+from openrlhf_gagpo.rollout.parse import ACTION_TAGS
 from openrlhf_gagpo.rollout.prompt import PromptBuilder, TurnPrompts
 from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, Message, Policy, SamplingParams
 from openrlhf_gagpo.rollout.watched import WatchedSession
@@ -27,6 +28,7 @@ class Table:
     decode: Callable[[Sequence[int]], str]
     think: bool
     action_tags: bool
+    tag_names: Sequence[str] = ACTION_TAGS
 
     async def play(self, prompts: TurnPrompts | None = None, trial: int = 0) -> Episode:
         """Play the task once, from the same start in every trial, and return the episode.
@@ -44,6 +46,7 @@ class Table:
             decode=self.decode,
             think=self.think,
             action_tags=self.action_tags,
+            tag_names=self.tag_names,
         )
 
     async def ask(self, messages: Sequence[Message], purpose: str) -> str:

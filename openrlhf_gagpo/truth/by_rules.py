@@ -18,7 +18,7 @@ from openrlhf_gagpo.config.resolve import Config
 from openrlhf_gagpo.config.settings import rollout_settings
 from openrlhf_gagpo.credit.sets import Floats
 from openrlhf_gagpo.errors import ConfigError
-from openrlhf_gagpo.rollout.player import prompt_builder
+from openrlhf_gagpo.rollout.player import prompt_builder, tag_names
 from openrlhf_gagpo.rollout.prompt import PromptBuilder
 from openrlhf_gagpo.runfolder import RunFolder
 from openrlhf_gagpo.truth.exact import ExactValues, Node, Replies, Rules, explore
@@ -142,7 +142,8 @@ class _Player:
     """Answers nodes by the run's prompts and the policy's distribution over responses; every prompt is read once."""
 
     def __init__(self, config: Config, policy: LoadedPolicy, rules: Rules) -> None:
-        self._prompts: PromptBuilder = prompt_builder(rollout_settings(config), policy.tokenizer)
+        settings = rollout_settings(config)
+        self._prompts: PromptBuilder = prompt_builder(settings, policy.tokenizer)
         self._reader = ReplyReader(
             model=policy.model,
             tokenizer=policy.tokenizer,
@@ -152,6 +153,7 @@ class _Player:
             action_tags=config.rollout.action_tags,
             hopeless=rules.model.hopeless,
             context=policy.autocast,
+            tag_names=tag_names(settings),
         )
         self._known: dict[tuple[int, ...], Replies] = {}
 

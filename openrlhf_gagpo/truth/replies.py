@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from openrlhf_gagpo.rollout.parse import parse_action
+from openrlhf_gagpo.rollout.parse import ACTION_TAGS, parse_action, tagged
 from openrlhf_gagpo.rollout.types import FinishReason, Prompt
 from openrlhf_gagpo.truth.exact import Replies
 
@@ -53,6 +53,7 @@ class ReplyReader:
     smallest: float = 1e-5
     widest: int = 256
     context: AbstractContextManager[Any] = field(default_factory=nullcontext)
+    tag_names: Sequence[str] = ACTION_TAGS
 
     def read(self, prompts: Sequence[Prompt], listed: Sequence[Collection[str]]) -> list[Replies]:
         """Return the distribution for each prompt; ``listed`` holds the actions that its environment lists."""
@@ -146,11 +147,12 @@ class ReplyReader:
             action_tags=self.action_tags,
             thinking_opened=prompt.text.rstrip().endswith("<think>"),
             finish_reason=reason,
+            tag_names=self.tag_names,
         )
         tree.actions[parsed.action] = tree.actions.get(parsed.action, 0.0) + chance
 
     def _beginnings(self, action: str) -> list[tuple[int, ...]]:
-        text = f"<action>{action}</action>" if self.action_tags else action
+        text = tagged(action, self.tag_names) if self.action_tags else action
         tokens = tuple(self.tokenizer.encode(text, add_special_tokens=False))[: self.max_new_tokens]
         whole = [(*tokens, eos) for eos in self.eos_ids] if len(tokens) < self.max_new_tokens else []
         return [*(tokens[:length] for length in range(1, len(tokens) + 1)), *whole]

@@ -191,6 +191,16 @@ def test_play_shows_the_task_where_the_observation_lacks_it(env):
             "argument --products: invalid int value: 'many'",
         ),
         (("generate", "--plugin", "absent.py", "webshop"), "There is no plugin file 'absent.py'"),
+        (("serve", "vault"), "argument NAME: invalid choice: 'vault'"),
+        (("serve", "search_qa"), "the following arguments are required: --data_dir"),
+        (
+            ("serve", "search_qa", "--data_dir", "x", "--port", "70000"),
+            "argument --port: 70000 is not allowed, it must be at most 65535",
+        ),
+        (
+            ("serve", "search_qa", "--data_dir", "absent"),
+            "data_dir of question answering is absent, which is not a folder",
+        ),
     ],
 )
 def test_unusable_input_is_one_sentence(env, argv, sentence):

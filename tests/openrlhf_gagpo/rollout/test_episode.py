@@ -476,3 +476,13 @@ def test_bad_arguments() -> None:
 
 def test_no_requests() -> None:
     assert asyncio.run(play_many([], opener([], lambda _: ScriptedSession()), ScriptedPolicy())) == []
+
+
+def test_tags_of_several_names_reach_the_environment() -> None:
+    sessions: list[ScriptedSession] = []
+    policy = ScriptedPolicy("<search>a</search><answer>b</answer>", "<action>c</action>", "answer d")
+    (episode,) = asyncio.run(
+        play_many([request()], opener(sessions, lambda _: ScriptedSession()), policy, tag_names=("search", "answer"))
+    )
+    assert sessions[0].actions == ["<search>a</search>", "<action>c</action>", "answer d"]
+    assert [step.format_valid for step in episode.steps] == [True, False, False]

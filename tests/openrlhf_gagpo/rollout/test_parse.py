@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openrlhf_gagpo.rollout.parse import FALLBACK_CHARACTERS, parse_action
+from openrlhf_gagpo.rollout.parse import FALLBACK_CHARACTERS, parse_action, tagged
 
 FRAGMENTS = [
     "<think>",
@@ -133,3 +133,64 @@ def test_a_megabyte_is_parsed_in_linear_time(unit: str) -> None:
             parse_action(response, think=think, action_tags=tags)
     # Quadratic work would take hours; the bound only has to be far from both.
     assert perf_counter() - started < 10
+
+
+SEVERAL = ("search", "answer")
+TAGGED = [f"<{slash}{name}>" for name in (*SEVERAL, "think") for slash in ("", "/")]
+
+
+@pytest.mark.parametrize(
+    ("response", "action", "valid"),
+    [
+        ("<search>ana voss</search>", "<search>ana voss</search>", True),
+        ("so <Answer> 1932 </ANSWER> bye", "<Answer> 1932 </ANSWER>", True),
+        ("<search>a</search><answer>b</answer>", "<search>a</search>", True),
+        ("<answer>a <search>b</search> c</answer>", "<search>b</search>", True),
+        ("<search>a<search>b</search>", "<search>a<search>b</search>", True),
+        ("<think><search>a</search></think><answer>b</answer>", "<answer>b</answer>", True),
+        ("<search>a<think></search></think></search>", "a<think> </think>", False),
+        ("x</think><answer>b</answer>", "<answer>b</answer>", True),
+        ("<answer>b</answer></think><search>a</search>", "<answer>b</answer>", True),
+        ("<search> </search><answer>z</answer>", "z", False),
+        ("<think>a <search>go</search>", "<think>a go", False),
+        ("<search>a</answer>", "a", False),
+        ("search ana voss", "search ana voss", False),
+        ("<action>go</action>", "<action>go</action>", False),
+    ],
+)
+def test_tags_of_several_names(response: str, action: str, valid: bool) -> None:
+    assert parse_action(response, think=False, action_tags=True, tag_names=SEVERAL) == (action, valid)
+
+
+def test_thinking_before_tags_of_several_names() -> None:
+    def read(response: str, opened: bool = False) -> tuple[str, bool]:
+        return parse_action(response, think=True, action_tags=True, thinking_opened=opened, tag_names=SEVERAL)
+
+    pair = "<answer>b</answer>"
+    assert read(f"<think>x</think>{pair}") == (pair, True)
+    assert read(f"x <search>a</search></think>{pair}", opened=True) == (pair, True)
+    assert read(pair) == (pair, False)
+    assert read(f"x</think>{pair}") == (pair, False)
+    assert read(f"<think>x</think>y</think>{pair}") == (pair, False)
+
+
+@given(
+    st.lists(st.sampled_from(TAGGED) | st.text(max_size=4)).map("".join),
+    st.lists(st.sampled_from(TAGGED) | st.text(max_size=4)).map("".join),
+    st.booleans(),
+)
+def test_nothing_after_the_first_pair_of_several_names_counts(before: str, after: str, think: bool) -> None:
+    def read(response: str) -> tuple[str, bool]:
+        return parse_action(response, think=think, action_tags=True, tag_names=SEVERAL)
+
+    response = f"{before}<answer>x</answer>"
+    action, valid = read(response)
+    assert len(action) <= len(response)
+    if valid:
+        assert read(response + after) == (action, valid)
+
+
+def test_actions_are_put_in_tags() -> None:
+    assert tagged("go north") == "<action>go north</action>"
+    assert tagged("search ana  voss", SEVERAL) == "<search>ana  voss</search>"
+    assert tagged("look around", SEVERAL) == "look around"
