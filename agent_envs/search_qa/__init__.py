@@ -1,0 +1,1 @@
+"""Question answering with a search engine, on official benchmarks or in a generated world."""
