@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from agent_envs.errors import EnvError
-from agent_envs.search_qa.drawing import REPEATS, Search, words_of
+from agent_envs.search_qa.drawing import REPEATS, Search, given_away
 from agent_envs.search_qa.expert import expert_action
 from agent_envs.search_qa.levels import Shape
 from agent_envs.search_qa.passages import Passage
@@ -17,8 +17,6 @@ __all__ = ["Measured", "check"]
 
 _MOST_FOUND = 0.05
 _MOST_EQUAL = 0.05
-_SHOWN = 3
-"""Passages in which an answer is looked for when a question is typed as a query."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ def check(
     solved = sum(_solves(question, passages, search, topk, max_steps) for question in every)
     found: dict[str, list[bool]] = {}
     for question in every:
-        found.setdefault(question.category, []).append(_given_away(question, passages, search))
+        found.setdefault(question.category, []).append(given_away(question, passages, search))
     deep = [hit for category, hits in found.items() if Shape.of(category).depth > 1 for hit in hits]
     most = {
         split: max(Counter(question.answers for question in items).values(), default=0)
@@ -114,15 +112,6 @@ def _solves(question: Question, passages: Mapping[str, Passage], search: Search,
             return words in question.answers and retrieved.issuperset(question.gold_ids)
         retrieved.update(search([words], topk)[0])
     return False
-
-
-def _given_away(question: Question, passages: Mapping[str, Passage], search: Search) -> bool:
-    texts = [_padded(passages[name].contents) for name in search([question.question], _SHOWN)[0]]
-    return any(_padded(answer) in text for answer in question.answers for text in texts)
-
-
-def _padded(text: str) -> str:
-    return f" {' '.join(words_of(text))} "
 
 
 def _share(part: int, whole: int) -> float:

@@ -12,12 +12,12 @@ from functools import cache
 from agent_envs.errors import EnvError
 from agent_envs.search_qa.compositions import Composition, Lookup, Reading, draw
 from agent_envs.search_qa.levels import SPLITS, Level, Shape
-from agent_envs.search_qa.passages import mention
+from agent_envs.search_qa.passages import Passage, mention
 from agent_envs.search_qa.questions import Question
 from agent_envs.search_qa.wording import QUESTIONS
 from agent_envs.search_qa.world import World
 
-__all__ = ["REPEATS", "Search", "draw_questions", "words_of"]
+__all__ = ["REPEATS", "Search", "draw_questions", "given_away", "words_of"]
 
 Search = Callable[[Sequence[str], int], list[list[str]]]
 """Returns, for each query, the ids of the best passages, the best first."""
@@ -26,6 +26,8 @@ _ATTEMPTS = 60
 """Compositions that are drawn for each question that is wanted."""
 REPEATS, _SHARE = 3, 40
 """An answer occurs at most ``max(REPEATS, questions // _SHARE)`` times in a split."""
+_SHOWN = 3
+"""Passages in which an answer is looked for when a question is typed as a query."""
 _EMPTY_WORDS = frozenset(("a", "an", "the", "of", "city"))
 
 
@@ -34,8 +36,18 @@ def words_of(text: str) -> list[str]:
     return re.findall(r"\w+", text.casefold())
 
 
+def given_away(question: Question, passages: Mapping[str, Passage], search: Search) -> bool:
+    """Return whether an answer is in the first three passages for the question's own words."""
+    texts = [_padded(passages[name].contents) for name in search([question.question], _SHOWN)[0]]
+    return any(_padded(answer) in text for answer in question.answers for text in texts)
+
+
+def _padded(text: str) -> str:
+    return f" {' '.join(words_of(text))} "
+
+
 def draw_questions(
-    world: World, level: Level, seed: int, passage_ids: Mapping[str, str], search: Search
+    world: World, level: Level, seed: int, passages: Mapping[str, Passage], search: Search
 ) -> dict[str, list[Question]]:
     """Return each split's questions; equal arguments and an equal search give equal questions.
 
@@ -43,17 +55,23 @@ def draw_questions(
         world: what is asked about.
         level: how many questions of which shapes.
         seed: of the choice.
-        passage_ids: entity -> id of its article.
-        search: finds passages; a question is kept only if a query finds each article that it needs.
+        passages: id -> passage.
+        search: finds passages. A question is kept only if a query finds each article that it needs and, where one has
+            to name another, its own words do not find the answer.
 
     Raises:
         EnvError: the world does not have enough questions.
     """
-    find = _finder(passage_ids, search, level.topk)
+    articles = {passage.subject: name for name, passage in passages.items()}
+    find = _finder(articles, search, level.topk)
+
+    def gives_away(question: Question) -> bool:
+        return given_away(question, passages, search)
+
     questions = {}
     for split, count in zip(SPLITS, level.tasks, strict=True):
         rng = random.Random(f"search_qa/questions/{split}/{seed}")
-        questions[split] = _Split(world, level, split, rng, find).draw(count)
+        questions[split] = _Split(world, level, split, rng, find, gives_away).draw(count)
     return questions
 
 
@@ -61,10 +79,10 @@ Find = Callable[[Lookup], tuple[str, str] | None]
 """Returns the article's id and a query that finds it; None if no query does."""
 
 
-def _finder(passage_ids: Mapping[str, str], search: Search, topk: int) -> Find:
+def _finder(articles: Mapping[str, str], search: Search, topk: int) -> Find:
     @cache
     def find(lookup: Lookup) -> tuple[str, str] | None:
-        wanted = passage_ids[lookup.title]
+        wanted = articles[lookup.title]
         for query in lookup.queries:
             if wanted in search([query], topk)[0]:
                 return wanted, query
@@ -82,6 +100,7 @@ class _Split:
     split: str
     rng: random.Random
     find: Find
+    gives_away: Callable[[Question], bool]
 
     def __post_init__(self) -> None:
         self._met: set[Composition] = set()
@@ -126,7 +145,7 @@ class _Split:
         return kept
 
     def _worded(self, composition: Composition, reading: Reading, shape: Shape) -> Question | None:
-        """Return the question; None if it gives its answer away, is there already, or an article cannot be found."""
+        """Return the question; None if it gives its answer away, was asked before, or an article cannot be found."""
         entities = self.world.entities
         what = composition.phrase(lambda name: mention(entities[name], self.level, self.rng))
         answer = entities.get(reading.answer)
@@ -135,11 +154,13 @@ class _Split:
         text = text[0].upper() + text[1:]
         if text in self._texts or (set(words_of(reading.answer)) - _EMPTY_WORDS) & set(words_of(text)):
             return None
-        found = [self.find(lookup) for lookup in reading.lookups]
-        known = [pair for pair in found if pair is not None]
-        if len(known) < len(found):
-            return None
-        return Question(
+        known: list[tuple[str, str]] = []
+        for lookup in reading.lookups:
+            found = self.find(lookup)
+            if found is None:
+                return None
+            known.append(found)
+        question = Question(
             id="",
             question=text,
             answers=answer.names if answer else (reading.answer,),
@@ -149,3 +170,4 @@ class _Split:
             path=reading.path,
             queries=tuple(query for _, query in known),
         )
+        return None if shape.depth > 1 and self.gives_away(question) else question

@@ -84,8 +84,7 @@ def _make(folder: Path, level: Level, seed: int, tell: OnProgress, engine: Engin
     tell(1, _STAGES)
     search = engine(folder / CORPUS_FILE, folder / INDEX_FOLDER)
     tell(2, _STAGES)
-    articles = {passage.subject: name for name, passage in passages.items() if passage.subject}
-    for split, drawn in draw_questions(world, level, seed, articles, search).items():
+    for split, drawn in draw_questions(world, level, seed, passages, search).items():
         _write(folder / f"{split}.jsonl", map(_line, drawn))
     tell(3, _STAGES)
     # Read back, so that what is measured is what a run will read.
@@ -97,7 +96,7 @@ def _make(folder: Path, level: Level, seed: int, tell: OnProgress, engine: Engin
         "play": {"topk": level.topk, "names": level.names, "max_steps": level.max_steps},
         "counts": {
             "passages": len(passages),
-            "articles": len(articles),
+            "articles": len(world.entities),
             "questions": {split: len(items) for split, items in questions.items()},
         },
         "measured": asdict(measured),

@@ -56,7 +56,7 @@ class Level:
     restated: float = 1.0
     """Share of articles whose first sentence repeats the title."""
     filler: int = 0
-    """Words without content in an article, fewer where it would have more than 100 words."""
+    """Words without content in an article or letter, fewer where an article would have more than 100 words."""
     namesakes: int = 0
     """Passages per person about streets and houses that have part of the name."""
     alias_rate: float = 0.0

@@ -97,7 +97,9 @@ def _letters(world: World, level: Level, rng: random.Random) -> Iterator[Passage
             paper, text = rng.choice(LETTERS)
             a, b = (mention(entity, level, rng) for entity in rng.sample(members, 2))
             # Five digits or more, so that no number reads like a year.
-            yield Passage(f"{paper} no. {number:05d}", text.format(a=a, b=b))
+            # As long as articles are: a search engine prefers short passages.
+            text = " ".join((text.format(a=a, b=b), *_filler(level.filler, rng)))
+            yield Passage(f"{paper} no. {number:05d}", text)
             number += 1
 
 
