@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 
 from agent_envs.declarations import OnProgress
@@ -82,7 +83,7 @@ def _make(folder: Path, level: Level, seed: int, tell: OnProgress, engine: Engin
     _write(folder / CORPUS_FILE, (_json(id=name, contents=passage.contents) for name, passage in passages.items()))
     _write(folder / MENTIONS_FILE, [json.dumps(_mentions(world))])
     tell(1, _STAGES)
-    search = engine(folder / CORPUS_FILE, folder / INDEX_FOLDER)
+    search = _remembered(engine(folder / CORPUS_FILE, folder / INDEX_FOLDER))
     tell(2, _STAGES)
     for split, drawn in draw_questions(world, level, seed, passages, search).items():
         _write(folder / f"{split}.jsonl", map(_line, drawn))
@@ -115,6 +116,16 @@ def _embedded(corpus: Path, out: Path) -> Search:
     build_index(corpus, out)
     retriever = TantivyRetriever(corpus, out)
     return lambda queries, topk: [[hit.id for hit in hits] for hits in retriever.search(queries, topk)]
+
+
+def _remembered(search: Search) -> Search:
+    """Return ``search`` with a memory of all queries: the checks repeat those with which questions were drawn."""
+
+    @cache
+    def find(query: str, topk: int) -> list[str]:
+        return search([query], topk)[0]
+
+    return lambda queries, topk: [find(query, topk) for query in queries]
 
 
 def _mentions(world: World) -> Mapping[str, object]:

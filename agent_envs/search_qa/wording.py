@@ -52,7 +52,7 @@ CLUES: Mapping[str, Sequence[str]] = MappingProxyType(
 )
 """Relation -> words that a searcher adds to a name to find its article."""
 
-BRIDGE_HINTS = ("", " person", " born works for", " birthplace employer", " was born in works for")
+BRIDGE_HINTS = ("", " person", " born works for")
 """What a searcher adds to a town and an organisation to find the person that they have in common."""
 
 SELF: Mapping[str, str] = MappingProxyType(
