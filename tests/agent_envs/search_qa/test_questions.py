@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 
@@ -106,4 +107,11 @@ def test_missing_and_broken_files(tmp_path):
     (tmp_path / "test.parquet").write_bytes(b"PAR1 is not enough")
     pytest.importorskip("pyarrow")
     with pytest.raises(EnvError, match=r"test\.parquet cannot be read"):
+        load_questions(tmp_path, "test")
+
+
+def test_parquet_without_its_package_is_refused_with_the_way_out(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    (tmp_path / "test.parquet").write_bytes(b"PAR1")
+    with pytest.raises(EnvError, match=r"needs pyarrow: run pip install pyarrow, or use JSON lines"):
         load_questions(tmp_path, "test")
