@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from agent_envs.search_qa.levels import SPLITS, Level
-from agent_envs.search_qa.relations import ENTITY_KINDS, MAYOR
+from agent_envs.search_qa.relations import MAYOR
 from agent_envs.search_qa.wording import FILLER, LETTERS, NAMESAKES, SELF, WORDINGS
 from agent_envs.search_qa.world import Entity, World
 
@@ -105,7 +105,7 @@ def _letters(world: World, level: Level, rng: random.Random) -> Iterator[Passage
 
 def _namesakes(world: World, level: Level, rng: random.Random) -> Iterator[Passage]:
     for entity in world.entities.values():
-        if entity.kind == ENTITY_KINDS[0]:
+        if entity.kind == "person":
             given, family = entity.name.split()
             for title, text in NAMESAKES[: level.namesakes]:
                 words = {"given": given, "family": family, "number": rng.randint(3, 99)}
