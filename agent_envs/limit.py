@@ -115,6 +115,7 @@ class StepLimit(_Wrapper):
         self._steps_left = steps_left
         self._cut_off = False
 
+
 class ObservationLimit(_Wrapper):
     """Wraps ``env`` and shows at most the first ``max_observation`` characters of its observations.
 

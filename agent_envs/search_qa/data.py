@@ -17,6 +17,7 @@ __all__ = [
     "DATA_VARIABLE",
     "GENERATOR",
     "INDEX_FOLDER",
+    "MANIFEST_FILE",
     "SERVICE",
     "URL_VARIABLE",
     "data_root",
@@ -25,7 +26,7 @@ __all__ = [
 ]
 
 DATA_VARIABLE, URL_VARIABLE = "SEARCH_QA_DATA", "SEARCH_QA_URL"
-CORPUS_FILE, INDEX_FOLDER, _MANIFEST_FILE = "corpus.jsonl", "index", "manifest.json"
+CORPUS_FILE, INDEX_FOLDER, MANIFEST_FILE = "corpus.jsonl", "index", "manifest.json"
 
 
 def data_root(data_dir: str | os.PathLike[str] | None) -> Path:
@@ -45,11 +46,11 @@ def data_root(data_dir: str | os.PathLike[str] | None) -> Path:
 def level_play(root: Path) -> Mapping[str, object]:
     """Return what a generated folder says about how it is meant to be played; nothing for other data."""
     try:
-        manifest = json.loads((root / _MANIFEST_FILE).read_text(encoding="utf-8"))
+        manifest = json.loads((root / MANIFEST_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise EnvError(f"{root / _MANIFEST_FILE} cannot be read ({error}); generate the data again") from error
+        raise EnvError(f"{root / MANIFEST_FILE} cannot be read ({error}); generate the data again") from error
     play = manifest.get("play") if isinstance(manifest, dict) else None
     return play if isinstance(play, dict) else {}
 
