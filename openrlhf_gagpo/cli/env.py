@@ -45,9 +45,9 @@ def main(argv: Sequence[str]) -> int:
 
         play(given.name, given.options, task=given.task, split=given.split, index=given.index, seed=given.seed)
     elif given.command == "openenv":
-        from openrlhf_gagpo.cli.env_openenv import serve
+        from openrlhf_gagpo.cli.env_openenv import serve_openenv
 
-        serve(given.name, given.options, given.host, given.port, given.sessions)
+        serve_openenv(given.name, given.options, given.host, given.port, given.sessions)
     else:
         from openrlhf_gagpo.cli.env_check import check
 

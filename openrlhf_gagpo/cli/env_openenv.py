@@ -10,10 +10,10 @@ from typing import Any
 from openrlhf_gagpo.cli.env_access import refusals
 from openrlhf_gagpo.errors import ConfigError
 
-__all__ = ["serve"]
+__all__ = ["serve_openenv"]
 
 
-def serve(name: str, options: Mapping[str, Any], host: str, port: int, sessions: int) -> None:
+def serve_openenv(name: str, options: Mapping[str, Any], host: str, port: int, sessions: int) -> None:
     """Serve environment ``name`` until Ctrl-C; port 0 takes any free one.
 
     Raises ``ConfigError`` if the environment cannot be made, the port is taken, or a package is missing.
