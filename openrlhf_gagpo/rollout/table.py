@@ -27,6 +27,8 @@ class Table:
     decode: Callable[[Sequence[int]], str]
     think: bool
     action_tags: bool
+    stop: tuple[str, ...] = ()
+    """Names of the tags that end a response in the environment."""
 
     async def play(self, prompts: TurnPrompts | None = None, trial: int = 0) -> Episode:
         """Play the task once, from the same start in every trial, and return the episode.
@@ -44,6 +46,7 @@ class Table:
             decode=self.decode,
             think=self.think,
             action_tags=self.action_tags,
+            stop=self.stop,
         )
 
     async def ask(self, messages: Sequence[Message], purpose: str) -> str:
