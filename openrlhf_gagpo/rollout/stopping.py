@@ -14,8 +14,9 @@ __all__ = ["StopRule"]
 class StopRule:
     """An action ends with the token that holds the last character of its closing tag.
 
-    The tag is one that ``rollout.parse`` counts: it closes a pair that is not empty and stands outside thinking. Text
-    after the tag in the same token belongs to the response, which is trained as it was sampled.
+    The tag is one that ``rollout.parse`` counts: it closes a pair that is not empty and stands outside thinking. Of
+    several kinds of tags, the first pair to be completed decides, from the first opening tag of its kind and also if it
+    is empty. Text after the tag in the same token belongs to the response, which is trained as it was sampled.
     """
 
     names: tuple[str, ...]
@@ -41,17 +42,19 @@ class StopRule:
         return re.compile(f"<(/?)(think|{'|'.join(map(re.escape, self.names))})>", re.IGNORECASE | re.ASCII)
 
     def _holds_an_action(self, text: str) -> bool:
-        thinking, opened = self.thinking_opened, None
+        several = len(self.names) > 1
+        thinking = self.thinking_opened
+        opened: dict[str, re.Match[str]] = {}
         for tag in self._tags.finditer(text):
             closing, name = bool(tag[1]), tag[2].lower()
             if name == "think":
-                thinking, opened = not closing, None
+                thinking, opened = not closing, {}
             elif thinking:
                 continue
-            elif not closing:
-                opened = tag
-            else:
-                if opened is not None and opened[2].lower() == name and text[opened.end() : tag.start()].strip():
+            elif closing:
+                first = opened.pop(name, None)
+                if first is not None and (several or text[first.end() : tag.start()].strip()):
                     return True
-                opened = None
+            elif not several or name not in opened:
+                opened[name] = tag
         return False

@@ -59,6 +59,9 @@ def test_an_action_ends_where_the_parser_first_sees_one(ids: list[int], opened: 
         ("<answer>c</answer><search>a</search>", "<answer>c</answer>"),
         ("<search>a</answer><answer>b</answer>", "<search>a</answer><answer>b</answer>"),
         ("<think><search>a</search></think><search>b</search>!", "<think><search>a</search></think><search>b</search>"),
+        ("<search>a</answer> b</search>.", "<search>a</answer> b</search>"),
+        ("<search>a<answer>b<search>c</search></answer>", "<search>a<answer>b<search>c</search>"),
+        ("<search></search><answer>b</answer>", "<search></search>"),
         ("<search>a", None),
     ],
 )
