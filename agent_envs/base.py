@@ -31,17 +31,27 @@ __all__ = [
 ]
 
 
+_LATER = """\
+{{ observation }}
+{%- if admissible_actions %}
+
+Possible actions: {{ admissible_actions | join(", ") }}
+{%- endif %}"""
+
+
 @dataclass(frozen=True)
 class PromptTemplate:
     """The wording of an environment's turns, as Jinja2 source that the rollout renders.
 
     ``turn`` can use ``task`` (the instruction, may be empty), ``observation``, ``history`` (oldest first, items with
     ``.step``, ``.observation``, ``.action``), ``admissible_actions`` (list, empty when hidden), ``step`` (0-based),
-    ``think`` and ``action_tags`` (which answer format the run asks for).
+    ``think`` and ``action_tags`` (which answer format the run asks for). ``later`` words the turns after the first in a
+    run whose prompts hold the whole conversation; it can use the same variables without ``history``.
     """
 
     turn: str
     system: str = ""
+    later: str = _LATER
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,14 @@ _TABLE: tuple[tuple[str, str, str], ...] = (
     ("rollout/prompts_cut", "Prompts from which history was dropped to make them fit.", "count"),
     (
         "rollout/prompts_too_long",
-        "Episodes ended because a prompt (even the first) did not fit without history; they count as failures.",
+        "Episodes ended because a prompt (even the first) did not fit without history, or a transcript with all of "
+        "its turns; they count as failures.",
+        "count",
+    ),
+    (
+        "rollout/sequences",
+        "Token sequences that hold the steps: as many as steps, or with transcripts one per episode and one more each "
+        "time that its oldest turns were dropped.",
         "count",
     ),
     ("rollout/length_capped_share", "Share of responses stopped by the token limit.", "share"),

@@ -47,4 +47,18 @@ possible : {{ admissible_actions | join(" , ") }}
 {{ observation }} action :
 {%- endif %}
 """,
+    later="""\
+{% if think or action_tags %}
+Situation: {{ observation }}
+{%- if admissible_actions %}
+
+Possible actions: {{ admissible_actions | join(", ") }}
+{%- endif %}
+{% else %}
+{% if admissible_actions %}
+possible : {{ admissible_actions | join(" , ") }}
+{% endif %}
+{{ observation }} action :
+{%- endif %}
+""",
 )

@@ -53,7 +53,29 @@ Without any explanation, give exactly one action
 {%- endif %}
 {%- if action_tags %}, between <action> and </action>{% else %}, alone on the last line{% endif %}."""
 
+# The turns after the first of a conversation that is kept as a whole.
+_LATER = """\
+{% if think or action_tags %}
+The page now: {{ observation }}
+{%- if admissible_actions %}
+
+Possible actions:
+{%- for action in admissible_actions %}
+
+- {{ action }}
+{%- endfor %}
+{%- endif %}
+{% else %}
+seen : {{ observation }}
+{% if admissible_actions %}
+can : {{ admissible_actions | join(" ; ") }}
+{% endif %}
+do :
+{%- endif %}
+"""
+
 # The rollout drops the line break after a block tag.
 WEBSHOP_PROMPT = PromptTemplate(
     turn="{% if think or action_tags %}\n" + _FULL + "{% else %}\n" + _COMPACT + "{% endif %}",
+    later=_LATER,
 )

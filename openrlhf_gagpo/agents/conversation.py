@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from openrlhf_gagpo.errors import PromptTooLong
-from openrlhf_gagpo.rollout.types import Message, Prompt
+from openrlhf_gagpo.rollout.types import Exchange, Message, Prompt
 
 if TYPE_CHECKING:
     from openrlhf_gagpo.rollout.prompt import HistoryEntry, PromptBuilder
@@ -43,6 +43,7 @@ class Conversation:
         observation: str,
         admissible_actions: Sequence[str],
         step: int,
+        previous: Exchange | None = None,
     ) -> Prompt:
         """Build the prompt of a turn. Raises ``PromptTooLong`` if it does not fit even without any exchange."""
         opening = self._opening(task, history, observation, admissible_actions)

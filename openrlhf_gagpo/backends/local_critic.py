@@ -20,6 +20,7 @@ from openrlhf_gagpo.training.settings import BatchSettings, CriticSettings
 from openrlhf_gagpo.training.values import (
     finish_value_metrics,
     targets_by_token,
+    trained_positions,
     value_loss,
     value_positions,
     value_tensors,
@@ -68,7 +69,8 @@ class LocalCritic:
         for batch in (batch for step in self.batches.plan_forward(unique) for batch in step.shards[0]):
             chosen = [unique[row] for row in batch.rows]
             tokens = collate(chosen, pad_id=self.pad_id)
-            values = per_row(self._forward(tokens), value_positions(chosen, tokens))
+            places = value_positions(chosen, tokens)
+            values = per_row(places.read(self._forward(tokens)), places.mask)
             for row, value in zip(batch.rows, values, strict=True):
                 results[row] = value
         return [results[index] for index in inverse]
@@ -90,14 +92,13 @@ class LocalCritic:
     def _loss(self, rows: Sequence[TrainingRow], scale: LossScale) -> tuple[Tensor, dict[str, Tensor]]:
         by_token = targets_by_token(rows)
         # The value at the end of a prompt does not depend on the response.
-        read: Sequence[TokenRow] = rows if by_token else [TokenRow(row.prompt_ids, [], []) for row in rows]
-        # Equal rows go through the model once; indexing repeats the result, and its gradient adds up.
+        read: Sequence[TokenRow] = rows if by_token else [_prompt_alone(row) for row in rows]
+        # Equal rows go through the model once; reading repeats the result, and its gradient adds up.
         unique, inverse = unique_rows(read)
         tokens = collate(unique, pad_id=self.pad_id)
-        repeat = torch.tensor(inverse)
-        repeated = TokenBatch(tokens.sequences[repeat], tokens.attention_mask[repeat], tokens.action_mask[repeat])
-        tensors = value_tensors(rows, repeated, by_token=by_token).to(self.device)
-        return value_loss(self._forward(tokens)[repeat.to(self.device)], tensors, scale, self.settings.value_clip)
+        places = trained_positions(unique, tokens, by_token=by_token).select(torch.tensor(inverse))
+        tensors = value_tensors(rows, places, by_token=by_token).to(self.device)
+        return value_loss(places.read(self._forward(tokens)), tensors, scale, self.settings.value_clip)
 
     def _forward(self, tokens: TokenBatch) -> Tensor:
         """Compute the values (B, T-1) before tokens 1 to T-1, in float32."""
@@ -132,3 +133,7 @@ class LocalCritic:
     def parameters(self) -> dict[str, Tensor]:
         """Return copies of all parameters by name (for tests)."""
         return {name: p.detach().float().cpu().clone() for name, p in self.model.named_parameters()}
+
+
+def _prompt_alone(row: TokenRow) -> TokenRow:
+    return TokenRow(row.prompt_ids, [], [], sequence=row.sequence)

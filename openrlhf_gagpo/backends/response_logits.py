@@ -1,4 +1,5 @@
-"""The training pass of the local backend: logits at the response tokens of rows, of which many share a prompt.
+"""The training pass of the local backend: logits at the response tokens of rows, of which many share a prompt, or are
+segments of one sequence.
 
 Shapes: B rows, R response positions (right padded), P distinct prompts of at most W tokens, V words.
 """
@@ -15,7 +16,7 @@ from transformers import DynamicCache
 
 from openrlhf_gagpo.backends.local_models import keeps_every_token
 from openrlhf_gagpo.training.collate import collate, pad_right
-from openrlhf_gagpo.training.rows import TokenRow
+from openrlhf_gagpo.training.rows import TokenRow, sequence_numbers
 
 __all__ = ["ResponseLogits", "plain_pass", "response_logits", "shared_pass"]
 
@@ -38,7 +39,8 @@ class ResponseLogits:
 def response_logits(model: Any, rows: Sequence[TokenRow], pad_id: int) -> ResponseLogits:
     """Run ``model`` over ``rows``, each distinct prompt once if that is worth it and the model allows it."""
     prompts = {tuple(row.prompt_ids) for row in rows}
-    shares = len(prompts) <= _WORTH_SHARING * len(rows) and _can_share(model)
+    sequences = max(sequence_numbers(rows)) + 1
+    shares = len(prompts) <= _WORTH_SHARING * sequences and _can_share(model)
     return (shared_pass if shares else plain_pass)(model, rows, pad_id)
 
 
@@ -48,7 +50,7 @@ def _can_share(model: Any) -> bool:
 
 
 def plain_pass(model: Any, rows: Sequence[TokenRow], pad_id: int) -> ResponseLogits:
-    """Run ``model`` over prompt and response of every row."""
+    """Run ``model`` over every sequence of prompts and responses."""
     device = model.device
     batch = collate(rows, pad_id=pad_id)
     tokens, mask = _responses(rows, pad_id)
@@ -64,7 +66,7 @@ def plain_pass(model: Any, rows: Sequence[TokenRow], pad_id: int) -> ResponseLog
         logits_to_keep=batch.sequences.shape[1] - first,
     ).logits
     places = (starts[:, None] - first + torch.arange(tokens.shape[1])).clamp(max=logits.shape[1] - 1).to(device)
-    chosen = logits[torch.arange(len(rows), device=device)[:, None], places]
+    chosen = logits[batch.responses.sequence.to(device)[:, None], places]
     return ResponseLogits(chosen, tokens.to(device), mask.to(device))
 
 

@@ -104,7 +104,8 @@ def generate_batch(model: Any, turns: Sequence[_Turn], eos_ids: Sequence[int], p
         for turn, row, token, score in zip(alive, row_of, chosen.tolist(), scores.tolist(), strict=True):
             tokens[turn].append(token)
             log_probs[turn].append(score)
-            if token in eos_ids:
+            stop = turns[turn].params.stop
+            if token in eos_ids or (stop is not None and stop.ends(tokens[turn])):
                 reasons[turn] = "stop"
             elif len(tokens[turn]) < turns[turn].params.max_new_tokens:
                 keep.append(turn)

@@ -26,22 +26,38 @@ class EnginePolicy:
         # distribution, and the recorded log-probability of a one-token action would not be the policy's. There is no
         # seed, because batches depend on timing, so it would not make runs repeatable, and vLLM's CPU build fails on a
         # seeded request whose prompt it cuts in two (its generators cannot step back).
-        output = await final_output(
+        token_ids: list[int] = []
+        log_probs: list[float] = []
+        while True:
+            answer = (await self._sample([*prompt.token_ids, *token_ids], params, len(token_ids))).outputs[0]
+            for token, scores in zip(answer.token_ids, answer.logprobs, strict=True):
+                token_ids.append(token)
+                log_probs.append(scores[token].logprob)
+                if params.stop is not None and params.stop.ends(token_ids):
+                    # The engine stops where its own decoding shows a tag, which may be a token later.
+                    return Completion(token_ids, log_probs, "stop")
+            # A closing tag has stopped the engine that ends no action, such as one within thinking; the answer goes on.
+            if not isinstance(answer.stop_reason, str):
+                return Completion(token_ids, log_probs, "length" if answer.finish_reason == "length" else "stop")
+            if len(token_ids) == params.max_new_tokens:
+                return Completion(token_ids, log_probs, "length")
+
+    async def _sample(self, token_ids: list[int], params: SamplingParams, used: int) -> Any:
+        """Return the engine's output for an answer of which ``used`` tokens are known."""
+        return await final_output(
             self.llm,
-            prompt.token_ids,
+            token_ids,
             VllmSamplingParams(
-                max_tokens=params.max_new_tokens,
+                max_tokens=params.max_new_tokens - used,
                 temperature=params.temperature,
                 top_p=params.top_p,
                 logprobs=0,
-                detokenize=False,
+                stop=params.stop and params.stop.closing_tags,
+                include_stop_str_in_output=params.stop is not None,
+                detokenize=params.stop is not None,
                 output_kind=RequestOutputKind.FINAL_ONLY,
             ),
         )
-        completion = output.outputs[0]
-        token_ids = list(completion.token_ids)
-        log_probs = [scores[token].logprob for token, scores in zip(token_ids, completion.logprobs, strict=True)]
-        return Completion(token_ids, log_probs, "length" if completion.finish_reason == "length" else "stop")
 
 
 async def final_output(llm: Any, prompt_ids: Sequence[int], params: VllmSamplingParams) -> Any:

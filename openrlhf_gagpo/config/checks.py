@@ -108,6 +108,8 @@ def _algorithm(config: Config) -> Iterator[str]:
             f"{_say(config, 'eval.greedy')} is {evaluation.greedy}, but with eval.temperature 0 every evaluation is "
             "greedy; set it to never, or raise eval.temperature"
         )
+    if config.rollout.context == "window":
+        yield from _idle(config, "rollout.context transcript", ("rollout.transcript_overflow",))
     wants_eval = config.eval_only or evaluation.steps > 0
     if wants_eval and config.env.eval_split is None:
         yield f"{'--eval_only' if config.eval_only else 'eval.steps'} needs a split to play; set --env.eval_split"

@@ -27,8 +27,8 @@ _B = Disposition.BOTH
 _SHARED = (
     "env.name", "env.options", "env.plugin", "env.max_steps", "env.workers", "env.reset_timeout", "env.step_timeout",
     "rollout.history_length", "rollout.think", "rollout.action_tags", "rollout.list_actions", "rollout.chat_template",
-    "rollout.concurrency", "rollout.max_new_tokens", "rollout.top_p", "data.max_len", "eval.tasks", "eval.temperature",
-    "eval.n_samples_per_prompt",
+    "rollout.context", "rollout.transcript_overflow", "rollout.concurrency", "rollout.max_new_tokens", "rollout.top_p",
+    "data.max_len", "eval.tasks", "eval.temperature", "eval.n_samples_per_prompt",
 )  # fmt: skip
 """Flags of ``gagpo train`` with the same meaning, whose values a run or a recipe can give."""
 _CONCURRENCY = 32
@@ -272,6 +272,8 @@ def _rollout(values: Mapping[str, Any]) -> RolloutSettings:
         list_actions=values["rollout.list_actions"],
         chat_template=values["rollout.chat_template"],
         max_prompt_tokens=values["data.max_len"] - values["rollout.max_new_tokens"],
+        context=values["rollout.context"],
+        transcript_overflow=values["rollout.transcript_overflow"],
     )
 
 

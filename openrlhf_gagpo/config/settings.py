@@ -61,6 +61,8 @@ def rollout_settings(config: Config) -> RolloutSettings:
         list_actions=rollout.list_actions,
         chat_template=rollout.chat_template,
         max_prompt_tokens=config.data.max_len - rollout.max_new_tokens,
+        context=rollout.context,
+        transcript_overflow=rollout.transcript_overflow,
     )
 
 

@@ -60,7 +60,7 @@ def settings_of(
         "tasks_sha256": _digest(list(plan.tasks)),
         "samples": plan.samples,
         "seed": plan.seed,
-        **{name: value for name, value in asdict(plan.sampling).items() if name != "seed"},
+        **{name: value for name, value in asdict(plan.sampling).items() if name not in ("seed", "stop")},
         "max_prompt_tokens": settings.max_prompt_tokens,
         "history_length": settings.history_length,
         "think": settings.think,

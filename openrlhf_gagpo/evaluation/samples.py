@@ -13,7 +13,7 @@ from agent_envs.errors import EnvError
 from agent_envs.workers import EnvPool
 from openrlhf_gagpo.agents import Agent
 from openrlhf_gagpo.errors import PolicyFault, RolloutError, RunError
-from openrlhf_gagpo.rollout.player import RolloutSettings, tag_names
+from openrlhf_gagpo.rollout.player import RolloutSettings, stop_names, tag_names
 from openrlhf_gagpo.rollout.prompt import PromptBuilder
 from openrlhf_gagpo.rollout.table import Table
 from openrlhf_gagpo.rollout.types import (
@@ -163,6 +163,7 @@ def _table(request: EpisodeRequest, kit: Kit, session: WatchedSession, policy: P
         kit.settings.think,
         kit.settings.action_tags,
         tag_names(kit.settings),
+        stop_names(kit.settings),
     )
 
 

@@ -2,7 +2,7 @@
 
 A chat template turns messages into text with fixed text between them. That fixed text is found by rendering markers
 instead of messages; what stands between it in a prompt is the content of the messages. The result is checked by
-rendering it again.
+rendering it again, except in a transcript, which holds the answers as they were sampled.
 """
 
 from __future__ import annotations
@@ -65,10 +65,12 @@ class PromptReader:
         text: str = self._tokenizer.decode(
             step.prompt_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
+        # A template may word an earlier answer otherwise than it was sampled, for instance without its thoughts.
+        in_transcript = step.sequence < step.index
         if self._chat:
             for think in self._thinks:
                 for roles in _conversations(step.index - step.history_dropped):
-                    found = self._split(text, roles, think)
+                    found = self._split(text, roles, think, exact=not in_transcript)
                     if found is not None:
                         return found
             if not self._maybe_plain:
@@ -78,7 +80,12 @@ class PromptReader:
                 )
         return [{"role": "user", "content": text}]
 
-    def _split(self, text: str, roles: tuple[str, ...], think: bool) -> list[Message] | None:
+    def _split(self, text: str, roles: tuple[str, ...], think: bool, *, exact: bool) -> list[Message] | None:
+        """Return the messages between the template's fixed texts, or None.
+
+        Args:
+            exact: whether the template has to make the same text of them again.
+        """
         pattern = self._pattern(roles, think)
         match = pattern.fullmatch(text) if pattern else None
         if match is None:
@@ -86,7 +93,7 @@ class PromptReader:
         found: list[Message] = [
             {"role": role, "content": content} for role, content in zip(roles, match.groups(), strict=True)
         ]
-        return found if self._render(found, think) == text else None
+        return found if not exact or self._render(found, think) == text else None
 
     def _find_pattern(self, roles: tuple[str, ...], think: bool) -> re.Pattern[str] | None:
         """Return the form of a prompt with messages in these roles; None if the template refuses or drops one."""

@@ -16,10 +16,12 @@ from openrlhf_gagpo.errors import PolicyFault, PromptTooLong, RolloutError
 from openrlhf_gagpo.rollout.contract import sound_reset, sound_step
 from openrlhf_gagpo.rollout.parse import ACTION_TAGS, parse_action
 from openrlhf_gagpo.rollout.prompt import TurnPrompts
+from openrlhf_gagpo.rollout.stopping import StopRule
 from openrlhf_gagpo.rollout.types import (
     Completion,
     Episode,
     EpisodeRequest,
+    Exchange,
     HistoryEntry,
     Policy,
     SamplingParams,
@@ -65,6 +67,7 @@ async def play_episode(
     think: bool,
     action_tags: bool,
     tag_names: Sequence[str] = ACTION_TAGS,
+    stop: Sequence[str] = (),
 ) -> Episode:
     """Play one episode from its beginning to its end; the session stays open.
 
@@ -90,11 +93,13 @@ async def play_episode(
         session: an open environment session.
         policy: samples the responses.
         prompts: words the prompts; its ``think`` and ``action_tags`` should equal those below.
-        sampling: how to sample; its ``seed`` is replaced by ``turn_seed(request.sampling_seed, step)``.
+        sampling: how to sample; its ``seed`` is replaced by ``turn_seed(request.sampling_seed, step)``, its ``stop`` by
+            the rule of the turn.
         decode: turns response token ids into text without special tokens.
         think: whether the response must think before it acts.
         action_tags: whether the response must put its action in tags.
         tag_names: names of these tags, ``TextEnv.action_tags``.
+        stop: names of the tags that end a response (see ``rollout.stopping``); empty if an action in tags does not.
 
     Raises:
         RolloutError: the policy broke its interface (no tokens, or not one log-probability per token).
@@ -117,19 +122,22 @@ async def play_episode(
         episode.extra["instruction"] = start.task
 
     history = [] if request.place is None else list(request.place.history)
+    previous = None if request.place is None else request.place.previous
     now: Reset | StepResult = start
     while True:
         index = len(history)
         try:
-            prompt = prompts.build(start.task, history, now.observation, now.admissible_actions, index)
+            prompt = prompts.build(start.task, history, now.observation, now.admissible_actions, index, previous)
         except PromptTooLong as error:
             _note_too_long(episode, error)
             return episode
 
         started = perf_counter()
         seed = turn_seed(request.sampling_seed, index)
+        thinking_opened = prompt.text.rstrip().endswith("<think>")
+        rule = StopRule(tuple(stop), decode, thinking_opened) if stop else None
         try:
-            completion = await policy.generate(prompt, replace(sampling, seed=seed))
+            completion = await policy.generate(prompt, replace(sampling, seed=seed, stop=rule))
         except PolicyFault as fault:
             if fault.too_long:
                 _note_too_long(episode, fault)
@@ -144,7 +152,7 @@ async def play_episode(
             response,
             think=think,
             action_tags=action_tags,
-            thinking_opened=prompt.text.rstrip().endswith("<think>"),
+            thinking_opened=thinking_opened,
             finish_reason=completion.finish_reason,
             tag_names=tag_names,
         )
@@ -179,6 +187,7 @@ async def play_episode(
                 finish_reason=completion.finish_reason,
                 history_dropped=prompt.history_dropped,
                 info=dict(result.info),
+                sequence=index if prompt.sequence is None else prompt.sequence,
                 sampled_by=completion.sampled_by,
             )
         )
@@ -188,6 +197,7 @@ async def play_episode(
             episode.end_reason = "terminated" if result.terminated else "truncated"
             return episode
         history.append(HistoryEntry(index, now.observation, parsed.action, response))
+        previous = Exchange(prompt, completion, response)
         now = result
 
 
@@ -202,6 +212,7 @@ async def play_all(
     think: bool,
     action_tags: bool,
     tag_names: Sequence[str] = ACTION_TAGS,
+    stop: Sequence[str] = (),
     concurrency: int | asyncio.Semaphore,
     on_done: Callable[[Episode], None] | None = None,
 ) -> list[Episode]:
@@ -243,6 +254,7 @@ async def play_all(
                 think=think,
                 action_tags=action_tags,
                 tag_names=tag_names,
+                stop=stop,
             )
         finally:
             await _close(session, request)

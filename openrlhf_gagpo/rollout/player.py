@@ -8,16 +8,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from agent_envs import TextEnv, registry
 from agent_envs.workers import RESET_TIMEOUT_S, STEP_TIMEOUT_S, EnvPool
 from openrlhf_gagpo.rollout.episode import play_all
 from openrlhf_gagpo.rollout.prompt import ChatTemplate, PromptBuilder
 from openrlhf_gagpo.rollout.retrace import retrace
+from openrlhf_gagpo.rollout.transcript import Overflow, TranscriptBuilder
 from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, Place, Policy, SamplingParams
 
-__all__ = ["EpisodePlayer", "RolloutSettings", "prompt_builder", "tag_names"]
+__all__ = ["Context", "EpisodePlayer", "RolloutSettings", "prompt_builder", "stop_names", "tag_names"]
+
+Context = Literal["window", "transcript"]
+"""How an episode's turns become prompts: each worded anew with a window of history, or one growing conversation."""
 
 
 @dataclass(frozen=True)
@@ -37,21 +41,37 @@ class RolloutSettings:
     list_actions: bool = True
     chat_template: ChatTemplate = "auto"
     max_prompt_tokens: int = 2048
+    context: Context = "window"
+    transcript_overflow: Overflow = "end"
+    """What happens to a transcript at ``max_prompt_tokens``; see ``TranscriptBuilder``."""
 
 
 def prompt_builder(settings: RolloutSettings, tokenizer: Any) -> PromptBuilder:
     """Build the prompt builder of a run; an instance of the environment is made only if its prompt varies."""
     _load_plugins(settings)
-    return PromptBuilder(
-        registry.prompt(settings.env_name, settings.env_options),
-        tokenizer,
-        history_length=settings.history_length,
-        think=settings.think,
-        action_tags=settings.action_tags,
-        list_actions=settings.list_actions,
-        chat_template=settings.chat_template,
-        max_prompt_tokens=settings.max_prompt_tokens,
-    )
+    template = registry.prompt(settings.env_name, settings.env_options)
+    arguments: dict[str, Any] = {
+        "think": settings.think,
+        "action_tags": settings.action_tags,
+        "list_actions": settings.list_actions,
+        "chat_template": settings.chat_template,
+        "max_prompt_tokens": settings.max_prompt_tokens,
+    }
+    if settings.context == "transcript":
+        return TranscriptBuilder(template, tokenizer, overflow=settings.transcript_overflow, **arguments)
+    return PromptBuilder(template, tokenizer, history_length=settings.history_length, **arguments)
+
+
+def stop_names(settings: RolloutSettings) -> tuple[str, ...]:
+    """Return the names of the tags that end a response as soon as they are closed; empty if none does.
+
+    In a transcript, what follows an action would stay in the conversation. With several kinds of tags the first action
+    counts, so that nothing after it matters. A windowed prompt with one kind needs no such end: there the last action
+    counts, and the prompt shows only what was done.
+    """
+    names = tag_names(settings)
+    stops = settings.action_tags and (settings.context == "transcript" or len(names) > 1)
+    return names if stops else ()
 
 
 def tag_names(settings: RolloutSettings) -> tuple[str, ...]:
@@ -73,6 +93,7 @@ class EpisodePlayer:
         self._prompts = prompt_builder(settings, tokenizer)
         self._tag_names = tag_names(settings)
         self._decode = _decoder(tokenizer)
+        self._stop = stop_names(settings)
         self._pool = EnvPool(
             settings.env_name,
             settings.env_options,
@@ -102,6 +123,7 @@ class EpisodePlayer:
             think=self.settings.think,
             action_tags=self.settings.action_tags,
             tag_names=self._tag_names,
+            stop=self._stop,
             concurrency=self._slots,
             on_done=on_done,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -13,18 +13,24 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from agent_envs.base import PromptTemplate
 from openrlhf_gagpo.errors import PromptTemplateError, PromptTooLong
-from openrlhf_gagpo.rollout.types import HistoryEntry, Message, Prompt
+from openrlhf_gagpo.rollout.types import Exchange, HistoryEntry, Message, Prompt
 
 __all__ = [
     "ChatTemplate",
     "HistoryEntry",
     "PromptBuilder",
     "ResolvedPrompt",
+    "TemplatePart",
     "TurnPrompts",
+    "template_part",
 ]
 
 
 ChatTemplate = Literal["auto", "none"]
+TemplatePart = Callable[[Mapping[str, object]], str]
+"""Renders one part of a template from its variables."""
+
+_ENGINE = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 
 class TurnPrompts(Protocol):
@@ -37,6 +43,7 @@ class TurnPrompts(Protocol):
         observation: str,
         admissible_actions: Sequence[str],
         step: int,
+        previous: Exchange | None = None,
     ) -> Prompt: ...
 
 
@@ -109,10 +116,9 @@ class PromptBuilder:
         self._list_actions = list_actions
         self._max_prompt_tokens = max_prompt_tokens
         self._format = {"think": think, "action_tags": action_tags}
-        engine = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-        self._system = _render(_compile(engine, template.system, "system"), self._format, "system").strip()
-        self._turn = _compile(engine, template.turn, "turn")
-        self._shows_step = "step" in jinja2.meta.find_undeclared_variables(engine.parse(template.turn))
+        self._system = template_part(template.system, "system")(self._format).strip()
+        self._turn = template_part(template.turn, "turn")
+        self._shows_step = "step" in jinja2.meta.find_undeclared_variables(_ENGINE.parse(template.turn))
         self._check_turn()
         self._chat = chat_template == "auto" and bool(getattr(tokenizer, "chat_template", None))
         self._system_role = self._chat and bool(self._system) and self._takes_system_role()
@@ -124,8 +130,11 @@ class PromptBuilder:
         observation: str,
         admissible_actions: Sequence[str],
         step: int,
+        previous: Exchange | None = None,
     ) -> Prompt:
         """Build the prompt of turn ``step`` (0-based); ``history`` holds all earlier turns, oldest first.
+
+        ``previous`` is the last of them in tokens, which this builder does not need: it words every turn anew.
 
         Equal arguments may give the same object again, so what it holds must not be changed.
 
@@ -207,7 +216,7 @@ class PromptBuilder:
             "history": list(window[drop:]),
             **self._format,
         }
-        turn = _render(self._turn, variables, "turn")
+        turn = self._turn(variables)
         return self._encoded(self._messages(turn), drop)
 
     def _encoded(self, messages: list[Message], drop: int) -> Prompt:
@@ -243,24 +252,30 @@ class PromptBuilder:
         """Render a first and a later turn, so that a broken template is reported before anything is loaded."""
         action = ["action"] if self._list_actions else []
         variables = {"task": "task", "observation": "observation", "admissible_actions": action, **self._format}
-        _render(self._turn, {**variables, "history": [], "step": 0}, "turn")
+        self._turn({**variables, "history": [], "step": 0})
         if self._history_length:
-            _render(self._turn, {**variables, "history": [HistoryEntry(0, "seen", "done")], "step": 1}, "turn")
+            self._turn({**variables, "history": [HistoryEntry(0, "seen", "done")], "step": 1})
 
 
 def _joined(messages: Sequence[Message]) -> str:
     return "\n\n".join(message["content"] for message in messages)
 
 
-def _compile(engine: jinja2.Environment, source: str, part: str) -> jinja2.Template:
+def template_part(source: str, part: str) -> TemplatePart:
+    """Return a function that renders one part of a template from its variables.
+
+    Raises:
+        PromptTemplateError: the source has a syntax error, which names the ``part``; so do those of the function.
+    """
     try:
-        return engine.from_string(source)
+        template = _ENGINE.from_string(source)
     except jinja2.TemplateSyntaxError as error:
         raise PromptTemplateError(f"the {part} prompt template, line {error.lineno}: {error.message}") from error
 
+    def render(variables: Mapping[str, object]) -> str:
+        try:
+            return template.render(variables)
+        except Exception as error:  # the expressions of a template may raise anything
+            raise PromptTemplateError(f"the {part} prompt template cannot be rendered: {error}") from error
 
-def _render(template: jinja2.Template, variables: Mapping[str, object], part: str) -> str:
-    try:
-        return template.render(variables)
-    except Exception as error:  # the expressions of a template may raise anything
-        raise PromptTemplateError(f"the {part} prompt template cannot be rendered: {error}") from error
+    return render

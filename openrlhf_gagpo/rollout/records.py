@@ -26,12 +26,12 @@ StepKey = tuple[str, str, int]
 """Group, trajectory and index of a step."""
 
 _FORMAT = "gagpo-episodes"
-_VERSION = 2
+_VERSION = 3
 # What sampled a step means nothing to another process.
 _STEP_FIELDS = tuple(field.name for field in fields(Step) if field.name != "sampled_by")
 # The traceback of a fault is in the run folder, once.
 _EPISODE_FIELDS = tuple(field.name for field in fields(Episode) if field.name not in ("steps", "traceback"))
-_ADDED = {2: {"step": ("info",), "episode": ("info", "fault")}}
+_ADDED = {2: {"step": ("info",), "episode": ("info", "fault")}, 3: {"step": ("sequence",), "episode": ()}}
 """Fields that a version added; records of earlier versions lack them and are read with their defaults."""
 _IDENTITY = ("task", "group", "trajectory", "env_seed")
 

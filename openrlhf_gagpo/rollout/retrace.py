@@ -9,7 +9,7 @@ from typing import Protocol
 from agent_envs.base import Reset, StepResult
 from openrlhf_gagpo.errors import RolloutError
 from openrlhf_gagpo.rollout.contract import sound_reset, sound_step
-from openrlhf_gagpo.rollout.types import Episode, HistoryEntry, Place, Step
+from openrlhf_gagpo.rollout.types import Completion, Episode, Exchange, FinishReason, HistoryEntry, Place, Prompt, Step
 
 __all__ = ["TracedSession", "retrace"]
 
@@ -36,12 +36,13 @@ async def retrace(episode: Episode, wanted: Collection[int], session: TracedSess
     """
     start = sound_reset(await session.reset(episode.task, episode.env_seed))
     history: list[HistoryEntry] = []
+    previous: Exchange | None = None
     now: Reset | StepResult = start
     places: dict[int, Place] = {}
     last = max(wanted, default=0)
     for index in range(last + 1):
         if index in wanted:
-            places[index] = Place(await session.snapshot(), _as_start(start, now), tuple(history))
+            places[index] = Place(await session.snapshot(), _as_start(start, now), tuple(history), previous)
         if index in (last, len(episode.steps)):
             break
         step = episode.steps[index]
@@ -50,8 +51,16 @@ async def retrace(episode: Episode, wanted: Collection[int], session: TracedSess
         if result.terminated or result.truncated:
             break
         history.append(HistoryEntry(index, step.observation, step.action, step.response))
+        previous = _exchange(step)
         now = result
     return places
+
+
+def _exchange(step: Step) -> Exchange:
+    """Return a recorded turn as far as its record says: without the words of its prompt."""
+    prompt = Prompt(step.prompt_ids, "", [], step.history_dropped, step.sequence)
+    finished: FinishReason = "length" if step.finish_reason == "length" else "stop"
+    return Exchange(prompt, Completion(step.response_ids, step.sampling_log_probs, finished), step.response)
 
 
 def _as_start(start: Reset, now: Reset | StepResult) -> Reset:

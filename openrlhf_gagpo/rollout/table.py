@@ -29,6 +29,8 @@ class Table:
     think: bool
     action_tags: bool
     tag_names: Sequence[str] = ACTION_TAGS
+    stop: tuple[str, ...] = ()
+    """Names of the tags that end a response in the environment."""
 
     async def play(self, prompts: TurnPrompts | None = None, trial: int = 0) -> Episode:
         """Play the task once, from the same start in every trial, and return the episode.
@@ -47,6 +49,7 @@ class Table:
             think=self.think,
             action_tags=self.action_tags,
             tag_names=self.tag_names,
+            stop=self.stop,
         )
 
     async def ask(self, messages: Sequence[Message], purpose: str) -> str:

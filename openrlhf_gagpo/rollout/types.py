@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol, TypedDict
 
 from agent_envs.base import Reset
+from openrlhf_gagpo.rollout.stopping import StopRule
 
 __all__ = [
     "Completion",
     "EndReason",
     "Episode",
     "EpisodeRequest",
+    "Exchange",
     "FinishReason",
     "HistoryEntry",
     "Message",
@@ -19,6 +21,7 @@ __all__ = [
     "Policy",
     "Prompt",
     "SamplingParams",
+    "ShownTurn",
     "Step",
     "Usage",
 ]
@@ -36,6 +39,8 @@ class SamplingParams:
     top_p: float = 1.0
     seed: int | None = None
     """Seed of this one generation; None lets the policy use its own stream."""
+    stop: StopRule | None = None
+    """Where an action ends before an end-of-sequence token, for a policy that samples tokens; None for nowhere."""
 
 
 class Message(TypedDict):
@@ -43,6 +48,18 @@ class Message(TypedDict):
 
     role: str
     content: str
+
+
+class ShownTurn(NamedTuple):
+    """A turn of the environment in a transcript."""
+
+    step: int
+    """0-based."""
+    observation: str
+    admissible_actions: tuple[str, ...]
+    """Those that are listed."""
+    ends: tuple[int, int, int] = (0, 0, 0)
+    """Where its prompt ends among the token ids, characters and messages of a transcript that goes on from it."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +73,12 @@ class Prompt:
     messages: list[Message]
     """For a policy that takes messages and returns text; the same content without chat markers."""
     history_dropped: int = 0
-    """Entries inside the history window that were left out to fit; entries beyond the window do not count."""
+    """Entries inside the history window that were left out to fit; entries beyond the window do not count. In a
+    transcript, the turns before its first."""
+    sequence: int | None = None
+    """Number of the transcript that it goes on with in its episode; None if it begins a sequence of its own."""
+    turns: tuple[ShownTurn, ...] = ()
+    """The turns in a transcript, oldest first."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +123,15 @@ class Completion:
     """What it cost, as an endpoint says; None for a policy whose tokens are in ``Prompt`` and ``token_ids``."""
 
 
+class Exchange(NamedTuple):
+    """A prompt and what the policy made of it, from which a transcript goes on."""
+
+    prompt: Prompt
+    completion: Completion
+    response: str
+    """The response as text without special tokens."""
+
+
 class Policy(Protocol):
     """The only interface that an episode has to its player."""
 
@@ -130,6 +161,8 @@ class Place:
     """What the environment shows there, as if the episode began with it."""
     history: tuple[HistoryEntry, ...]
     """All turns before it, oldest first."""
+    previous: Exchange | None = None
+    """The last of them in tokens; None if there is none."""
 
 
 @dataclass(frozen=True)
@@ -171,11 +204,18 @@ class Step:
     """Decoded response for readers; never tokenised again."""
     finish_reason: str = "stop"
     history_dropped: int = 0
-    """History entries left out because the prompt would not fit."""
+    """``Prompt.history_dropped``: earlier turns left out because the prompt would not fit."""
     info: dict[str, object] = field(default_factory=dict)
     """``StepResult.info`` of the environment, in JSON types."""
+    sequence: int = -1
+    """Number of the step's token sequence in the episode: steps with the same number go on from one another's tokens.
+    A negative number stands for a sequence of its own, whose number is then ``index``."""
     sampled_by: str = field(default="", compare=False)
     """``Completion.sampled_by``. It means something only to the backend that played the step, so it is not recorded."""
+
+    def __post_init__(self) -> None:
+        if self.sequence < 0:
+            self.sequence = self.index
 
 
 @dataclass

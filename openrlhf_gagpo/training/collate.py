@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from openrlhf_gagpo.training.rows import TokenRow, TrainingRow
+from openrlhf_gagpo.training.rows import TokenRow, TrainingRow, longest_rows
 
 __all__ = [
     "ActionTensors",
+    "Places",
     "TokenBatch",
     "TokenValues",
     "action_tensors",
@@ -29,17 +30,58 @@ TokenValues = Sequence[float] | NDArray | Tensor
 
 
 @dataclass
-class TokenBatch:
-    """B rows padded on the right to T tokens; position t of an action array refers to token t + 1."""
+class Places:
+    """Which entries of a model's (S, T-1) output belong to the A positions of each of B rows."""
 
-    sequences: Tensor  # (B, T) int64
-    attention_mask: Tensor  # (B, T) int64
-    action_mask: Tensor  # (B, T-1) int64, 1 where token t + 1 was sampled
+    sequence: Tensor  # (B,) int64, each row's sequence
+    position: Tensor  # (B, A) int64, zero outside ``mask``
+    mask: Tensor  # (B, A) int64
+
+    def read(self, values: Tensor) -> Tensor:
+        """Return the (B, A) entries of ``values`` (S, T-1); those outside the mask mean nothing."""
+        device = values.device
+        return values[self.sequence.to(device)[:, None], self.position.to(device)]
+
+    def cover(self, shape: tuple[int, int]) -> Tensor:
+        """Return the mask (S, T-1) that is 1 at the positions of all rows."""
+        out = torch.zeros(shape, dtype=torch.long)
+        chosen = self.mask.bool()
+        out[self.sequence[:, None].expand_as(chosen)[chosen], self.position[chosen]] = 1
+        return out
+
+    def select(self, rows: Tensor) -> Places:
+        """Return the places of some rows, in any order and number."""
+        return Places(self.sequence[rows], self.position[rows], self.mask[rows])
+
+    def starting_at(self, starts: Sequence[int], counts: Sequence[int]) -> Places:
+        """Return places in the same sequences: ``counts`` positions from ``starts`` on for the first rows, then none.
+
+        A is at least 1.
+        """
+        padding = [0] * (len(self.sequence) - len(starts))
+        first = torch.tensor([*starts, *padding], dtype=torch.long)[:, None]
+        number = torch.tensor([*counts, *padding], dtype=torch.long)[:, None]
+        places = torch.arange(max(1, *counts)) if counts else torch.arange(1)
+        mask = (places < number).long()
+        return Places(self.sequence, (first + places) * mask, mask)
+
+
+@dataclass
+class TokenBatch:
+    """S sequences padded on the right to T tokens; position t of an output refers to token t + 1.
+
+    A sequence holds one or several of the batch's B rows as segments.
+    """
+
+    sequences: Tensor  # (S, T) int64
+    attention_mask: Tensor  # (S, T) int64
+    action_mask: Tensor  # (S, T-1) int64, 1 where token t + 1 is in a response
+    responses: Places  # of B rows, A of the longest response
 
 
 @dataclass
 class ActionTensors:
-    """Inputs of the loss for B rows besides the model's output; A = T-1 action positions, zero outside ``mask``."""
+    """Inputs of the loss for B rows besides the model's output; A action positions, zero outside ``mask``."""
 
     mask: Tensor  # (B, A) int64
     old_log_probs: Tensor  # (B, A) float32, before the iteration's first update
@@ -62,22 +104,22 @@ class ActionTensors:
 
 
 def collate(rows: Sequence[TokenRow], *, pad_id: int, padding: int = 0) -> TokenBatch:
-    """Pad rows to one batch, followed by ``padding`` empty rows without any action token."""
+    """Pad the sequences of rows to one batch, followed by ``padding`` empty rows without any action token."""
+    longest, sequence_of = longest_rows(rows)
     # The end of a prompt has a position even if the response is empty.
-    width = max((max(row.length, len(row.prompt_ids) + 1) for row in rows), default=2)
-    count = len(rows) + padding
+    width = max((max(row.length, len(row.prompt_ids) + 1) for row in longest), default=2)
     rest: list[list[int]] = [[]] * padding
     sequences, attention_mask = pad_right(
-        [*(row.prompt_ids + row.response_ids for row in rows), *rest], pad_id=pad_id, width=width
+        [*(row.prompt_ids + row.response_ids for row in longest), *rest], pad_id=pad_id, width=width
     )
-    # Rows that have no action token start and end at the same place.
-    starts = torch.tensor([len(row.prompt_ids) for row in rows] + [1] * padding)[:, None]
-    ends = torch.tensor([row.length for row in rows] + [1] * padding)[:, None]
-    places = torch.arange(1, width)
-    action_mask = ((places >= starts) & (places < ends)).long().reshape(count, width - 1)
     # A row that attends to nothing makes softmax divide by zero, so padding rows attend to two pad tokens.
-    attention_mask[len(rows) :, :2] = 1
-    return TokenBatch(sequences, attention_mask, action_mask)
+    attention_mask[len(longest) :, :2] = 1
+    numbers = torch.tensor([*sequence_of, *range(len(longest), len(sequences))], dtype=torch.long)
+    nowhere = torch.zeros(len(numbers), 1, dtype=torch.long)
+    responses = Places(numbers, nowhere, nowhere).starting_at(
+        [len(row.prompt_ids) - 1 for row in rows], [len(row.response_ids) for row in rows]
+    )
+    return TokenBatch(sequences, attention_mask, responses.cover((len(sequences), width - 1)), responses)
 
 
 def pad_right(sequences: Sequence[Sequence[int]], *, pad_id: int, width: int) -> tuple[Tensor, Tensor]:

@@ -1,19 +1,31 @@
 """Training rows, and the plan of optimizer steps over them.
 
 One row is one environment step with its final credit; this module does not change credit, drop rows or repeat them.
+Rows may be segments of one token sequence, which a model reads once (see ``TokenRow.sequence``).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MicroBatch", "OptimizerStep", "TokenRow", "TrainingRow", "plan_updates", "prompt_numbers", "unique_rows"]
+__all__ = [
+    "MicroBatch",
+    "OptimizerStep",
+    "TokenRow",
+    "TrainingRow",
+    "longest_rows",
+    "plan_updates",
+    "prompt_numbers",
+    "sequence_numbers",
+    "unique_rows",
+]
 
 
 @dataclass(frozen=True)
@@ -25,6 +37,9 @@ class TokenRow:
     sampling_log_probs: list[float]
     sampled_by: str = field(default="", compare=False, kw_only=True)
     """``rollout.types.Completion.sampled_by``."""
+    sequence: int | None = field(default=None, compare=False, kw_only=True)
+    """Number that rows share whose prompt and response are the beginning of those of the longest of them; None for a
+    sequence of its own."""
 
     @property
     def length(self) -> int:
@@ -77,11 +92,29 @@ def prompt_numbers(rows: Sequence[TokenRow]) -> list[int]:
     return [index.setdefault(tuple(row.prompt_ids), len(index)) for row in rows]
 
 
+def sequence_numbers(rows: Sequence[TokenRow]) -> list[int]:
+    """Return one number per row that the rows of a sequence share, counted from 0 in order of appearance."""
+    index: dict[int | tuple[int], int] = {}
+    keys = ((place,) if row.sequence is None else row.sequence for place, row in enumerate(rows))
+    return [index.setdefault(key, len(index)) for key in keys]
+
+
+def longest_rows(rows: Sequence[_Row]) -> tuple[list[_Row], list[int]]:
+    """Return the longest row of every sequence, which holds all its tokens, and each row's number among them."""
+    numbers = sequence_numbers(rows)
+    longest: dict[int, _Row] = {}
+    for row, number in zip(rows, numbers, strict=True):
+        if number not in longest or row.length > longest[number].length:
+            longest[number] = row
+    return list(longest.values()), numbers
+
+
 @dataclass(frozen=True)
 class MicroBatch:
     """Rows of one forward and backward pass, plus ``padding`` rows without weight."""
 
     rows: tuple[int, ...]
+    """Those of a sequence follow each other."""
     padding: int = 0
 
 
@@ -113,57 +146,89 @@ def plan_updates(
     epochs: int = 1,
     seed: int = 0,
     together: Sequence[int] | None = None,
+    sequences: Sequence[int] | None = None,
 ) -> list[OptimizerStep]:
     """Plan the optimizer steps of one iteration.
 
-    Each epoch has ``ceil(N / mini_batch)`` steps over a seeded permutation of the rows, whose sizes differ by at most
-    one. Each step is dealt to the ranks by length and cut into micro-batches; a rank that has fewer rows than another
-    gets padding, never a copy.
+    Each epoch has ``ceil(N / mini_batch)`` steps over a seeded permutation of the sequences, each with the rows that
+    are its segments. A sequence is never divided, so an optimizer step may hold a few rows more than ``mini_batch``,
+    and there are at most as many steps as sequences; where every row is a sequence, the sizes of steps differ by at
+    most one. Each step is dealt to the ranks by length and cut into micro-batches; a rank that has fewer sequences than
+    another gets padding, never a copy.
 
     Args:
         lengths: (N,) tokens of prompt and response per row.
         response_lengths: (N,) response tokens per row.
-        mini_batch: maximum rows per optimizer step.
-        micro_batch: maximum rows per pass on one rank; None for as many as ``max_tokens`` allows.
-        together: (N,) rows with the same number (of their prompt, say) stay together in the permutation, so that most
-            of them share an optimizer step, in which a backend may compute once what they have in common.
-        max_tokens: maximum padded tokens per pass on one rank (a single longer row still gets its pass).
+        mini_batch: rows per optimizer step.
+        micro_batch: maximum sequences per pass on one rank; None for as many as ``max_tokens`` allows.
+        max_tokens: maximum padded tokens per pass on one rank (a single longer sequence still gets its pass).
+        together: (N,) sequences whose longest rows have the same number (of their prompt, say) stay together in the
+            permutation, so that most of them share an optimizer step, in which a backend may compute once what they
+            have in common.
+        sequences: (N,) rows with the same number are segments of one sequence (``sequence_numbers``); None if every
+            row is a sequence.
     """
     count = len(lengths)
     if count == 0:
         return []
     if mini_batch < 1 or (micro_batch is not None and micro_batch < 1) or ranks < 1 or epochs < 1:
         raise ValueError("mini_batch, micro_batch, ranks and epochs must be at least 1")
-    steps_per_epoch = math.ceil(count / mini_batch)
+    units = _units(range(count) if sequences is None else sequences, lengths)
+    steps_per_epoch = min(math.ceil(count / mini_batch), len(units))
     rng = np.random.default_rng(seed)
     plan = []
     for _ in range(epochs):
-        order = rng.permutation(count)
+        order = rng.permutation(len(units))
         if together is not None:
             place: dict[int, int] = {}
-            first_seen = [place.setdefault(together[row], position) for position, row in enumerate(order)]
+            first_seen = [place.setdefault(together[units[unit][-1]], position) for position, unit in enumerate(order)]
             order = order[np.argsort(first_seen, kind="stable")]
-        for rows in np.array_split(order, steps_per_epoch):
-            by_length = sorted((int(row) for row in rows), key=lambda row: (-lengths[row], row))
+        shuffled = [units[unit] for unit in order]
+        for chosen in _split(shuffled, steps_per_epoch):
+            by_length = sorted(chosen, key=lambda unit: (-lengths[unit[-1]], unit[-1]))
             shards = [_cut(by_length[rank::ranks], lengths, micro_batch, max_tokens) for rank in range(ranks)]
             passes = max(len(shard) for shard in shards)
             plan.append(
                 OptimizerStep(
                     shards=tuple(tuple(shard + [MicroBatch((), 1)] * (passes - len(shard))) for shard in shards),
                     row_normalizer=count / steps_per_epoch,
-                    token_normalizer=sum(response_lengths[row] for row in by_length),
+                    token_normalizer=sum(response_lengths[row] for unit in chosen for row in unit),
                 )
             )
     return plan
 
 
-def _cut(rows: list[int], lengths: Sequence[int], micro_batch: int | None, max_tokens: int | None) -> list[MicroBatch]:
-    """Cut rows (longest first) into micro-batches within both limits."""
-    cuts: list[list[int]] = []
-    for row in rows:
-        widest = lengths[cuts[-1][0]] if cuts else 0
+_Unit = list[int]
+"""Rows of one sequence, the longest last."""
+
+
+def _units(sequences: Iterable[int], lengths: Sequence[int]) -> list[_Unit]:
+    units: dict[int, _Unit] = {}
+    for row, number in enumerate(sequences):
+        units.setdefault(number, []).append(row)
+    return [sorted(unit, key=lambda row: lengths[row]) for unit in units.values()]
+
+
+def _split(units: Sequence[_Unit], parts: int) -> list[Sequence[_Unit]]:
+    """Divide the units into parts with as nearly the same number of rows as undivided units allow, none empty."""
+    ends = np.cumsum([len(unit) for unit in units])
+    wanted = np.cumsum([len(part) for part in np.array_split(np.arange(ends[-1]), parts)])
+    cuts = [0]
+    for number, target in enumerate(wanted[:-1], start=1):
+        nearest = int(np.abs(ends - target).argmin()) + 1
+        cuts.append(min(max(nearest, cuts[-1] + 1), len(units) - (parts - number)))
+    return [units[start:end] for start, end in pairwise([*cuts, len(units)])]
+
+
+def _cut(
+    units: Sequence[_Unit], lengths: Sequence[int], micro_batch: int | None, max_tokens: int | None
+) -> list[MicroBatch]:
+    """Cut units (longest first) into micro-batches within both limits."""
+    cuts: list[list[_Unit]] = []
+    for unit in units:
+        widest = lengths[cuts[-1][0][-1]] if cuts else 0
         full = not cuts or len(cuts[-1]) == micro_batch
         if full or (max_tokens is not None and widest * (len(cuts[-1]) + 1) > max_tokens):
             cuts.append([])
-        cuts[-1].append(row)
-    return [MicroBatch(tuple(cut)) for cut in cuts]
+        cuts[-1].append(unit)
+    return [MicroBatch(tuple(row for unit in cut for row in unit)) for cut in cuts]

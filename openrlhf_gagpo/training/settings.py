@@ -15,7 +15,7 @@ from openrlhf_gagpo.rollout.player import RolloutSettings
 from openrlhf_gagpo.rollout.types import SamplingParams
 from openrlhf_gagpo.training.corrections import SamplerCorrection
 from openrlhf_gagpo.training.objective import Objective
-from openrlhf_gagpo.training.rows import OptimizerStep, TokenRow, plan_updates, prompt_numbers
+from openrlhf_gagpo.training.rows import OptimizerStep, TokenRow, plan_updates, prompt_numbers, sequence_numbers
 
 __all__ = [
     "BackendSettings",
@@ -35,9 +35,9 @@ class BatchSettings:
     """How rows are cut into optimizer steps and passes."""
 
     rows_per_step: int
-    """Maximum rows of one optimizer step."""
+    """Rows of one optimizer step (see ``plan_updates``)."""
     micro_batch: int | None
-    """Maximum rows of one training pass on one rank; None for as many as ``micro_tokens`` allows."""
+    """Maximum sequences of one training pass on one rank; None for as many as ``micro_tokens`` allows."""
     micro_tokens: int | None
     """Maximum padded tokens of one training pass on one rank."""
     forward_micro_batch: int | None
@@ -53,6 +53,7 @@ class BatchSettings:
             micro_batch=self.forward_micro_batch,
             max_tokens=self.forward_micro_tokens,
             ranks=ranks,
+            sequences=sequence_numbers(rows),
         )
 
     def plan_training(self, rows: Sequence[TokenRow], ranks: int, seed: int) -> list[OptimizerStep]:
@@ -67,6 +68,7 @@ class BatchSettings:
             epochs=self.epochs,
             seed=seed,
             together=prompt_numbers(rows),
+            sequences=sequence_numbers(rows),
         )
 
 

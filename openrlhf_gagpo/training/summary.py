@@ -41,6 +41,7 @@ def rollout_metrics(
         "rollout/response_tokens": mean(len(step.response_ids) for step in steps),
         "rollout/prompts_cut": sum(step.history_dropped > 0 for step in steps),
         "rollout/prompts_too_long": sum(episode.end_reason == "prompt_too_long" for episode in sound),
+        "rollout/sequences": sum(len({step.sequence for step in episode.steps}) for episode in episodes),
         "rollout/length_capped_share": mean(step.finish_reason == "length" for step in steps),
         "time/generation_s": sum(episode.generation_s for episode in episodes),
         "time/environment_s": sum(episode.environment_s for episode in episodes),

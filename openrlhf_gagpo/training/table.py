@@ -57,16 +57,18 @@ class StepTable:
         An episode that was stopped because its next prompt did not fit counts as truncated.
 
         Raises:
-            CreditError: an episode ended by an environment fault; it must be removed from its group first.
+            CreditError: an episode ended by an environment fault; it must be removed from its group first. Or a step
+                does not go on from the one before it in its sequence.
         """
         table = cls(*([] for _ in fields(cls)))
+        count = 0
         for episode in episodes:
             if episode.faulted:
                 raise CreditError(
                     f"episode {episode.trajectory!r} of group {episode.group!r} ended by an environment fault; "
                     "remove faulted episodes before computing advantages"
                 )
-            for step in episode.steps:
+            for step, tokens in zip(episode.steps, _token_rows(episode, count), strict=True):
                 cut = step is episode.steps[-1] and episode.end_reason == "prompt_too_long" and not step.terminated
                 table.group.append(episode.group)
                 table.trajectory.append(episode.trajectory)
@@ -80,9 +82,8 @@ class StepTable:
                 table.inadmissible.append(not step.admissible)
                 table.action.append(step.action)
                 table.success.append(episode.success)
-                table.tokens.append(
-                    TokenRow(step.prompt_ids, step.response_ids, step.sampling_log_probs, sampled_by=step.sampled_by)
-                )
+                table.tokens.append(tokens)
+            count += len({step.sequence for step in episode.steps})
         return table
 
     def batch(self, columns: Mapping[str, NDArray[np.float64]] | None = None) -> StepBatch:
@@ -141,6 +142,7 @@ class StepTable:
                 response_ids=row.response_ids,
                 sampling_log_probs=row.sampling_log_probs,
                 sampled_by=row.sampled_by,
+                sequence=row.sequence,
                 advantage=float(credit.advantage[index]),
                 trajectory=self.trajectory[index],
                 step=self.step[index],
@@ -190,3 +192,27 @@ class StepTable:
         """Cut a flat array of one number per response token into rows."""
         ends = np.cumsum([len(row.response_ids) for row in self.tokens])
         return np.split(values, ends[:-1])
+
+
+def _token_rows(episode: Episode, first: int) -> list[TokenRow]:
+    """Return the rows of an episode's steps, whose sequences are numbered from ``first`` on."""
+    latest: dict[int, TokenRow] = {}
+    numbers: dict[int, int] = {}
+    rows = []
+    for step in episode.steps:
+        row = TokenRow(
+            step.prompt_ids,
+            step.response_ids,
+            step.sampling_log_probs,
+            sampled_by=step.sampled_by,
+            sequence=first + numbers.setdefault(step.sequence, len(numbers)),
+        )
+        before = latest.get(step.sequence)
+        if before is not None and row.prompt_ids[: before.length] != before.prompt_ids + before.response_ids:
+            raise CreditError(
+                f"step {step.index} of episode {episode.trajectory!r} does not go on from the tokens before it in "
+                f"sequence {step.sequence}; record the episode again"
+            )
+        latest[step.sequence] = row
+        rows.append(row)
+    return rows

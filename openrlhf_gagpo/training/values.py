@@ -1,7 +1,7 @@
 """The critic's side of training: which positions have a value, the clipped value loss, and its metrics.
 
-Pure torch functions that both backends use. Shapes: B rows, A action positions; position t holds the value before
-token t + 1, so the position of a prompt's last token holds the value at the end of the prompt.
+Pure torch functions that both backends use. Shapes: B rows, A positions of each. Position t of a model's output holds
+the value before token t + 1, so the position of a prompt's last token holds the value at the end of the prompt.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from openrlhf_gagpo.training.collate import TokenBatch, TokenValues, scatter_rows
+from openrlhf_gagpo.training.collate import Places, TokenBatch, TokenValues, scatter_rows
 from openrlhf_gagpo.training.objective import LossScale
 from openrlhf_gagpo.training.rows import TokenRow, TrainingRow
 from openrlhf_gagpo.training.table import TOKEN_VALUE, VALUE
@@ -23,6 +23,7 @@ __all__ = [
     "ValueTensors",
     "finish_value_metrics",
     "targets_by_token",
+    "trained_positions",
     "value_columns",
     "value_loss",
     "value_positions",
@@ -34,7 +35,7 @@ __all__ = [
 class ValueTensors:
     """Inputs of the value loss for B rows besides the model's output, zero outside ``mask``."""
 
-    mask: Tensor  # (B, A) int64, 1 where the critic is trained
+    places: Places  # (B, A), where the critic is trained
     old: Tensor  # (B, A) float32, values before the iteration's first update
     target: Tensor  # (B, A) float32
     by_token: bool
@@ -42,15 +43,20 @@ class ValueTensors:
 
     def to(self, device: torch.device) -> ValueTensors:
         """Return the same tensors on ``device``."""
-        return ValueTensors(self.mask.to(device), self.old.to(device), self.target.to(device), self.by_token)
+        return ValueTensors(self.places, self.old.to(device), self.target.to(device), self.by_token)
 
 
-def value_positions(rows: Sequence[TokenRow], tokens: TokenBatch) -> Tensor:
-    """Return the (B, A) mask of the positions that have a value: each prompt's end, and before each later token."""
-    mask = tokens.action_mask.clone()
-    for index, row in enumerate(rows):
-        mask[index, len(row.prompt_ids) - 1] = 1
-    return mask
+def value_positions(rows: Sequence[TokenRow], tokens: TokenBatch) -> Places:
+    """Return the positions that have a value: each prompt's end, and before each later token of the response."""
+    counts = [max(len(row.response_ids), 1) for row in rows]
+    return tokens.responses.starting_at([len(row.prompt_ids) - 1 for row in rows], counts)
+
+
+def trained_positions(rows: Sequence[TokenRow], tokens: TokenBatch, *, by_token: bool) -> Places:
+    """Return the positions at which a critic is trained: before each response token, or each prompt's end."""
+    if by_token:
+        return tokens.responses
+    return tokens.responses.starting_at([len(row.prompt_ids) - 1 for row in rows], [1] * len(rows))
 
 
 def value_columns(values: Sequence[TokenValues], rows: Sequence[TokenRow]) -> dict[str, NDArray[np.float64]]:
@@ -63,23 +69,20 @@ def value_columns(values: Sequence[TokenValues], rows: Sequence[TokenRow]) -> di
     return {VALUE: np.array([row[0] for row in flat]), TOKEN_VALUE: np.concatenate(by_token)}
 
 
-def value_tensors(rows: Sequence[TrainingRow], tokens: TokenBatch, *, by_token: bool) -> ValueTensors:
-    """Build the tensors of rows that carry values and targets; ``tokens`` may end in padding rows.
+def value_tensors(rows: Sequence[TrainingRow], places: Places, *, by_token: bool) -> ValueTensors:
+    """Build the tensors of rows that carry values and targets.
+
+    Args:
+        places: the rows' ``trained_positions``, which may end in padding rows.
 
     Raises:
         ValueError: a row has no target for the critic.
     """
-    if by_token:
-        mask = tokens.action_mask
-    else:
-        mask = torch.zeros_like(tokens.action_mask)
-        for index, row in enumerate(rows):
-            mask[index, len(row.prompt_ids) - 1] = 1
     values = [_values(row, by_token) for row in rows]
     return ValueTensors(
-        mask=mask,
-        old=scatter_rows([old for old, _ in values], mask),
-        target=scatter_rows([target for _, target in values], mask),
+        places=places,
+        old=scatter_rows([old for old, _ in values], places.mask),
+        target=scatter_rows([target for _, target in values], places.mask),
         by_token=by_token,
     )
 
@@ -107,12 +110,12 @@ def value_loss(
     micro-batches.
 
     Args:
-        values: (B, A) of the critic, with gradient.
+        values: (B, A) of the critic at ``tensors.places``, with gradient.
 
     Returns:
         The scalar loss and sums for ``finish_value_metrics``.
     """
-    mask = tensors.mask.to(values.dtype)
+    mask = tensors.places.mask.to(values)
     moved = tensors.old + (values - tensors.old).clamp(-clip, clip)
     plain, clipped = (values - tensors.target).square(), (moved - tensors.target).square()
     count = scale.token_normalizer if tensors.by_token else scale.row_normalizer

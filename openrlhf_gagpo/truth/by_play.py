@@ -48,6 +48,11 @@ def truths_by_play(
             those that played.
         RunError: the environment failed, or does not repeat what was recorded.
     """
+    if (config.rollout.context, config.rollout.transcript_overflow) == ("transcript", "drop"):
+        raise ConfigError(
+            "--continuations cannot go on from transcripts whose oldest turns may be dropped, since the records do not "
+            "say how these were worded; train with --rollout.transcript_overflow end"
+        )
     kept = np.flatnonzero(np.any([credit.keep for credit in credits], axis=0))
     if not len(kept):
         raise ConfigError(

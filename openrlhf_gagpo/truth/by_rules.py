@@ -80,6 +80,7 @@ def truths_by_rules(
 def _check_settings(config: Config) -> None:
     """Refuse runs whose prompts do not show the state alone, or whose responses cannot be enumerated."""
     reasons = {
+        "--rollout.context is transcript, so that prompts depend on the past": config.rollout.context == "transcript",
         "--rollout.history_length is not 0, so that prompts depend on the past": config.rollout.history_length != 0,
         "--rollout.think is set, so that responses cannot be enumerated": config.rollout.think,
     }
@@ -87,7 +88,7 @@ def _check_settings(config: Config) -> None:
         if holds:
             raise ConfigError(
                 f"--truth has no exact values for this run: {reason}; estimate them with --continuations, or train "
-                "with --rollout.history_length 0 and --rollout.no_think"
+                "with --rollout.context window, --rollout.history_length 0 and --rollout.no_think"
             )
 
 

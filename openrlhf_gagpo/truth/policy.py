@@ -98,7 +98,7 @@ class LoadedPolicy:
         return products
 
     def _log_probs(self, rows: Sequence[TokenRow]) -> tuple[Tensor, Tensor]:
-        """Return (B, T-1) log-probabilities of the next tokens, and where they belong to responses."""
+        """Return the (B, A) log-probabilities of the rows' responses, and their mask."""
         tokens = collate(rows, pad_id=self.tokenizer.pad_token_id or 0)
         device = next(self.model.parameters()).device
         mask = tokens.attention_mask.to(device)
@@ -108,7 +108,8 @@ class LoadedPolicy:
             logits = self.model(
                 input_ids=sequences, attention_mask=mask, position_ids=positions, use_cache=False
             ).logits[:, :-1]
-        return token_log_probs(logits, sequences[:, 1:], self.temperature), tokens.action_mask.to(device).bool()
+        log_probs = token_log_probs(logits, sequences[:, 1:], self.temperature)
+        return tokens.responses.read(log_probs), tokens.responses.mask.to(device).bool()
 
 
 def load_policy(run: RunFolder, config: Config, iteration: int, given: Path | None) -> LoadedPolicy:

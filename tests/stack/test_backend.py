@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -24,7 +25,9 @@ from openrlhf_gagpo.runfolder import RunFolder
 from openrlhf_gagpo.training import schedule
 from openrlhf_gagpo.training.loop import Trainer
 from openrlhf_gagpo.training.rows import TrainingRow
+from openrlhf_gagpo.training.table import LOG_PROB
 from support.models import make_critic, make_model
+from support.transcripts import apart, segments
 
 # The long prompts of an instruction, a history and a list of actions: several 128-token blocks of vLLM's CPU cache.
 FLAGS = [
@@ -148,11 +151,17 @@ def test_updates_match_the_local_backend_and_reach_vllm(backend: Any, oracle: An
 
     # Micro-batches of 4 rows there; of 1 row, 7 rows and all rows here.
     locals_ = [oracle("--train.micro_batch_size", size) for size in ("1", "7", "100")]
-    for index, count in enumerate((12, 37, 100)):
-        rows = rows_of(before, count, seed=index)
+    # Rows with prompts of their own, then the segments of transcripts.
+    cases = [rows_of(before, count, seed=index) for index, count in enumerate((12, 37, 100))]
+    cases.append(segments(backend.trainer.tokenizer.vocab_size, (9, 4, 6, 1, 12, 3, 8)))
+    for index, rows in enumerate(cases):
+        count = len(rows)
         metrics = backend.update(rows, seed=index)
         assert metrics["policy/rows_trained"] == count
         assert metrics["policy/optimizer_steps"] == -(-count // 20)
+        whole, single = (backend.compute(given, {LOG_PROB}) for given in (rows, apart(rows)))
+        for name in whole:
+            np.testing.assert_allclose(whole[name], single[name], atol=1e-5)
         reached = policy_parameters(backend)
         for local in locals_:
             twin = local.update(rows, seed=index)

@@ -143,7 +143,7 @@ class StepPolicyTrainer(ppo_actor.ActorPPOTrainer):
         entropy_counts = bool(self.objective.entropy_coef)
         log_probs, output = self.actor(
             tokens.sequences.to(device),
-            actions.mask,
+            tokens.action_mask.to(device),
             attention_mask=tokens.attention_mask.to(device),
             return_output=True,
             ring_attn_group=self.strategy.ring_attn_group,
@@ -155,7 +155,10 @@ class StepPolicyTrainer(ppo_actor.ActorPPOTrainer):
         else:
             with torch.set_grad_enabled(entropy_counts):
                 # The actor has already divided the logits by the temperature.
-                entropy = masked_entropy(output["logits"][:, :-1], actions.mask)
+                entropy = masked_entropy(output["logits"][:, :-1], tokens.action_mask.to(device))
+        # A model reads sequences; the loss gets one row per action.
+        log_probs = tokens.responses.read(log_probs)
+        entropy = None if entropy is None else tokens.responses.read(entropy)
         loss, sums = step_loss(log_probs, entropy, actions, scale, self.objective)
         self.strategy.accumulate(loss, self.actor, self.actor_optim, boundary)
         return sums

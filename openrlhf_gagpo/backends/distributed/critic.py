@@ -64,13 +64,15 @@ class StepCriticTrainer(ppo_critic.CriticPPOTrainer):
     ) -> dict[str, torch.Tensor]:
         device = torch.device(torch.cuda.current_device())
         targets = targets.to(device)
+        # OpenRLHF sets the values outside this mask to 0.
+        mask = targets.places.cover((len(tokens.sequences), tokens.sequences.shape[1] - 1))
         values = self.critic(
             tokens.sequences.to(device),
-            action_mask=targets.mask,
+            action_mask=mask.to(device),
             attention_mask=tokens.attention_mask.to(device),
             ring_attn_group=self.strategy.ring_attn_group,
         )
-        loss, sums = value_loss(values.float(), targets, scale, self.value_clip)
+        loss, sums = value_loss(targets.places.read(values.float()), targets, scale, self.value_clip)
         self.strategy.accumulate(loss, self.critic, self.critic_optim, boundary)
         return sums
 

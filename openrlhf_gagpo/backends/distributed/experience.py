@@ -15,10 +15,24 @@ from torch import Tensor
 
 from openrlhf_gagpo.backends.distributed.actors import UpdateStep
 from openrlhf_gagpo.backends.distributed.critic import CriticStep
-from openrlhf_gagpo.training.collate import ActionTensors, TokenBatch, TokenValues, action_tensors, collate, per_row
+from openrlhf_gagpo.training.collate import (
+    ActionTensors,
+    Places,
+    TokenBatch,
+    TokenValues,
+    action_tensors,
+    collate,
+    per_row,
+)
 from openrlhf_gagpo.training.objective import LossScale
 from openrlhf_gagpo.training.rows import MicroBatch, OptimizerStep, TokenRow, TrainingRow
-from openrlhf_gagpo.training.values import ValueTensors, targets_by_token, value_positions, value_tensors
+from openrlhf_gagpo.training.values import (
+    ValueTensors,
+    targets_by_token,
+    trained_positions,
+    value_positions,
+    value_tensors,
+)
 
 __all__ = ["StepExperienceMaker"]
 
@@ -34,27 +48,27 @@ class StepExperienceMaker(RemoteExperienceMaker):
         """
         shared = self.args.train.colocate_all or self.args.train.colocate_actor_ref
         tokens = [self._collate(rows, batch) for batch in batches]
-        return self._forward(tokens, [batch.action_mask for batch in tokens], batches, len(rows), group, shared)
+        return self._forward(tokens, [batch.responses for batch in tokens], batches, len(rows), group, shared)
 
     def values(self, rows: Sequence[TokenRow], batches: Sequence[MicroBatch]) -> list[Tensor]:
         """Compute the critic's values at the positions of every row (see ``training.values``), in row order."""
         tokens = [self._collate(rows, batch) for batch in batches]
-        masks = [
+        places = [
             value_positions([rows[row] for row in batch.rows], part)
             for batch, part in zip(batches, tokens, strict=True)
         ]
-        return self._forward(tokens, masks, batches, len(rows), self.critic_model_group, self.args.train.colocate_all)
+        return self._forward(tokens, places, batches, len(rows), self.critic_model_group, self.args.train.colocate_all)
 
     def _forward(
         self,
         tokens: Sequence[TokenBatch],
-        masks: Sequence[Tensor],
+        places: Sequence[Places],
         batches: Sequence[MicroBatch],
         rows: int,
         group: Any,
         shared: bool,
     ) -> list[Tensor]:
-        """Return the outputs of a model group at the positions of ``masks``, by row."""
+        """Return the outputs of a model group at the ``places`` of each batch's rows, by row."""
         results: list[Tensor] = [torch.empty(0)] * rows
         if not rows:
             return results
@@ -63,13 +77,13 @@ class StepExperienceMaker(RemoteExperienceMaker):
             # Models on the same GPU release their cached memory before the next one computes.
             sync_condition=shared,
             sequences=[batch.sequences for batch in tokens],
-            action_mask=list(masks),
+            action_mask=[where.cover(_shape(batch)) for where, batch in zip(places, tokens, strict=True)],
             attention_mask=[batch.attention_mask for batch in tokens],
         )
         outputs = self._flatten_results(refs, self.args.ds.ring_attn_size * self.args.ds.tensor_parallel_size)
-        for batch, mask, output in zip(batches, masks, outputs, strict=True):
+        for batch, where, output in zip(batches, places, outputs, strict=True):
             # Padding rows come last and are left out.
-            for row, value in zip(batch.rows, per_row(output, mask), strict=False):
+            for row, value in zip(batch.rows, per_row(where.read(output), where.mask), strict=False):
                 results[row] = value
         return results
 
@@ -88,7 +102,7 @@ class StepExperienceMaker(RemoteExperienceMaker):
                 [rows[row] for row in batch.rows],
                 [old[row] for row in batch.rows],
                 None if reference is None else [reference[row] for row in batch.rows],
-                tokens.action_mask,
+                tokens.responses.mask,
             )
             return tokens, actions
 
@@ -104,7 +118,9 @@ class StepExperienceMaker(RemoteExperienceMaker):
 
         def micro_batch(batch: MicroBatch) -> tuple[TokenBatch, ValueTensors]:
             tokens = self._collate(rows, batch)
-            return tokens, value_tensors([rows[row] for row in batch.rows], tokens, by_token=by_token)
+            chosen = [rows[row] for row in batch.rows]
+            places = trained_positions(chosen, tokens, by_token=by_token)
+            return tokens, value_tensors(chosen, places, by_token=by_token)
 
         self._plan(
             self.critic_model_group,
@@ -130,3 +146,9 @@ class StepExperienceMaker(RemoteExperienceMaker):
 
     def _collate(self, rows: Sequence[TokenRow], batch: MicroBatch) -> TokenBatch:
         return collate([rows[row] for row in batch.rows], pad_id=self.tokenizer.pad_token_id, padding=batch.padding)
+
+
+def _shape(tokens: TokenBatch) -> tuple[int, int]:
+    """Return the shape of a model's output for a batch."""
+    sequences, width = tokens.sequences.shape
+    return sequences, width - 1

@@ -19,6 +19,7 @@ from openrlhf_gagpo.backends.prompt_pool import PromptPool
 from openrlhf_gagpo.backends.sampler import BatchSampler, generate_batch
 from openrlhf_gagpo.errors import RolloutError
 from openrlhf_gagpo.rollout.episode import play_all
+from openrlhf_gagpo.rollout.stopping import StopRule
 from openrlhf_gagpo.rollout.types import Completion, Episode, EpisodeRequest, Prompt, SamplingParams
 
 PAD, EOS = 0, 1
@@ -71,6 +72,30 @@ def test_greedy_tokens_are_those_of_transformers(model: Qwen3ForCausalLM) -> Non
     # Both ways to end occur, and rows leave the batch at different times.
     assert len({len(completion.token_ids) for completion in completions}) > 2
     assert {completion.finish_reason for completion in completions} == {"stop", "length"}
+
+
+def test_an_action_ends_with_its_closing_tag(model: Qwen3ForCausalLM) -> None:
+    """As if the tokens were pieces of tags: each answer is the beginning of the one that nothing stops."""
+    pieces = ["<action>", "go", "</action>x"]
+
+    def decode(ids: Sequence[int]) -> str:
+        return "".join(pieces[token % len(pieces)] for token in ids)
+
+    rule = StopRule(("action",), decode)
+    prompts = _prompts(24) * 4
+    whole, stopped = (
+        generate_batch(model, _turns(prompts, temperature=5.0, stop=stop), [EOS], PromptPool(model, PAD))
+        for stop in (None, rule)
+    )
+    shorter = 0
+    for one, other in zip(whole, stopped, strict=True):
+        ids = one.token_ids
+        end = next((count for count in range(1, len(ids) + 1) if rule.ends(ids[:count])), len(ids))
+        assert other.token_ids == ids[:end]
+        assert other.log_probs == pytest.approx(one.log_probs[:end], abs=1e-5)
+        assert other.finish_reason == ("stop" if end < len(ids) else one.finish_reason) or rule.ends(ids)
+        shorter += end < len(ids)
+    assert 5 < shorter < len(prompts) - 5
 
 
 def _nucleus(log_probs: torch.Tensor, top_p: float) -> torch.Tensor:

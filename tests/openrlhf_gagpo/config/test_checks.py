@@ -93,6 +93,10 @@ def test_a_sound_configuration_passes(base):
         (f"--actor.policy_loss_type gspo {IS}_level token {IS}_mode clip", ["gspo", f"{IS}_mode", "remove it"]),
         ("--actor.dual_clip 0.5", ["--actor.dual_clip is 0.5", "1 or more"]),
         ("--eval_only", ["--eval_only needs a split", "--env.eval_split"]),
+        (
+            "--rollout.transcript_overflow drop",
+            ["--rollout.transcript_overflow has no effect without --rollout.context"],
+        ),
         ("--eval.greedy ends --eval.temperature 0", ["--eval.greedy is ends", "eval.temperature 0"]),
         ("--eval.greedy start", ["--eval.greedy", "ends, always, never"]),
         ("--eval.tasks_between -1", ["--eval.tasks_between is -1", "0 or more"]),

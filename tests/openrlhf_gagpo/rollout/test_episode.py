@@ -289,7 +289,7 @@ def test_a_policy_without_an_answer_ends_one_episode(too_long: bool, reason: str
 
 def test_the_history_holds_whole_responses() -> None:
     class Remembering:
-        def build(self, task: str, history: Any, observation: str, actions: Any, step: int) -> Prompt:
+        def build(self, task: str, history: Any, observation: str, actions: Any, step: int, previous: object) -> Prompt:
             seen.append([entry.response for entry in history])
             return Prompt([1], "", [])
 

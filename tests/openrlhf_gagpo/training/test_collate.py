@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openrlhf_gagpo.training.collate import collate, per_row, scatter_rows
-from openrlhf_gagpo.training.rows import TrainingRow
+from openrlhf_gagpo.training.rows import TokenRow, TrainingRow
 
 
 def _row(prompt: int, response: int) -> TrainingRow:
@@ -53,3 +53,16 @@ def test_scatter_takes_tensors() -> None:
     mask = torch.tensor([[0, 1, 1], [1, 0, 0]])
     out = scatter_rows([torch.tensor([1.0, 2.0]), torch.tensor([3.0])], mask)
     assert out.tolist() == [[0, 1, 2], [3, 0, 0]]
+
+
+def test_segments_are_read_where_they_are() -> None:
+    """Two actions of one sequence, in any order, beside a row of its own, and a padding row."""
+    first = TokenRow([1, 2], [3, 4], [], sequence=5)
+    second = TokenRow([1, 2, 3, 4, 9], [6], [], sequence=5)
+    alone = TokenRow([7], [8, 8, 8], [])
+    batch = collate([second, alone, first], pad_id=0, padding=1)
+    assert batch.sequences.tolist() == [[1, 2, 3, 4, 9, 6], [7, 8, 8, 8, 0, 0], [0] * 6]
+    assert batch.action_mask.tolist() == [[0, 1, 1, 0, 1], [1, 1, 1, 0, 0], [0] * 5]
+    read = batch.responses.read(batch.sequences[:, 1:])
+    assert [ids.tolist() for ids in per_row(read, batch.responses.mask)] == [[6], [8, 8, 8], [3, 4], []]
+    assert (batch.responses.cover((3, 5)) == batch.action_mask).all()

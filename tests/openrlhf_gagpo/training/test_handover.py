@@ -121,3 +121,17 @@ def test_rows_that_credit_sets_aside_are_not_trained(tmp_path: Path) -> None:
     ]
     assert metrics["policy/rows_trained"] == 11
     assert metrics["rollout/steps"] == 21
+
+
+def test_rows_of_a_transcript_stay_segments_of_one_sequence(tmp_path: Path) -> None:
+    outcomes = [_played(score, steps) for group in _GROUPS for score, steps in group]
+    for played in outcomes:
+        prompt = [1]
+        for step in played.steps:
+            step.prompt_ids, step.sequence = prompt, 0
+            prompt = prompt + step.response_ids + [3]
+    backend, metrics = _iterate(tmp_path, outcomes, algo__advantage__estimator="reinforce_baseline")
+    assert metrics["rollout/sequences"] == len(outcomes)
+    numbers = {row.trajectory: row.sequence for row in backend.rows}
+    assert sorted(numbers.values()) == list(range(len(outcomes)))
+    assert all(row.sequence == numbers[row.trajectory] for row in backend.rows)

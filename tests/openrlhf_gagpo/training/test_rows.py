@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -87,3 +88,58 @@ def test_equal_rows_stay_together_and_every_row_is_planned_once(equal: list[int]
     for number in set(equal):
         touched = [index for index, step in enumerate(plan) if any(equal[row] == number for row in step.rows)]
         assert touched == list(range(touched[0], touched[-1] + 1)), "a run of equal rows is cut only where a step ends"
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 7), min_size=1, max_size=30),
+    mini=st.integers(1, 40),
+    micro=st.integers(1, 5),
+    ranks=st.integers(1, 3),
+    max_tokens=st.none() | st.integers(5, 90),
+    seed=st.integers(0, 5),
+)
+def test_sequences_are_never_divided_and_steps_hold_about_as_many_rows(
+    sizes: list[int], mini: int, micro: int, ranks: int, max_tokens: int | None, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    numbers = rng.permutation([number for number, size in enumerate(sizes) for _ in range(size)]).tolist()
+    lengths: list[int] = []
+    for place, number in enumerate(numbers):
+        lengths.append(5 * (1 + numbers[:place].count(number)))
+    longest = {number: 5 * size for number, size in enumerate(sizes)}
+    plan = plan_updates(
+        lengths, [2] * len(lengths), mini_batch=mini, micro_batch=micro, ranks=ranks, max_tokens=max_tokens, seed=seed,
+        sequences=numbers,
+    )  # fmt: skip
+    assert len(plan) == min(math.ceil(len(numbers) / mini), len(sizes))
+    assert sorted(row for step in plan for row in step.rows) == list(range(len(numbers)))
+    batches = [batch for step in plan for shard in step.shards for batch in shard]
+    of_batch = [{numbers[row] for row in batch.rows} for batch in batches]
+    # Each sequence is in one pass, in order, and no two passes share one.
+    assert sum(map(len, of_batch)) == len(sizes)
+    for batch, inside in zip(batches, of_batch, strict=True):
+        assert len(inside) <= micro
+        runs = [numbers[row] for row in batch.rows]
+        assert sum(one != two for one, two in pairwise(runs)) == max(len(inside) - 1, 0)
+        assert all(lengths[one] < lengths[two] for one, two in pairwise(batch.rows) if numbers[one] == numbers[two])
+        if max_tokens is not None and len(inside) > 1:
+            assert max(longest[number] for number in inside) * len(inside) <= max_tokens
+    if len(plan) == math.ceil(len(numbers) / mini) and mini >= 2 * max(sizes):
+        assert all(len(step.rows) < mini + max(sizes) for step in plan)
+    assert sum(len(step.rows) for step in plan) == pytest.approx(sum(step.row_normalizer for step in plan))
+
+
+def test_rows_of_their_own_are_planned_as_without_sequences() -> None:
+    lengths = [3, 9, 4, 4, 8, 2, 7]
+    arguments = {
+        "mini_batch": 3,
+        "micro_batch": 2,
+        "ranks": 2,
+        "epochs": 2,
+        "seed": 4,
+        "together": [1, 2, 1, 3, 2, 4, 5],
+    }
+    assert plan_updates(lengths, lengths, **arguments, sequences=list(range(7))) == plan_updates(
+        lengths, lengths, **arguments
+    )

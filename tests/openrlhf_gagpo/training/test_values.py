@@ -14,6 +14,7 @@ from openrlhf_gagpo.training.rows import TokenRow, TrainingRow
 from openrlhf_gagpo.training.values import (
     finish_value_metrics,
     targets_by_token,
+    trained_positions,
     value_columns,
     value_loss,
     value_positions,
@@ -49,9 +50,15 @@ def training_rows(*, by_token: bool, seed: int = 0) -> list[TrainingRow]:
 def test_every_prompt_end_has_a_position_also_before_an_empty_response() -> None:
     rows = token_rows()
     tokens = collate(rows, pad_id=0)
-    where = [mask.nonzero().flatten().tolist() for mask in value_positions(rows, tokens)]
-    assert where == [[2, 3], [0, 1, 2, 3], [4], [1]]
-    assert value_positions(rows, tokens).shape == tokens.action_mask.shape
+    places = value_positions(rows, tokens)
+    assert [at[mask.bool()].tolist() for at, mask in zip(places.position, places.mask, strict=True)] == [
+        [2, 3],
+        [0, 1, 2, 3],
+        [4],
+        [1],
+    ]
+    cover = places.cover((4, tokens.sequences.shape[1] - 1))
+    assert [mask.nonzero().flatten().tolist() for mask in cover] == [[2, 3], [0, 1, 2, 3], [4], [1]]
 
 
 def test_columns_hold_the_prompt_end_and_the_values_before_each_token() -> None:
@@ -66,22 +73,23 @@ def test_tensors_hold_targets_at_their_positions_and_nothing_in_padding_rows(by_
     rows = training_rows(by_token=by_token)
     tokens = collate(rows, pad_id=0, padding=2)
     assert targets_by_token(rows) is by_token
-    tensors = value_tensors(rows, tokens, by_token=by_token)
+    tensors = value_tensors(rows, trained_positions(rows, tokens, by_token=by_token), by_token=by_token)
     for index, row in enumerate(rows):
         targets = row.token_value_targets if by_token else [row.value_target]
         old = row.token_values if by_token else [row.value]
-        mask = tensors.mask[index].bool()
+        mask = tensors.places.mask[index].bool()
         np.testing.assert_allclose(tensors.target[index][mask], np.array(targets, dtype=float), rtol=1e-6)
         np.testing.assert_allclose(tensors.old[index][mask], np.array(old, dtype=float), rtol=1e-6)
         first = len(row.prompt_ids) - 1
-        assert mask.nonzero().flatten().tolist() == list(range(first, first + len(np.atleast_1d(targets))))
-    assert not tensors.mask[len(rows) :].any()
+        assert tensors.places.position[index][mask].tolist() == list(range(first, first + len(np.atleast_1d(targets))))
+    assert len(tensors.places.mask) == len(rows) + 2
+    assert not tensors.places.mask[len(rows) :].any()
 
 
 def test_a_row_without_a_target_is_named() -> None:
     rows = training_rows(by_token=False)
     with pytest.raises(ValueError, match="step 0 of trajectory 't0' has no value or no target"):
-        value_tensors(rows, collate(rows, pad_id=0), by_token=True)
+        value_tensors(rows, collate(rows, pad_id=0).responses, by_token=True)
 
 
 @pytest.mark.parametrize("by_token", [False, True])
@@ -97,12 +105,10 @@ def test_micro_batches_add_up_and_padding_weighs_nothing(by_token: bool, seed: i
         offset, total = 0, torch.zeros(())
         for piece in pieces:
             tokens = collate(piece, pad_id=0, padding=1)
-            tensors = value_tensors(piece, tokens, by_token=by_token)
-            shape = tensors.mask.shape
-            chosen = torch.zeros(shape)
-            chosen[: len(piece)] = values[offset : offset + len(piece), : shape[1]]
-            chosen[len(piece) :] = 1e6
-            loss, part = value_loss(chosen, tensors, scale, clip)
+            tensors = value_tensors(piece, trained_positions(piece, tokens, by_token=by_token), by_token=by_token)
+            chosen = torch.full(tokens.action_mask.shape, 1e6)
+            chosen[: len(piece)] = values[offset : offset + len(piece), : chosen.shape[1]]
+            loss, part = value_loss(tensors.places.read(chosen), tensors, scale, clip)
             total, offset = total + loss, offset + len(piece)
             if len(pieces) > 1:
                 merge_sums(sums, part)
@@ -118,7 +124,8 @@ def test_micro_batches_add_up_and_padding_weighs_nothing(by_token: bool, seed: i
 
 def test_loss_is_half_the_larger_squared_error_of_clipped_and_plain_values() -> None:
     row = TrainingRow([1], [2], [0.0], 0.0, value=1.0, value_target=3.0)
-    tensors = value_tensors([row], collate([row], pad_id=0), by_token=False)
+    places = trained_positions([row], collate([row], pad_id=0), by_token=False)
+    tensors = value_tensors([row], places, by_token=False)
     for value, expected in ((2.9, (3 - 1.5) ** 2), (1.2, (3 - 1.2) ** 2), (9.0, (9 - 3) ** 2)):
         loss, sums = value_loss(torch.tensor([[value]]), tensors, LossScale(1.0, 1), clip=0.5)
         assert float(loss) == pytest.approx(0.5 * expected)
