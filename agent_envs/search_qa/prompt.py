@@ -55,7 +55,23 @@ begins with "answer", followed by the answer in a few words, which ends the task
 {%- endif %}"""
 )
 
+# The turns after the first of a conversation that is kept as a whole.
+_LATER = """\
+{% if think or action_tags %}
+<information>
+{{ observation }}
+</information>
+{%- if admissible_actions %}
+
+Ideas for what to do next: {{ admissible_actions | join("; ") }}
+{%- endif %}
+{% else %}
+{{ observation }} action :
+{%- endif %}
+"""
+
 # The rollout drops the line break after a block tag.
 SEARCH_QA_PROMPT = PromptTemplate(
     turn="{% if think or action_tags %}\n" + _FULL + "{% else %}\n" + _COMPACT + "{% endif %}",
+    later=_LATER,
 )
