@@ -46,12 +46,15 @@ class PromptTemplate:
     ``turn`` can use ``task`` (the instruction, may be empty), ``observation``, ``history`` (oldest first, items with
     ``.step``, ``.observation``, ``.action``), ``admissible_actions`` (list, empty when hidden), ``step`` (0-based),
     ``think`` and ``action_tags`` (which answer format the run asks for). ``later`` words the turns after the first in a
-    run whose prompts hold the whole conversation; it can use the same variables without ``history``.
+    run whose prompts hold the whole conversation; it can use the same variables without ``history``. ``answer`` words
+    the response that gives a final ``answer``, in environments that have one to give; it can use that, ``think`` and
+    ``action_tags``, and must show ``answer`` once.
     """
 
     turn: str
     system: str = ""
     later: str = _LATER
+    answer: str = ""
 
 
 @dataclass(frozen=True)

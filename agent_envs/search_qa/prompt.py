@@ -70,8 +70,14 @@ Ideas for what to do next: {{ admissible_actions | join("; ") }}
 {%- endif %}
 """
 
+_ANSWER = """\
+{% if think %}<think>What was found is enough to answer the question.</think>
+{% endif %}
+{% if action_tags %}<answer>{{ answer }}</answer>{% else %}answer {{ answer }}{% endif %}"""
+
 # The rollout drops the line break after a block tag.
 SEARCH_QA_PROMPT = PromptTemplate(
     turn="{% if think or action_tags %}\n" + _FULL + "{% else %}\n" + _COMPACT + "{% endif %}",
     later=_LATER,
+    answer=_ANSWER,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from openrlhf_gagpo.training.table import StepTable
 
 __all__ = ["chosen_iterations", "read_rollouts", "read_run", "steps_of"]
 
-_VALUE = "value"
+_VALUE, _GAIN = "value", "ig"
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 
 
@@ -43,7 +44,7 @@ def read_run(path: Path, iterations: str | None) -> Source:
         episodes, credit = _records(run.rollout_path(iteration))
         if config.algo.dynamic_filtering_enable:
             episodes = _filtered(episodes, config)
-        parts.append(_with_critic(steps_of(episodes, credit, iteration), own.estimator))
+        parts.append(_with_model_columns(steps_of(episodes, credit, iteration), own.estimator))
     which = f"iteration {chosen[0]}" if len(chosen) == 1 else f"iterations {chosen[0]} to {chosen[-1]}"
     return Source(f"{run.path.resolve().name}, {which}", parts, own)
 
@@ -104,12 +105,16 @@ def _filtered(episodes: list[Episode], config: Config) -> list[Episode]:
     return keep_informative(played, chosen) if chosen else played
 
 
-def _with_critic(steps: Steps, estimator: str) -> Steps:
-    """Add the critic's values, which a run whose estimator has a critic records as what its returns are compared with.
+def _with_model_columns(steps: Steps, estimator: str) -> Steps:
+    """Add what a model computed for the run's estimator: a critic's values, or information gains.
 
-    Without a value for every step the column stays away.
+    A critic's value is recorded as what returns are compared with; without one for every step the column stays away. A
+    step that has no gain has no record of one.
     """
-    known = [values[_VALUE] for values in steps.recorded.values() if _VALUE in values]
-    if _VALUE not in get(estimator).needs or len(known) != len(steps):
-        return steps
-    return replace(steps, columns={**steps.columns, _VALUE: known})
+    needs, columns = get(estimator).needs, dict(steps.columns)
+    values = [recorded[_VALUE] for recorded in steps.recorded.values() if _VALUE in recorded]
+    if _VALUE in needs and len(values) == len(steps):
+        columns[_VALUE] = values
+    if _GAIN in needs and any(_GAIN in recorded for recorded in steps.recorded.values()):
+        columns[_GAIN] = [steps.recorded.get(row, {}).get(_GAIN, math.nan) for row in range(len(steps))]
+    return replace(steps, columns=columns)

@@ -38,6 +38,10 @@ def check(config: Config) -> Plan:
     return plan
 
 
+_GAIN = "ig"
+"""Model column that the training loop computes from the log-probabilities of golden answers, with any backend."""
+
+
 def env_options(config: Config) -> dict[str, Any]:
     """Return the options of the environment: ``env.options``, and ``max_steps`` if ``env.max_steps`` is set."""
     limit = {} if config.env.max_steps is None else {"max_steps": config.env.max_steps}
@@ -82,7 +86,7 @@ def _algorithm(config: Config) -> Iterator[str]:
     if kl.init_coef > 0 and not kl.use_loss:
         yield "a KL inside the reward is not supported; set algo.kl.use_loss, or algo.kl.init_coef to 0"
     estimator = estimators.get(config.algo.advantage.estimator)
-    missing = sorted(estimator.needs - BACKENDS[config.backend].columns)
+    missing = sorted(estimator.needs - BACKENDS[config.backend].columns - {_GAIN})
     if missing:
         yield (
             f"the estimator {estimator.name} needs {', '.join(missing)} of every step, which the {config.backend} "
@@ -317,6 +321,12 @@ def _environment(config: Config) -> None:
             registry.load_plugin(plugin)
         instance = registry.make(env.name, **env_options(config))
         try:
+            estimator = config.algo.advantage.estimator
+            if _GAIN in estimators.get(estimator).needs and not instance.prompt.answer:
+                raise ConfigError(
+                    f"{estimator} asks how likely the golden answer becomes, and {env.name} has none; choose another "
+                    "--algo.advantage.estimator, or an environment with answers, such as a search QA"
+                )
             for name in ("env.split", "env.eval_split"):
                 split = config.get(name)
                 if split is None:

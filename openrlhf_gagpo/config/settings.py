@@ -11,7 +11,10 @@ from openrlhf_gagpo.config.checks import correction_range, env_options
 from openrlhf_gagpo.config.families import families
 from openrlhf_gagpo.config.placement import place
 from openrlhf_gagpo.config.resolve import Config, uses_critic
+from openrlhf_gagpo.credit import registry as estimators
+from openrlhf_gagpo.credit.gains import GainOptions
 from openrlhf_gagpo.evaluation import EvaluationPlan, spread
+from openrlhf_gagpo.rollout.answers import Golden
 from openrlhf_gagpo.rollout.filtering import GroupFilter
 from openrlhf_gagpo.rollout.player import RolloutSettings
 from openrlhf_gagpo.rollout.types import SamplingParams
@@ -27,6 +30,7 @@ from openrlhf_gagpo.training.settings import (
     TrackerSettings,
     WandbSettings,
 )
+from openrlhf_gagpo.training.table import IG
 
 __all__ = [
     "absolute",
@@ -63,7 +67,16 @@ def rollout_settings(config: Config) -> RolloutSettings:
         max_prompt_tokens=config.data.max_len - rollout.max_new_tokens,
         context=rollout.context,
         transcript_overflow=rollout.transcript_overflow,
+        golden_answers=_golden_answers(config),
     )
+
+
+def _golden_answers(config: Config) -> Golden:
+    """Return which golden answers the estimator's information gain is about."""
+    if IG not in estimators.get(config.algo.advantage.estimator).needs:
+        return "none"
+    options = config.options(families()[0])
+    return "all" if isinstance(options, GainOptions) and options.ig_answers == "max" else "first"
 
 
 def sampling(config: Config, *, evaluation: bool = False) -> SamplingParams:

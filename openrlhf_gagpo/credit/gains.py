@@ -10,15 +10,23 @@ from dataclasses import dataclass
 import numpy as np
 
 from openrlhf_gagpo.credit.batch import StepBatch
-from openrlhf_gagpo.credit.options import EstimatorOptions
+from openrlhf_gagpo.credit.options import EstimatorOptions, option
 from openrlhf_gagpo.credit.scores import episode_scores, score_entries
 from openrlhf_gagpo.credit.sets import Bools, Floats, Ints, Sets
 from openrlhf_gagpo.credit.statistics import EPSILON, Statistics, centred, statistics_of
 
-__all__ = ["Gains", "compared", "floored_scale", "outcome_advantage", "turns"]
+__all__ = ["GainOptions", "Gains", "compared", "floored_scale", "outcome_advantage", "turns"]
 
 VARIANCE_FLOOR = 1e-8
 """Added to a variance, so that gains that hardly differ are not blown up."""
+
+
+@dataclass(frozen=True)
+class GainOptions(EstimatorOptions):
+    """What the options of every estimator that reads the information gain contain."""
+
+    ig_type: str = option("ig_type", "log_prob")
+    ig_answers: str = option("ig_answers", "first")
 
 
 @dataclass(frozen=True, eq=False)

@@ -48,6 +48,16 @@ _SHARED: Mapping[str, Mapping[str, Any]] = {
         "none = nowhere",
         "choices": ("reward", "local", "none"),
     },
+    "ig_type": {
+        "help": "information gain of a step: the difference of the answer's mean log-probabilities per token, or of "
+        "their exponentials",
+        "choices": ("log_prob", "prob"),
+    },
+    "ig_answers": {
+        "help": "golden answer whose likelihood counts: the task's first, or the one most likely after each prompt, at "
+        "as many times the cost as there are",
+        "choices": ("first", "max"),
+    },
     "drop_reward_free_groups": {"help": "leave groups without any reward out of training"},
 }
 

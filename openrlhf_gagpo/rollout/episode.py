@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from time import perf_counter
 from typing import Protocol
@@ -13,6 +14,7 @@ from typing import Protocol
 from agent_envs.base import EnvError, Reset, StepResult
 from agent_envs.workers import EnvFault
 from openrlhf_gagpo.errors import PolicyFault, PromptTooLong, RolloutError
+from openrlhf_gagpo.rollout.answers import GoldenAnswers
 from openrlhf_gagpo.rollout.contract import sound_reset, sound_step
 from openrlhf_gagpo.rollout.parse import ACTION_TAGS, parse_action
 from openrlhf_gagpo.rollout.prompt import TurnPrompts
@@ -68,6 +70,7 @@ async def play_episode(
     action_tags: bool,
     tag_names: Sequence[str] = ACTION_TAGS,
     stop: Sequence[str] = (),
+    answers: GoldenAnswers | None = None,
 ) -> Episode:
     """Play one episode from its beginning to its end; the session stays open.
 
@@ -100,6 +103,7 @@ async def play_episode(
         action_tags: whether the response must put its action in tags.
         tag_names: names of these tags, ``TextEnv.action_tags``.
         stop: names of the tags that end a response (see ``rollout.stopping``); empty if an action in tags does not.
+        answers: encodes the golden answers, for ``Episode.answers``; None leaves them out.
 
     Raises:
         RolloutError: the policy broke its interface (no tokens, or not one log-probability per token).
@@ -135,6 +139,8 @@ async def play_episode(
         started = perf_counter()
         seed = turn_seed(request.sampling_seed, index)
         thinking_opened = prompt.text.rstrip().endswith("<think>")
+        if answers is not None and not episode.steps:
+            episode.answers = answers.encode(start.info, thinking_opened=thinking_opened)
         rule = StopRule(tuple(stop), decode, thinking_opened) if stop else None
         try:
             completion = await policy.generate(prompt, replace(sampling, seed=seed, stop=rule))
@@ -193,11 +199,16 @@ async def play_episode(
         )
         episode.success, episode.score = result.success, result.score
         episode.extra["final_observation"] = result.observation
-        if result.terminated or result.truncated:
-            episode.end_reason = "terminated" if result.terminated else "truncated"
-            return episode
         history.append(HistoryEntry(index, now.observation, parsed.action, response))
         previous = Exchange(prompt, completion, response)
+        if result.terminated or result.truncated:
+            episode.end_reason = "terminated" if result.terminated else "truncated"
+            if episode.answers and result.truncated:
+                with suppress(PromptTooLong):
+                    episode.final_prompt_ids = prompts.build(
+                        start.task, history, result.observation, result.admissible_actions, index + 1, previous
+                    ).token_ids
+            return episode
         now = result
 
 
@@ -213,6 +224,7 @@ async def play_all(
     action_tags: bool,
     tag_names: Sequence[str] = ACTION_TAGS,
     stop: Sequence[str] = (),
+    answers: GoldenAnswers | None = None,
     concurrency: int | asyncio.Semaphore,
     on_done: Callable[[Episode], None] | None = None,
 ) -> list[Episode]:
@@ -255,6 +267,7 @@ async def play_all(
                 action_tags=action_tags,
                 tag_names=tag_names,
                 stop=stop,
+                answers=answers,
             )
         finally:
             await _close(session, request)

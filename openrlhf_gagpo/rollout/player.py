@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from agent_envs import TextEnv, registry
 from agent_envs.workers import RESET_TIMEOUT_S, STEP_TIMEOUT_S, EnvPool
+from openrlhf_gagpo.rollout.answers import Golden, GoldenAnswers
 from openrlhf_gagpo.rollout.episode import play_all
 from openrlhf_gagpo.rollout.prompt import ChatTemplate, PromptBuilder
 from openrlhf_gagpo.rollout.retrace import retrace
@@ -42,6 +43,8 @@ class RolloutSettings:
     chat_template: ChatTemplate = "auto"
     max_prompt_tokens: int = 2048
     context: Context = "window"
+    golden_answers: Golden = "none"
+    """Golden answers that episodes get in tokens, see ``Episode.answers``."""
     transcript_overflow: Overflow = "end"
     """What happens to a transcript at ``max_prompt_tokens``; see ``TranscriptBuilder``."""
 
@@ -94,6 +97,8 @@ class EpisodePlayer:
         self._tag_names = tag_names(settings)
         self._decode = _decoder(tokenizer)
         self._stop = stop_names(settings)
+        golden = settings.golden_answers
+        self._answers = None if golden == "none" else GoldenAnswers(self._prompts, every=golden == "all")
         self._pool = EnvPool(
             settings.env_name,
             settings.env_options,
@@ -124,6 +129,7 @@ class EpisodePlayer:
             action_tags=self.settings.action_tags,
             tag_names=self._tag_names,
             stop=self._stop,
+            answers=self._answers,
             concurrency=self._slots,
             on_done=on_done,
         )

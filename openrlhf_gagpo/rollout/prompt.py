@@ -13,7 +13,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from agent_envs.base import PromptTemplate
 from openrlhf_gagpo.errors import PromptTemplateError, PromptTooLong
-from openrlhf_gagpo.rollout.types import Exchange, HistoryEntry, Message, Prompt
+from openrlhf_gagpo.rollout.types import AnswerTokens, Exchange, HistoryEntry, Message, Prompt
 
 __all__ = [
     "ChatTemplate",
@@ -119,6 +119,7 @@ class PromptBuilder:
         self._system = template_part(template.system, "system")(self._format).strip()
         self._turn = template_part(template.turn, "turn")
         self._shows_step = "step" in jinja2.meta.find_undeclared_variables(_ENGINE.parse(template.turn))
+        self._answer = template_part(template.answer, "answer")
         self._check_turn()
         self._chat = chat_template == "auto" and bool(getattr(tokenizer, "chat_template", None))
         self._system_role = self._chat and bool(self._system) and self._takes_system_role()
@@ -169,6 +170,28 @@ class PromptBuilder:
     def offered(self, admissible_actions: Sequence[str]) -> list[str]:
         """Return the actions that a prompt lists: all of them or, in a run that lists none, none."""
         return list(admissible_actions) if self._list_actions else []
+
+    def spoken(self, answer: str, *, thinking_opened: bool) -> AnswerTokens:
+        """Encode ``answer`` as the policy would give it, for the ids of any prompt to precede it.
+
+        It is encoded in one piece with the words around it. Tokens that hold a character of the answer count as its.
+
+        Args:
+            thinking_opened: whether the prompt ends with an opened thinking block.
+
+        Raises:
+            PromptTemplateError: the environment's template has no words for an answer, or does not show it.
+        """
+        text = self._answer(self._format | {"answer": answer})
+        if thinking_opened:
+            text = text.removeprefix("<think>")
+        start = text.rfind(answer)
+        if not answer or start < 0:
+            raise PromptTemplateError(f"the answer part of the prompt template does not show the answer {answer!r}")
+        end = start + len(answer)
+        encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        inside = [place for place, (low, high) in enumerate(encoded["offset_mapping"]) if low < end and high > start]
+        return AnswerTokens(list(encoded["input_ids"][: inside[-1] + 1]), inside[0])
 
     def render(self, messages: Sequence[Message]) -> Prompt:
         """Encode a conversation as it is, with the run's chat template.

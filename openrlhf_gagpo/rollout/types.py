@@ -9,6 +9,7 @@ from agent_envs.base import Reset
 from openrlhf_gagpo.rollout.stopping import StopRule
 
 __all__ = [
+    "AnswerTokens",
     "Completion",
     "EndReason",
     "Episode",
@@ -218,6 +219,16 @@ class Step:
             self.sequence = self.index
 
 
+@dataclass(frozen=True)
+class AnswerTokens:
+    """A golden answer as the policy would give it after any prompt of an episode."""
+
+    ids: list[int]
+    """What it would sample up to the answer's last token."""
+    start: int
+    """Position in ``ids`` of the answer's first token; what stands before only leads to it."""
+
+
 @dataclass
 class Episode:
     """One played episode with its identity and outcome."""
@@ -242,6 +253,11 @@ class Episode:
     """Name of the traceback in the run folder; "" if there is none."""
     traceback: str = field(default="", compare=False)
     """Traceback of the environment, if it raised. The run folder keeps it once for all episodes that share it."""
+
+    answers: list[AnswerTokens] = field(default_factory=list, compare=False)
+    """The task's golden answers, in runs that measure how likely they become; not recorded."""
+    final_prompt_ids: list[int] = field(default_factory=list, compare=False)
+    """In such runs the prompt that a further step of a truncated episode would have had; not recorded."""
 
     @property
     def faulted(self) -> bool:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from openrlhf_gagpo.credit import CreditResult
 from openrlhf_gagpo.credit import registry as estimators
+from openrlhf_gagpo.credit.gains import GainOptions
 from openrlhf_gagpo.errors import RunError
 from openrlhf_gagpo.evaluation import Evaluation, EvaluationPlan, evaluate, greedy_metrics, plays_greedily
 from openrlhf_gagpo.rollout.filtering import keep_informative
@@ -22,10 +23,11 @@ from openrlhf_gagpo.runfolder import RunFolder
 from openrlhf_gagpo.seeds import stable_seed
 from openrlhf_gagpo.training import schedule
 from openrlhf_gagpo.training.backend import Backend
+from openrlhf_gagpo.training.information_gain import Probes, gain_metrics
 from openrlhf_gagpo.training.rows import TrainingRow
 from openrlhf_gagpo.training.settings import LoopSettings
 from openrlhf_gagpo.training.summary import filter_metrics, memory_metrics, rollout_metrics
-from openrlhf_gagpo.training.table import VALUE, StepTable
+from openrlhf_gagpo.training.table import IG, LOG_PROB, VALUE, StepTable
 
 __all__ = ["Observer", "Trainer"]
 
@@ -84,7 +86,7 @@ class Trainer:
             credited: dict[StepKey, dict[str, float]] = {}
             rows: list[TrainingRow] | None = None
             if len(table):
-                result, rows, columns = self._credit(table, metrics)
+                result, rows, columns = self._credit(table, kept, metrics)
                 credited = table.recorded(result, columns)
                 metrics |= {f"credit/{name}": value for name, value in result.diagnostics.items()}
                 metrics |= _critic_quality(result)
@@ -198,16 +200,29 @@ class Trainer:
         )
 
     def _credit(
-        self, table: StepTable, metrics: dict[str, float]
+        self, table: StepTable, episodes: Sequence[Episode], metrics: dict[str, float]
     ) -> tuple[CreditResult, list[TrainingRow], dict[str, NDArray[np.float64]]]:
         """Compute the credit of the table's steps, the rows to train on, and the columns that a model computed."""
         columns: dict[str, NDArray[np.float64]] = {}
         if self.estimator.needs:
             with _timed(metrics, "time/columns"):
-                columns = self.backend.compute(table.tokens, self.estimator.needs)
+                columns = self._columns(table, episodes)
+        if IG in columns:
+            metrics |= gain_metrics(columns[IG], np.array(table.step))
         with _timed(metrics, "time/credit"):
             result = self.estimator(table.batch(columns), self.settings.estimator_options)
             return result, table.training_rows(result, columns, self.loss), columns
+
+    def _columns(self, table: StepTable, episodes: Sequence[Episode]) -> dict[str, NDArray[np.float64]]:
+        """Let the model compute what the estimator needs of the table's steps."""
+        of_rows = self.estimator.needs - {IG}
+        columns = self.backend.compute(table.tokens, of_rows) if of_rows else {}
+        if IG in self.estimator.needs:
+            probes = Probes.of(episodes)
+            read = self.backend.compute(probes.rows, {LOG_PROB})[LOG_PROB] if probes.rows else np.zeros(0)
+            options = self.settings.estimator_options
+            columns[IG] = probes.gains(read, options if isinstance(options, GainOptions) else GainOptions())
+        return columns
 
     def _record(self, iteration: int, episodes: Sequence[Episode], credited: dict[StepKey, dict[str, float]]) -> None:
         if self.settings.record:

@@ -16,12 +16,14 @@ from openrlhf_gagpo.rollout.records import StepKey
 from openrlhf_gagpo.rollout.types import Episode
 from openrlhf_gagpo.training.rows import TokenRow, TrainingRow
 
-__all__ = ["LOG_PROB", "TOKEN_VALUE", "VALUE", "StepTable"]
+__all__ = ["IG", "LOG_PROB", "TOKEN_VALUE", "VALUE", "StepTable"]
 
 LOG_PROB = "log_prob"
 """Model column of the log-probabilities before the update, which the update needs too."""
 VALUE, TOKEN_VALUE = "value", "token_value"
 """Model columns of a critic, which its update needs too."""
+IG = "ig"
+"""Model column of the information gains; NaN where a step has none."""
 
 _RECORDED = ("advantage", "return", "value", "td_residual", "state_group_size", "clip_scale")
 
@@ -160,10 +162,10 @@ class StepTable:
     ) -> dict[StepKey, dict[str, float]]:
         """Return the credit of the kept steps for the rollout records, without values that the estimator lacks.
 
-        Steps that were left out have their critic's value alone, if ``columns`` hold one, so that the credit can be
-        computed again.
+        Steps that were left out have their critic's value and information gain alone, if ``columns`` hold them, so that
+        the credit can be computed again. A step without a gain has no entry for it.
         """
-        values = (columns or {}).get(VALUE)
+        known = {name: (columns or {})[name] for name in (VALUE, IG) if name in (columns or {})}
         present = {
             name: numbers
             for name, numbers in zip(
@@ -180,12 +182,16 @@ class StepTable:
             )
             if numbers is not None
         }
+        present |= {name: numbers for name, numbers in known.items() if name == IG}
         keys = zip(self.group, self.trajectory, self.step, strict=True)
-        left_out = {} if values is None else {"value": values}
         return {
-            key: {name: float(numbers[row]) for name, numbers in (present if kept else left_out).items()}
+            key: {
+                name: float(numbers[row])
+                for name, numbers in (present if kept else known).items()
+                if name != IG or not np.isnan(numbers[row])
+            }
             for row, (key, kept) in enumerate(zip(keys, credit.keep, strict=True))
-            if kept or left_out
+            if kept or known
         }
 
     def _by_row(self, values: NDArray[np.float64]) -> list[NDArray[np.float64]]:

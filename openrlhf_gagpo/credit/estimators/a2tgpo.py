@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from openrlhf_gagpo.credit.batch import StepBatch
-from openrlhf_gagpo.credit.gains import Gains, compared, floored_scale, outcome_advantage, turns
-from openrlhf_gagpo.credit.options import EstimatorOptions, option
+from openrlhf_gagpo.credit.gains import GainOptions, Gains, compared, floored_scale, outcome_advantage, turns
+from openrlhf_gagpo.credit.options import option
 from openrlhf_gagpo.credit.presets import BASELINE_PRESETS
 from openrlhf_gagpo.credit.registry import register
 from openrlhf_gagpo.credit.result import CreditResult
@@ -31,7 +31,7 @@ PRESETS: Mapping[str, object] = {
 
 
 @dataclass(frozen=True)
-class A2tgpoOptions(EstimatorOptions):
+class A2tgpoOptions(GainOptions):
     """Options of A2TGPO; the defaults are those of its released code."""
 
     gamma: float = option("gamma", 1.0)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from openrlhf_gagpo.credit.batch import StepBatch
-from openrlhf_gagpo.credit.gains import Gains, compared
-from openrlhf_gagpo.credit.options import EstimatorOptions, option
+from openrlhf_gagpo.credit.gains import GainOptions, Gains, compared
+from openrlhf_gagpo.credit.options import option
 from openrlhf_gagpo.credit.presets import BASELINE_PRESETS
 from openrlhf_gagpo.credit.registry import register
 from openrlhf_gagpo.credit.result import CreditResult
@@ -25,7 +25,7 @@ PRESETS: Mapping[str, object] = {**BASELINE_PRESETS, "algo.kl.init_coef": 0.001}
 
 
 @dataclass(frozen=True)
-class IgpoOptions(EstimatorOptions):
+class IgpoOptions(GainOptions):
     """Options of IGPO; the defaults are those of its released code."""
 
     gamma: float = option("gamma", 1.0)
