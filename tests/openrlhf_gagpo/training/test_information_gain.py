@@ -14,9 +14,7 @@ from openrlhf_gagpo.rollout.types import AnswerTokens, Episode, Step
 from openrlhf_gagpo.training.information_gain import Probes, gain_metrics
 
 
-def _episode(
-    name: str, contexts: Sequence[list[int]], answers: Sequence[AnswerTokens], *, truncated: bool
-) -> Episode:
+def _episode(name: str, contexts: Sequence[list[int]], answers: Sequence[AnswerTokens], *, truncated: bool) -> Episode:
     """An episode with these prompts, the last of which is nobody's turn if it was truncated."""
     prompts = contexts[:-1] if truncated else contexts
     steps = [
