@@ -13,7 +13,16 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MicroBatch", "OptimizerStep", "TokenRow", "TrainingRow", "plan_updates", "prompt_numbers", "unique_rows"]
+__all__ = [
+    "MicroBatch",
+    "OptimizerStep",
+    "TokenRow",
+    "TrainingRow",
+    "plan_by_prompt",
+    "plan_updates",
+    "prompt_numbers",
+    "unique_rows",
+]
 
 
 @dataclass(frozen=True)
@@ -155,6 +164,21 @@ def plan_updates(
                 )
             )
     return plan
+
+
+def plan_by_prompt(rows: Sequence[TokenRow], micro_batch: int | None, max_tokens: int | None) -> list[MicroBatch]:
+    """Plan passes on one device over every row once, rows of one prompt side by side so that few passes read it.
+
+    Args:
+        micro_batch: maximum rows per pass; None for as many as ``max_tokens`` allows.
+        max_tokens: maximum padded tokens per pass (a single longer row still gets its pass).
+    """
+    prompts = prompt_numbers(rows)
+    longest: dict[int, int] = {}
+    for prompt, row in zip(prompts, rows, strict=True):
+        longest[prompt] = max(longest.get(prompt, 0), row.length)
+    order = sorted(range(len(rows)), key=lambda row: (-longest[prompts[row]], prompts[row]))
+    return _cut(order, [longest[prompt] for prompt in prompts], micro_batch, max_tokens)
 
 
 def _cut(rows: list[int], lengths: Sequence[int], micro_batch: int | None, max_tokens: int | None) -> list[MicroBatch]:

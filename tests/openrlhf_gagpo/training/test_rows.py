@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openrlhf_gagpo.training.rows import plan_updates
+from openrlhf_gagpo.training.rows import TokenRow, plan_by_prompt, plan_updates
 
 
 @settings(max_examples=80, deadline=None)
@@ -87,3 +88,21 @@ def test_equal_rows_stay_together_and_every_row_is_planned_once(equal: list[int]
     for number in set(equal):
         touched = [index for index, step in enumerate(plan) if any(equal[row] == number for row in step.rows)]
         assert touched == list(range(touched[0], touched[-1] + 1)), "a run of equal rows is cut only where a step ends"
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    responses=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 6)), max_size=60),
+    micro=st.none() | st.integers(1, 20),
+    max_tokens=st.integers(5, 120),
+)
+def test_rows_of_a_prompt_share_a_pass(responses: list[tuple[int, int]], micro: int | None, max_tokens: int) -> None:
+    rows = [TokenRow([prompt] * prompt, [0] * length, [0.0] * length) for prompt, length in responses]
+    plan = plan_by_prompt(rows, micro, max_tokens)
+    assert sorted(row for batch in plan for row in batch.rows) == list(range(len(rows)))
+    for batch in plan:
+        assert micro is None or len(batch.rows) <= micro
+        assert len(batch.rows) == 1 or max(rows[row].length for row in batch.rows) * len(batch.rows) <= max_tokens
+    read = [rows[row].prompt_ids for batch in plan for row in batch.rows]
+    changes = sum(one != other for one, other in itertools.pairwise(read))
+    assert changes == max(len({tuple(prompt) for prompt in read}) - 1, 0), "rows of one prompt are side by side"
