@@ -52,7 +52,7 @@ class _Store:
 
     def take(self, numbers: Tensor) -> Tensor:
         """Return copies, (...) numbers -> (..., *shape)."""
-        return self._rows[numbers]
+        return self._rows.index_select(0, numbers.flatten()).view(*numbers.shape, *self._rows.shape[1:])
 
 
 @dataclass
