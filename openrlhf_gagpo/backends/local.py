@@ -198,7 +198,7 @@ class LocalBackend:
         model.eval()
         unique, inverse = unique_rows(rows)
         results: list[Tensor] = [torch.empty(0)] * len(unique)
-        for batch in (batch for step in self.settings.batches.plan_forward(unique) for batch in step.shards[0]):
+        for batch in self.settings.batches.plan_by_prompt(unique):
             output = self._forward(model, [unique[row] for row in batch.rows])
             values = per_row(self._token_log_probs(output), output.mask)
             for row, value in zip(batch.rows, values, strict=True):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from openrlhf_gagpo.backends.prompt_pool import PromptPool
+from openrlhf_gagpo.backends.sequence_pool import SequencePool
 from openrlhf_gagpo.rollout.types import Completion, FinishReason, Prompt, SamplingParams
 
 __all__ = ["BatchSampler", "generate_batch"]
@@ -33,11 +33,9 @@ class BatchSampler:
     """
 
     def __init__(self, model: Any, eos_ids: Sequence[int], pad_id: int, max_batch: int = 256) -> None:
-        self.model = model
         self.eos_ids = eos_ids
-        self.pad_id = pad_id
         self.max_batch = max_batch
-        self._prompts = PromptPool(model, pad_id)
+        self._pool = SequencePool(model, pad_id)
         self._waiting: list[_Turn] = []
         self._unfinished = 0
         self._concurrency = 1
@@ -50,7 +48,7 @@ class BatchSampler:
             sampled_by: what every completion gets as ``Completion.sampled_by``.
         """
         self._waiting.clear()
-        self._prompts.clear()
+        self._pool.clear()
         self._unfinished = episodes
         self._concurrency = concurrency
         self._sampled_by = sampled_by
@@ -59,7 +57,7 @@ class BatchSampler:
         """Note that an episode has ended and will request no more turns."""
         self._unfinished -= 1
         if not self._unfinished:
-            self._prompts.clear()
+            self._pool.clear()
         self._run_when_ready()
 
     async def generate(self, prompt: Prompt, params: SamplingParams) -> Completion:
@@ -74,34 +72,28 @@ class BatchSampler:
         turns, self._waiting = self._waiting, []
         for start in range(0, len(turns), self.max_batch):
             batch = turns[start : start + self.max_batch]
-            completions = generate_batch(self.model, batch, self.eos_ids, self._prompts)
+            completions = generate_batch(batch, self.eos_ids, self._pool, self._sampled_by)
             for turn, completion in zip(batch, completions, strict=True):
-                turn.result.set_result(replace(completion, sampled_by=self._sampled_by))
+                turn.result.set_result(completion)
 
 
 @torch.inference_mode()
-def generate_batch(model: Any, turns: Sequence[_Turn], eos_ids: Sequence[int], prompts: PromptPool) -> list[Completion]:
-    """Sample one completion per turn; turns share the passes over what they have in common.
-
-    A row of the model's batch is one distinct sequence, prompt and answer so far, of the turns that go on.
-    """
-    distinct: dict[tuple[int, ...], int] = {}
-    row_of = [distinct.setdefault(tuple(turn.prompt_ids), len(distinct)) for turn in turns]
-    read = prompts.read(list(distinct))
-    cache, mask, logits = read.cache, read.mask, read.logits
-    positions = mask.sum(-1, keepdim=True) - 1
+def generate_batch(
+    turns: Sequence[_Turn], eos_ids: Sequence[int], pool: SequencePool, sampled_by: str = ""
+) -> list[Completion]:
+    """Sample one completion per turn with the model of ``pool``; every one gets ``sampled_by``."""
     uniforms = [random.Random(turn.params.seed) for turn in turns]
     tokens: list[list[int]] = [[] for _ in turns]
     log_probs: list[list[float]] = [[] for _ in turns]
     reasons: list[FinishReason] = ["length"] * len(turns)
     alive = list(range(len(turns)))
-    while True:
+    places = pool.read([turn.prompt_ids for turn in turns])
+    while alive:
         params = [turns[turn].params for turn in alive]
         draws = [uniforms[turn].random() for turn in alive]
-        chosen, scores = _sample(logits[row_of], params, draws)
-        longer: dict[tuple[int, int], int] = {}
-        keep, kept_row_of = [], []
-        for turn, row, token, score in zip(alive, row_of, chosen.tolist(), scores.tolist(), strict=True):
+        chosen, scores = _sample(pool.logits(places), params, draws)
+        keep, longer = [], []
+        for turn, place, token, score in zip(alive, places, chosen.tolist(), scores.tolist(), strict=True):
             tokens[turn].append(token)
             log_probs[turn].append(score)
             stop = turns[turn].params.stop
@@ -109,25 +101,12 @@ def generate_batch(model: Any, turns: Sequence[_Turn], eos_ids: Sequence[int], p
                 reasons[turn] = "stop"
             elif len(tokens[turn]) < turns[turn].params.max_new_tokens:
                 keep.append(turn)
-                kept_row_of.append(longer.setdefault((row, token), len(longer)))
-        if not keep:
-            break
-        alive, row_of = keep, kept_row_of
-        parents = torch.tensor([row for row, _ in longer], device=mask.device)
-        if not torch.equal(parents, torch.arange(len(mask), device=mask.device)):
-            cache.batch_select_indices(parents)
-        mask = torch.cat([mask[parents], mask.new_ones((len(parents), 1))], dim=-1)
-        positions = positions[parents] + 1
-        output = model(
-            input_ids=torch.tensor([[token] for _, token in longer], device=mask.device),
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        logits = output.logits[:, -1]
-    return [Completion(ids, scores, reason) for ids, scores, reason in zip(tokens, log_probs, reasons, strict=True)]
+                longer.append((place, token))
+        alive, places = keep, pool.extend(longer)
+    return [
+        Completion(ids, scores, reason, sampled_by=sampled_by)
+        for ids, scores, reason in zip(tokens, log_probs, reasons, strict=True)
+    ]
 
 
 def _sample(logits: Tensor, params: Sequence[SamplingParams], draws: Sequence[float]) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
 
 from agent_envs import TextEnv, registry
@@ -164,7 +165,9 @@ def _can_snapshot(make: Callable[[], TextEnv]) -> bool:
 
 
 def _decoder(tokenizer: Any) -> Callable[[Sequence[int]], str]:
-    def decode(token_ids: Sequence[int]) -> str:
-        return tokenizer.decode(token_ids, skip_special_tokens=True)
+    # Short answers come again and again; decoding one takes as long as a dozen look-ups.
+    @lru_cache(maxsize=1024)
+    def known(token_ids: tuple[int, ...]) -> str:
+        return tokenizer.decode(list(token_ids), skip_special_tokens=True)
 
-    return decode
+    return lambda token_ids: known(tuple(token_ids))

@@ -21,6 +21,7 @@ __all__ = [
     "TokenRow",
     "TrainingRow",
     "longest_rows",
+    "plan_by_prompt",
     "plan_updates",
     "prompt_numbers",
     "sequence_numbers",
@@ -196,6 +197,22 @@ def plan_updates(
                 )
             )
     return plan
+
+
+def plan_by_prompt(rows: Sequence[TokenRow], micro_batch: int | None, max_tokens: int | None) -> list[MicroBatch]:
+    """Plan passes on one device over every row once, sequences of one prompt side by side so that few passes read it.
+
+    Args:
+        micro_batch: maximum sequences per pass; None for as many as ``max_tokens`` allows.
+        max_tokens: maximum padded tokens per pass (a single longer sequence still gets its pass).
+    """
+    units = _units(sequence_numbers(rows), [row.length for row in rows])
+    prompts = prompt_numbers(rows)
+    longest: dict[int, int] = {}
+    for prompt, row in zip(prompts, rows, strict=True):
+        longest[prompt] = max(longest.get(prompt, 0), row.length)
+    units.sort(key=lambda unit: (-longest[prompts[unit[-1]]], prompts[unit[-1]]))
+    return _cut(units, [longest[prompt] for prompt in prompts], micro_batch, max_tokens)
 
 
 _Unit = list[int]

@@ -15,7 +15,15 @@ from openrlhf_gagpo.rollout.player import RolloutSettings
 from openrlhf_gagpo.rollout.types import SamplingParams
 from openrlhf_gagpo.training.corrections import SamplerCorrection
 from openrlhf_gagpo.training.objective import Objective
-from openrlhf_gagpo.training.rows import OptimizerStep, TokenRow, plan_updates, prompt_numbers, sequence_numbers
+from openrlhf_gagpo.training.rows import (
+    MicroBatch,
+    OptimizerStep,
+    TokenRow,
+    plan_by_prompt,
+    plan_updates,
+    prompt_numbers,
+    sequence_numbers,
+)
 
 __all__ = [
     "BackendSettings",
@@ -55,6 +63,10 @@ class BatchSettings:
             ranks=ranks,
             sequences=sequence_numbers(rows),
         )
+
+    def plan_by_prompt(self, rows: Sequence[TokenRow]) -> list[MicroBatch]:
+        """Plan the passes of ``plan_forward`` on one device, rows of one prompt side by side."""
+        return plan_by_prompt(rows, self.forward_micro_batch, self.forward_micro_tokens)
 
     def plan_training(self, rows: Sequence[TokenRow], ranks: int, seed: int) -> list[OptimizerStep]:
         """Plan the optimizer steps of one iteration."""

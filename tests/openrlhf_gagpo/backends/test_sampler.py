@@ -15,8 +15,8 @@ from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
 from agent_envs.base import EnvError, Reset, StepResult
 from openrlhf_gagpo.backends import sampler
-from openrlhf_gagpo.backends.prompt_pool import PromptPool
 from openrlhf_gagpo.backends.sampler import BatchSampler, generate_batch
+from openrlhf_gagpo.backends.sequence_pool import SequencePool
 from openrlhf_gagpo.errors import RolloutError
 from openrlhf_gagpo.rollout.episode import play_all
 from openrlhf_gagpo.rollout.stopping import StopRule
@@ -63,7 +63,7 @@ def _turns(prompts: Sequence[Sequence[int]], **params: Any) -> list[Any]:
 
 def test_greedy_tokens_are_those_of_transformers(model: Qwen3ForCausalLM) -> None:
     prompts = _prompts(24)
-    completions = generate_batch(model, _turns(prompts, temperature=0.0), [EOS], PromptPool(model, PAD))
+    completions = generate_batch(_turns(prompts, temperature=0.0), [EOS], SequencePool(model, PAD))
     for prompt, completion in zip(prompts, completions, strict=True):
         expected = model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=12)[0, len(prompt) :]
         assert completion.token_ids == expected.tolist()
@@ -116,7 +116,7 @@ def _nucleus(log_probs: torch.Tensor, top_p: float) -> torch.Tensor:
 def test_log_probs_are_those_of_a_full_forward_pass(model: Qwen3ForCausalLM, temperature: float, top_p: float) -> None:
     prompts = _prompts(16)
     turns = _turns(prompts, temperature=temperature, top_p=top_p)
-    for prompt, completion in zip(prompts, generate_batch(model, turns, [EOS], PromptPool(model, PAD)), strict=True):
+    for prompt, completion in zip(prompts, generate_batch(turns, [EOS], SequencePool(model, PAD)), strict=True):
         with torch.no_grad():
             logits = model(torch.tensor([prompt + completion.token_ids])).logits[0, len(prompt) - 1 : -1]
         expected = torch.log_softmax(logits / temperature, -1)
@@ -129,7 +129,7 @@ def test_log_probs_are_those_of_a_full_forward_pass(model: Qwen3ForCausalLM, tem
 def test_sampling_follows_the_distribution(model: Qwen3ForCausalLM) -> None:
     prompt = [5, 9, 2]
     turns = _turns([prompt] * 4000, max_new_tokens=1)
-    first = torch.tensor([c.token_ids[0] for c in generate_batch(model, turns, [EOS], PromptPool(model, PAD))])
+    first = torch.tensor([c.token_ids[0] for c in generate_batch(turns, [EOS], SequencePool(model, PAD))])
     with torch.no_grad():
         expected = torch.softmax(model(torch.tensor([prompt])).logits[0, -1], -1)
     seen = torch.bincount(first, minlength=WORDS) / len(first)
@@ -139,13 +139,13 @@ def test_sampling_follows_the_distribution(model: Qwen3ForCausalLM) -> None:
 
 def test_tokens_depend_on_the_seed_and_not_on_the_batch(model: Qwen3ForCausalLM) -> None:
     turns = _turns(_prompts(20))
-    together = generate_batch(model, turns, [EOS], PromptPool(model, PAD))
-    backwards = generate_batch(model, turns[::-1], [EOS], PromptPool(model, PAD))[::-1]
-    alone = [generate_batch(model, [turn], [EOS], PromptPool(model, PAD))[0] for turn in turns]
+    together = generate_batch(turns, [EOS], SequencePool(model, PAD))
+    backwards = generate_batch(turns[::-1], [EOS], SequencePool(model, PAD))[::-1]
+    alone = [generate_batch([turn], [EOS], SequencePool(model, PAD))[0] for turn in turns]
     for one, two, three in zip(together, backwards, alone, strict=True):
         assert one.token_ids == two.token_ids == three.token_ids
         assert one.log_probs == pytest.approx(three.log_probs, abs=1e-5)
-    same = generate_batch(model, _turns([[5, 9]] * 8), [EOS], PromptPool(model, PAD))
+    same = generate_batch(_turns([[5, 9]] * 8), [EOS], SequencePool(model, PAD))
     assert len({tuple(completion.token_ids) for completion in same}) == 8
 
 
@@ -154,7 +154,7 @@ def test_requests_of_a_batch_keep_their_own_limits(model: Qwen3ForCausalLM) -> N
         SimpleNamespace(prompt_ids=[3, 4], params=SamplingParams(limit, temperature, 1.0, seed=1))
         for limit, temperature in [(1, 1.0), (9, 0.0), (3, 1.0)]
     ]
-    completions = generate_batch(model, turns, [], PromptPool(model, PAD))
+    completions = generate_batch(turns, [], SequencePool(model, PAD))
     assert [len(completion.token_ids) for completion in completions] == [1, 9, 3]
     assert completions[0].token_ids == completions[2].token_ids[:1]
     assert all(completion.finish_reason == "length" for completion in completions)
@@ -221,7 +221,7 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Sizes of the batches that were generated, by a stand-in for the model."""
     sizes: list[int] = []
 
-    def generate(model: Any, turns: Sequence[Any], eos_ids: Any, prompts: Any) -> list[Completion]:
+    def generate(turns: Sequence[Any], *_: Any) -> list[Completion]:
         sizes.append(len(turns))
         return [Completion([7], [-0.5], "stop") for _ in turns]
 
@@ -253,7 +253,7 @@ def test_large_batches_are_cut(batches: list[int]) -> None:
 def test_no_mixture_of_lengths_and_faults_stalls(plans: list[tuple[int, int | None]], concurrency: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         answer = Completion([7], [-0.5], "stop")
-        patch.setattr(sampler, "generate_batch", lambda model, turns, eos_ids, prompts: [answer] * len(turns))
+        patch.setattr(sampler, "generate_batch", lambda turns, *_: [answer] * len(turns))
         episodes = _play(BatchSampler(None, [EOS], PAD), plans, concurrency)
     for episode, (length, fault) in zip(episodes, plans, strict=True):
         broke = fault is not None and fault <= length

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openrlhf_gagpo.training.rows import plan_updates
+from openrlhf_gagpo.training.rows import TokenRow, plan_by_prompt, plan_updates
 
 
 @settings(max_examples=80, deadline=None)
@@ -143,3 +143,21 @@ def test_rows_of_their_own_are_planned_as_without_sequences() -> None:
     assert plan_updates(lengths, lengths, **arguments, sequences=list(range(7))) == plan_updates(
         lengths, lengths, **arguments
     )
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    responses=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 6)), max_size=60),
+    micro=st.none() | st.integers(1, 20),
+    max_tokens=st.integers(5, 120),
+)
+def test_rows_of_a_prompt_share_a_pass(responses: list[tuple[int, int]], micro: int | None, max_tokens: int) -> None:
+    rows = [TokenRow([prompt] * prompt, [0] * length, [0.0] * length) for prompt, length in responses]
+    plan = plan_by_prompt(rows, micro, max_tokens)
+    assert sorted(row for batch in plan for row in batch.rows) == list(range(len(rows)))
+    for batch in plan:
+        assert micro is None or len(batch.rows) <= micro
+        assert len(batch.rows) == 1 or max(rows[row].length for row in batch.rows) * len(batch.rows) <= max_tokens
+    read = [rows[row].prompt_ids for batch in plan for row in batch.rows]
+    changes = sum(one != other for one, other in pairwise(read))
+    assert changes == max(len({tuple(prompt) for prompt in read}) - 1, 0), "rows of one prompt are side by side"
