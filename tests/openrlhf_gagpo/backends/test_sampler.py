@@ -84,7 +84,7 @@ def test_an_action_ends_with_its_closing_tag(model: Qwen3ForCausalLM) -> None:
     rule = StopRule(("action",), decode)
     prompts = _prompts(24) * 4
     whole, stopped = (
-        generate_batch(model, _turns(prompts, temperature=5.0, stop=stop), [EOS], PromptPool(model, PAD))
+        generate_batch(_turns(prompts, temperature=5.0, stop=stop), [EOS], SequencePool(model, PAD))
         for stop in (None, rule)
     )
     shorter = 0
