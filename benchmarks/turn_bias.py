@@ -2,7 +2,7 @@
 
 Every episode searches once, with a gain of N(0.5, 0.2); then it searches again with probability 1/2, with a gain of
 N(m, 0.2), or answers; the outcome is 0. The policy gradient by the logit of searching again is p (1 - p) m. The script
-estimates it with the advantages of each estimator on many groups of 8, and prints a table of means with standard errors.
+estimates it with the advantages of each estimator on many groups of 8, and shows means with standard errors.
 Magnitudes depend on what an estimator divides by, so signs are to be compared, and what happens at m = 0.
 
     python benchmarks/turn_bias.py
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -33,7 +34,7 @@ ESTIMATORS: Mapping[str, tuple[str, Mapping[str, str]]] = {
 
 
 def play(mean: float, groups: int, rng: np.random.Generator) -> tuple[credit.StepBatch, np.ndarray]:
-    """Return the steps of many groups, and the derivative of the log-probability of the decision at its step, else 0."""
+    """Return the steps of many groups, and per step the slope of the decision's log-probability, else 0."""
     on = rng.random(groups * GROUP) < 0.5
     lengths = np.where(on, 3, 2)
     traj = np.repeat(np.arange(len(on)), lengths)
@@ -80,11 +81,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="file for the numbers")
     given = parser.parse_args()
     found = measure(given.groups, given.seed)
-    print("| estimate of the gradient | " + " | ".join(f"m = {mean}" for mean in MEANS) + " |")
-    print("| --- |" + " --- |" * len(MEANS))
-    print("| true | " + " | ".join(f"{0.25 * mean:+.3f}" for mean in MEANS) + " |")
-    for label, row in found.items():
-        print(f"| {label} | " + " | ".join(f"{value:+.3f} ({error:.3f})" for value, error in row.values()) + " |")
+    lines = [
+        ["estimate of the gradient", *(f"m = {mean}" for mean in MEANS)],
+        ["---"] * (1 + len(MEANS)),
+        ["true", *(f"{0.25 * mean:+.3f}" for mean in MEANS)],
+        *([label, *(f"{value:+.3f} ({error:.3f})" for value, error in row.values())] for label, row in found.items()),
+    ]
+    sys.stdout.write("".join(f"| {' | '.join(cells)} |\n" for cells in lines))
     if given.out:
         record = {"machine": machine(), "groups": given.groups, "seed": given.seed, "estimates": found}
         given.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
