@@ -220,9 +220,9 @@ def test_a_run_folder_that_cannot_be_used(base, tmp_path):
 
 
 def test_an_estimator_that_needs_what_the_backend_lacks_is_refused(base, monkeypatch):
-    entry = replace(registry.get("grpo"), needs=frozenset({"ig"}))
+    entry = replace(registry.get("grpo"), needs=frozenset({"hindsight"}))
     monkeypatch.setattr(registry, "get", lambda name: entry)
-    fails(f"{base} --algo.advantage.estimator grpo", "grpo needs ig of every step", "choose another")
+    fails(f"{base} --algo.advantage.estimator grpo", "grpo needs hindsight of every step", "choose another")
 
 
 @pytest.mark.parametrize(
@@ -258,11 +258,13 @@ def test_ppo_trains_single_episodes_too(base):
 
 @pytest.mark.parametrize("name", ["a2tgpo", "igpo"])
 @pytest.mark.parametrize("backend", ["local", "distributed"])
-def test_information_gain_is_refused_before_anything_starts(model, tmp_path, name, backend):
+def test_information_gain_is_refused_without_golden_answers_before_anything_starts(model, tmp_path, name, backend):
     line = f"--env.name vault --actor.model_name_or_path {model} --run_dir {tmp_path / 'run'} --backend {backend}"
     shared = SHARED if backend == "distributed" else ""
     fails(
-        f"{line} {shared} --algo.advantage.estimator {name}", f"{name} needs ig of every step", f"the {backend} backend"
+        f"{line} {shared} --algo.advantage.estimator {name}",
+        f"{name} asks how likely the golden answer becomes, and vault has none",
+        "choose another",
     )
     assert not (tmp_path / "run").exists()
 
