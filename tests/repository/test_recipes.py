@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from agent_envs.search_qa.generator import generate as generate_questions
+from agent_envs.search_qa.levels import LEVELS
 from agent_envs.webshop.generator import generate as generate_shop
 from openrlhf_gagpo import machine
 from openrlhf_gagpo.backends import BACKENDS
@@ -55,10 +57,12 @@ def workplace(tmp_path_factory):
     """A folder with data where the CPU recipes look for it, and a stub of a model."""
     pytest.importorskip("alfworld")
     pytest.importorskip("regex")
+    pytest.importorskip("tantivy")
     from agent_envs.alfworld.generator import generate as generate_houses
 
     root = tmp_path_factory.mktemp("recipes")
     generate_shop(root / "data" / "webshop", 120, 0)
+    generate_questions(root / "data" / "search", replace(LEVELS["tiny"], tasks=(30, 20, 20)))
     for split in ("train", "valid_seen"):
         generate_houses(root / "data" / "alfworld", split, 1, 0)
     model_folder(root / "model")
@@ -223,7 +227,7 @@ def test_all_that_is_promised_is_there():
         )
     }
     assert set(PAPER) == wanted
-    assert {"alfworld_cpu", "webshop_cpu", "vault_demo"} <= set(NAMES)
+    assert {"alfworld_cpu", "search_qa_cpu", "webshop_cpu", "vault_demo"} <= set(NAMES)
 
 
 def commented(path: Path) -> list[list[str]]:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -148,7 +149,17 @@ def shop(folder: Path) -> None:
     generate(folder, 60, 0)
 
 
-@pytest.mark.parametrize(("name", "generate", "limit"), [("alfworld", houses, 6), ("webshop", shop, 5)])
+def questions(folder: Path) -> None:
+    pytest.importorskip("tantivy")
+    from agent_envs.search_qa.generator import generate
+    from agent_envs.search_qa.levels import LEVELS
+
+    generate(folder, replace(LEVELS["tiny"], tasks=(30, 20, 20)))
+
+
+@pytest.mark.parametrize(
+    ("name", "generate", "limit"), [("alfworld", houses, 6), ("webshop", shop, 5), ("search_qa", questions, 4)]
+)
 def test_cpu_recipe(
     name: str, generate: Callable[[Path], None], limit: int, ray_runtime: dict[str, str], tmp_path: Path
 ) -> None:
