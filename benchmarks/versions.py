@@ -3,8 +3,9 @@
 CPU seconds are those of the whole command, and those of its iterations alone (see ``iteration_cpu.py``).
 
 Per seed one warm start is made with the baseline; both checkouts then train from it on the local backend with the
-baseline's vault recipe, whose flags both know, at the settings below; the order alternates from seed to seed. Success
-is sampled on 256 held-out tasks after the last iteration.
+baseline's vault recipe, whose flags both know; the order alternates from seed to seed. Success is sampled on 256
+held-out tasks after the last iteration. With ``--setting recipe`` start and recipe are the baseline's own; ``slack`` has a
+limit of 30 steps and a weaker start, where runs with other random numbers end far apart.
 
     git worktree add ../before v0.1.0
     python benchmarks/versions.py --baseline ../before --out benchmarks/results/versions.json
@@ -27,11 +28,19 @@ from recording import REPOSITORY, machine
 from openrlhf_gagpo.stats import mean_interval
 
 RECIPE = "examples/recipes/vault_demo.yaml"
-START = ("--env.options", "max_steps=30", "--episodes", "500", "--noise", "0.55", "--steps", "130", "--threads", "1")
-SETTINGS = (
-    "--env.max_steps", "30", "--train.num_iterations", "24", "--actor.adam.lr", "2.5e-4", "--actor.lr_scheduler",
-    "constant", "--eval.steps", "12", "--eval.tasks", "256", "--eval.temperature", "1.0", "--rollout.record", "none",
-    "--no_report",
+STARTS = {
+    "slack": ("--env.options", "max_steps=30", "--episodes", "500", "--noise", "0.55", "--steps", "130"),
+    "recipe": (),
+}
+SETTINGS = {
+    "slack": (
+        "--env.max_steps", "30", "--train.num_iterations", "24", "--actor.adam.lr", "2.5e-4", "--actor.lr_scheduler",
+        "constant",
+    ),
+    "recipe": (),
+}  # fmt: skip
+MEASURED = (
+    "--eval.steps", "12", "--eval.tasks", "256", "--eval.temperature", "1.0", "--rollout.record", "none", "--no_report"
 )  # fmt: skip
 PROGRAM = Path(__file__).with_name("iteration_cpu.py")
 
@@ -67,7 +76,7 @@ def train(checkout: Path, recipe: Path, start: Path, folder: Path, seed: int, fl
     iterations = folder.with_suffix(".json")
     seconds = gagpo(
         checkout, iterations, "train", "--config", str(recipe), "--backend", "local", "--train.seed", str(seed),
-        "--actor.model_name_or_path", str(start), "--run_dir", str(folder), *SETTINGS, *flags,
+        "--actor.model_name_or_path", str(start), "--run_dir", str(folder), *flags,
     )  # fmt: skip
     rows = [json.loads(line) for line in (folder / "eval.jsonl").read_text().splitlines()]
     return {
@@ -82,24 +91,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--baseline", type=Path, required=True, help="another checkout of this repository")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(8)))
+    parser.add_argument("--setting", choices=list(SETTINGS), default="slack")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--flags", nargs=argparse.REMAINDER, default=[], help="further flags of gagpo train")
     options = parser.parse_args()
     checkouts = {"baseline": options.baseline.resolve(), "present": REPOSITORY}
 
+    flags = [*SETTINGS[options.setting], *MEASURED, *options.flags]
     runs: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
         for seed in options.seeds:
             start = Path(scratch) / f"start-{seed}"
             gagpo(
                 checkouts["baseline"], Path(scratch) / "none.json", "warmstart", "--env.name", "vault",
-                *START, "--out", str(start), "--seed", str(seed),
+                *STARTS[options.setting], "--threads", "1", "--out", str(start), "--seed", str(seed),
             )  # fmt: skip
             order = sorted(checkouts, reverse=bool(seed % 2))
             entry: dict[str, Any] = {"seed": seed}
             for name in order:
                 folder = Path(scratch) / f"{name}-{seed}"
-                entry[name] = train(checkouts[name], checkouts["baseline"] / RECIPE, start, folder, seed, options.flags)
+                entry[name] = train(checkouts[name], checkouts["baseline"] / RECIPE, start, folder, seed, flags)
             runs.append(entry)
             sys.stdout.write(json.dumps(entry) + "\n")
             sys.stdout.flush()
@@ -111,7 +122,8 @@ def main() -> None:
     report = {
         "machine": machine(),
         "commits": {name: commit(path) for name, path in checkouts.items()},
-        "flags": [*SETTINGS, *options.flags],
+        "setting": options.setting,
+        "flags": flags,
         "runs": runs,
         "success_present_less_baseline": vars(difference),
         "cpu_seconds_present_over_baseline": vars(ratio),
