@@ -4,8 +4,8 @@ CPU seconds are those of the whole command, and those of its iterations alone (s
 
 Per seed one warm start is made with the baseline; both checkouts then train from it on the local backend with the
 baseline's vault recipe, whose flags both know; the order alternates from seed to seed. Success is sampled on 256
-held-out tasks after the last iteration. With ``--setting recipe`` start and recipe are the baseline's own; ``slack`` has a
-limit of 30 steps and a weaker start, where runs with other random numbers end far apart.
+held-out tasks after the last iteration. With ``--setting recipe`` start and recipe are the baseline's own; ``slack``
+has a limit of 30 steps and a weaker start, where runs with other random numbers end far apart.
 
     git worktree add ../before v0.1.0
     python benchmarks/versions.py --baseline ../before --out benchmarks/results/versions.json
