@@ -13,6 +13,7 @@
 ``checkpoints/``, ``model/`` training state; the exported final model
 ``libraries.log``            what the libraries wrote to stdout and stderr; absent if they wrote nothing
 ``report.html``              written at the end
+``.lock``                    held by the process that runs there
 ===========================  =====================================================================================
 """
 
