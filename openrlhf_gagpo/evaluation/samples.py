@@ -146,9 +146,6 @@ async def _play(request: EpisodeRequest, kit: Kit, pool: EnvPool) -> Sample:
             with suppress(EnvError, TimeoutError):
                 await session.close()
         usage = policy.usage
-    for step in (step for episode in trials for step in episode.steps if not step.response_ids):
-        # Without the ids of the response, those of the prompt are of no use, and a long record.
-        step.prompt_ids = []
     return Sample(trials, usage, perf_counter() - started)
 
 

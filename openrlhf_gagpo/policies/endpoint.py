@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -21,7 +21,7 @@ from openrlhf_gagpo.errors import ConfigError
 from openrlhf_gagpo.options import declare
 from openrlhf_gagpo.policies.folder import MODEL_HELP, load_tokenizer
 from openrlhf_gagpo.policies.registry import PolicyOptions, PolicySetting, PolicySource, register
-from openrlhf_gagpo.rollout.types import Completion, Policy, Prompt, SamplingParams
+from openrlhf_gagpo.rollout.types import Completion, Policy, Prompt, PromptForm, SamplingParams
 
 if TYPE_CHECKING:
     from openrlhf_gagpo.policies.http.client import Client
@@ -83,9 +83,14 @@ class EndpointPolicy(PolicySource):
         return {"request": self._path.removeprefix("/")}
 
     @property
+    def _form(self) -> PromptForm:
+        if self.options.tokenizer:
+            return "tokens"
+        return "text" if self.setting.chat_template == "none" else "messages"
+
+    @property
     def _path(self) -> str:
-        plain = self.options.tokenizer or self.setting.chat_template == "none"
-        return "/completions" if plain else "/chat/completions"
+        return "/chat/completions" if self._form == "messages" else "/completions"
 
     async def start(self, episodes: int, concurrency: int) -> None:
         try:
@@ -114,7 +119,8 @@ class EndpointPolicy(PolicySource):
         """Answer ``prompt``, with the errors of ``Client.complete``."""
         if self._client is None:
             raise RuntimeError("the policy has not been started")
-        return await self._client.complete(self._body(prompt, params))
+        completion = await self._client.complete(self._body(prompt, params))
+        return replace(completion, prompt_form=self._form)
 
     def _body(self, prompt: Prompt, params: SamplingParams) -> dict[str, Any]:
         body: dict[str, Any] = {
@@ -125,12 +131,8 @@ class EndpointPolicy(PolicySource):
         }
         if self.options.send_seed and params.seed is not None and params.temperature > 0:
             body["seed"] = params.seed
-        if self.options.tokenizer:
-            body["prompt"] = prompt.token_ids
-        elif self.setting.chat_template == "none":
-            body["prompt"] = prompt.text
-        else:
-            body["messages"] = prompt.messages
+        name = "messages" if self._form == "messages" else "prompt"
+        body[name] = {"tokens": prompt.token_ids, "text": prompt.text, "messages": prompt.messages}[self._form]
         return {name: value for name, value in {**body, **self._extra}.items() if value is not None}
 
 

@@ -12,4 +12,6 @@ __all__ = ["spoken"]
 def spoken(action: str, setting: PolicySetting) -> Completion:
     """Return ``action`` in the form that the run asks for, free of charge."""
     text = tagged(action, setting.tag_names) if setting.action_tags else action
-    return Completion([], [], "stop", f"<think></think>{text}" if setting.think else text, usage=Usage())
+    return Completion(
+        [], [], "stop", f"<think></think>{text}" if setting.think else text, prompt_form="none", usage=Usage()
+    )

@@ -25,7 +25,9 @@ from openrlhf_gagpo.rollout.types import (
     EpisodeRequest,
     Exchange,
     HistoryEntry,
+    Message,
     Policy,
+    Prompt,
     SamplingParams,
     Step,
 )
@@ -186,7 +188,7 @@ async def play_episode(
                 truncated=result.truncated,
                 format_valid=parsed.format_valid,
                 admissible=result.admissible,
-                prompt_ids=prompt.token_ids,
+                prompt_ids=prompt.token_ids if completion.prompt_form == "tokens" else [],
                 response_ids=completion.token_ids,
                 sampling_log_probs=completion.log_probs,
                 response=response,
@@ -194,6 +196,7 @@ async def play_episode(
                 history_dropped=prompt.history_dropped,
                 info=dict(result.info),
                 sequence=index if prompt.sequence is None else prompt.sequence,
+                messages=_messages_read(prompt, completion),
                 sampled_by=completion.sampled_by,
             )
         )
@@ -337,6 +340,12 @@ def _check_completion(completion: Completion) -> None:
         raise RolloutError("the policy sampled no token: it must return at least one")
     if tokens != log_probs:
         raise RolloutError(f"the policy returned {tokens} tokens but {log_probs} log-probabilities: it must match them")
+
+
+def _messages_read(prompt: Prompt, completion: Completion) -> list[Message]:
+    if completion.prompt_form == "messages":
+        return prompt.messages
+    return [Message(role="user", content=prompt.text)] if completion.prompt_form == "text" else []
 
 
 def _describe(error: BaseException) -> str:

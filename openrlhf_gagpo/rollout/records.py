@@ -26,13 +26,17 @@ StepKey = tuple[str, str, int]
 """Group, trajectory and index of a step."""
 
 _FORMAT = "gagpo-episodes"
-_VERSION = 3
+_VERSION = 4
 # What sampled a step means nothing to another process.
 _STEP_FIELDS = tuple(field.name for field in fields(Step) if field.name != "sampled_by")
 # The traceback of a fault is in the run folder, once, and what only serves to measure gains is not needed after that.
 _UNRECORDED = ("steps", "traceback", "answers", "final_prompt_ids")
 _EPISODE_FIELDS = tuple(field.name for field in fields(Episode) if field.name not in _UNRECORDED)
-_ADDED = {2: {"step": ("info",), "episode": ("info", "fault")}, 3: {"step": ("sequence",), "episode": ()}}
+_ADDED = {
+    2: {"step": ("info",), "episode": ("info", "fault")},
+    3: {"step": ("sequence",), "episode": ()},
+    4: {"step": ("messages",), "episode": ()},
+}
 """Fields that a version added; records of earlier versions lack them and are read with their defaults."""
 _IDENTITY = ("task", "group", "trajectory", "env_seed")
 

@@ -21,6 +21,7 @@ __all__ = [
     "Place",
     "Policy",
     "Prompt",
+    "PromptForm",
     "SamplingParams",
     "ShownTurn",
     "Step",
@@ -28,6 +29,8 @@ __all__ = [
 ]
 
 FinishReason = Literal["stop", "length"]
+PromptForm = Literal["tokens", "text", "messages", "none"]
+"""What of a ``Prompt`` a policy read; an expert reads none of it."""
 EndReason = Literal["terminated", "truncated", "prompt_too_long", "env_fault", "policy_fault"]
 
 
@@ -120,6 +123,8 @@ class Completion:
     sampled_by: str = ""
     """Name that a backend gives to its present weights, if ``log_probs`` equal those of its training pass with these
     weights; "" makes no such promise."""
+    prompt_form: PromptForm = "tokens"
+    """What the policy was given, so that the record holds the prompt as it was sent."""
     usage: Usage | None = None
     """What it cost, as an endpoint says; None for a policy whose tokens are in ``Prompt`` and ``token_ids``."""
 
@@ -199,6 +204,7 @@ class Step:
     admissible: bool
     """Whether the environment recognised the action, independent of the format."""
     prompt_ids: list[int]
+    """What the policy read; empty if that was no token ids."""
     response_ids: list[int]
     sampling_log_probs: list[float]
     response: str
@@ -211,6 +217,8 @@ class Step:
     sequence: int = -1
     """Number of the step's token sequence in the episode: steps with the same number go on from one another's tokens.
     A negative number stands for a sequence of its own, whose number is then ``index``."""
+    messages: list[Message] = field(default_factory=list)
+    """The messages that a policy read in place of ``prompt_ids``; a plain text is one message of the user."""
     sampled_by: str = field(default="", compare=False)
     """``Completion.sampled_by``. It means something only to the backend that played the step, so it is not recorded."""
 

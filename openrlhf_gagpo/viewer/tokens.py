@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from openrlhf_gagpo.rollout.types import Step
+from openrlhf_gagpo.rollout.types import Message, Step
 from openrlhf_gagpo.viewer.evaluated import evaluated
 from openrlhf_gagpo.viewer.sources import Source
 
@@ -39,8 +39,10 @@ class StepTokens:
     """A step as the model saw it."""
 
     prompt: str
-    """"" if the record holds no prompt."""
+    """"" if the policy read no token ids."""
     prompt_length: int
+    messages: Sequence[Message]
+    """What it read in their place; empty if it read nothing."""
     response: Sequence[Token]
     decoded: bool
     """Whether a tokenizer was found; without one, tokens are shown as their ids."""
@@ -59,7 +61,7 @@ def step_tokens(source: Source, step: Step) -> StepTokens:
     probabilities: list[float | None] = list(step.sampling_log_probs)
     probabilities += [None] * (len(step.response_ids) - len(probabilities))
     tokens = [Token(text([token]), p) for token, p in zip(step.response_ids, probabilities, strict=False)]
-    return StepTokens(text(step.prompt_ids), len(step.prompt_ids), tokens, tokenizer is not None)
+    return StepTokens(text(step.prompt_ids), len(step.prompt_ids), step.messages, tokens, tokenizer is not None)
 
 
 def _tokenizer_of(source: Source) -> Tokenizer | None:

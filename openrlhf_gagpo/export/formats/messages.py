@@ -19,8 +19,8 @@ __all__ = ["write_messages"]
 def write_messages(recording: Recording, path: Path) -> str:
     """Write the prompt of each step as it was sent, followed by the response, under ``messages``.
 
-    The other names of a line say which step it is and how good it was. A step that was recorded without its prompt, by
-    an endpoint, has what the environment said instead. Faulted episodes are left out.
+    The other names of a line say which step it is and how good it was. A step whose policy read no prompt, such as an
+    expert's, has what the environment said instead. Faulted episodes are left out.
 
     Raises:
         ConfigError: no tokenizer is found, or a prompt does not have the form of its chat template.
@@ -60,6 +60,8 @@ def _line(recording: Recording, item: Recorded, index: int) -> dict[str, object]
 
 def _prompt(recording: Recording, item: Recorded, index: int) -> list[Message]:
     step = item.episode.steps[index]
+    if step.messages:
+        return step.messages
     if step.prompt_ids:
         return recording.prompts.messages(step)
     instruction = str(item.episode.extra.get("instruction", ""))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Sequence
@@ -34,7 +35,7 @@ class Reader:
     async def generate(self, prompt: Prompt, params: SamplingParams) -> Completion:
         self.prompts.append(prompt)
         situation = prompt.messages[-1]["content"].rpartition("Situation:")[2].splitlines()[0]
-        return Completion([], [], "stop", text=f"<action>{self._action(situation)}</action>")
+        return Completion([], [], "stop", text=f"<action>{self._action(situation)}</action>", prompt_form="messages")
 
     def _action(self, situation: str) -> str:
         wanted = re.search(r"(\w+ key|chest locked|chest \w+|altar) ((?:\w+ \d+|level 0)) (\w+ \d+|level 0)", situation)
@@ -67,7 +68,10 @@ def test_a_policy_of_messages_is_evaluated() -> None:
     assert undocumented([metrics | {"iteration": 0}]) == set()
     # The text reached the environment: a key was taken in some episode.
     assert any(step.action.startswith("take") and step.admissible for episode in episodes for step in episode.steps)
-    assert all(step.response_ids == [] for episode in episodes for step in episode.steps)
+    steps = [step for episode in episodes for step in episode.steps]
+    assert all(step.response_ids == [] and step.prompt_ids == [] for step in steps)
+    sent = sorted(json.dumps(prompt.messages) for prompt in policy.prompts)
+    assert sorted(json.dumps(step.messages) for step in steps) == sent
     assert all(prompt.messages[-1]["role"] == "user" for prompt in policy.prompts)
     assert all(prompt.messages[-1]["content"] in prompt.text for prompt in policy.prompts)
 

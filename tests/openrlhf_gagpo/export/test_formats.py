@@ -82,6 +82,17 @@ def test_a_step_without_recorded_prompt_has_what_was_observed(made: Recording, t
     ]
 
 
+def test_messages_that_an_endpoint_was_sent_come_back_as_they_were(made: Recording, tmp_path: Path) -> None:
+    step = made.episodes[0].episode.steps[0]
+    step.prompt_ids, step.messages = (
+        [],
+        [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Go."}],
+    )
+    formats.get("messages").write(made, tmp_path / "out")
+    first = json.loads((tmp_path / "out").read_text().splitlines()[0])
+    assert first["messages"] == [*step.messages, {"role": "assistant", "content": step.response}]
+
+
 def test_trajectories_go_to_a_folder_of_their_own(made: Recording, tmp_path: Path) -> None:
     (tmp_path / "other").write_text("")
     for out in (tmp_path, tmp_path / "other"):

@@ -55,7 +55,7 @@ def play(replies: Sequence[Reply], **options: Any) -> tuple[Any, Endpoint]:
 def test_a_chat_request_holds_messages_and_sampling(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     answer, endpoint = play([chat("<action>go</action>")])
-    assert answer == Completion([], [], "stop", "<action>go</action>", usage=Usage(1, 10, 5))
+    assert answer == Completion([], [], "stop", "<action>go</action>", prompt_form="messages", usage=Usage(1, 10, 5))
     assert endpoint.paths == ["/v1/chat/completions"]
     assert endpoint.keys == [f"Bearer {KEY}"]
     assert endpoint.bodies == [
@@ -67,7 +67,7 @@ def test_without_a_chat_template_the_plain_text_is_completed(monkeypatch: pytest
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with serve(lambda number, body: completion(" go", "length")) as endpoint:
         (answer,) = ask(source(endpoint.url, chat_template="none"), params=SamplingParams(16, 0.0, seed=7))
-    assert (answer.text, answer.finish_reason) == (" go", "length")
+    assert (answer.text, answer.finish_reason, answer.prompt_form) == (" go", "length", "text")
     assert endpoint.paths == ["/v1/completions"]
     assert endpoint.keys == [None]
     # Greedy decoding has no seed.

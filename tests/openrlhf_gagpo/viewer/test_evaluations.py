@@ -219,6 +219,19 @@ def test_texts_of_an_evaluation_stay_text(tmp_path: Path) -> None:
         assert "\x1b" not in page
 
 
+def test_messages_as_they_were_sent(tmp_path: Path) -> None:
+    played = sample(0, True).trials[0]
+    for step in played.steps:
+        step.prompt_ids, step.response_ids, step.sampling_log_probs = [], [], []
+        step.messages = [{"role": "system", "content": HOSTILE}, {"role": "user", "content": f"turn {step.index}"}]
+    client = browse(written(tmp_path / "e", [Sample([played], Usage(), 0.0)]).path)
+    assert "prompt and tokens" in get(client, "/s/e/e/1/0")
+    sent = get(client, "/s/e/e/1/0/2")
+    assert [part in sent for part in ("Sent as system", "Sent as user", "turn 2", "<img", "Response,")] == [
+        True
+    ] * 3 + [False] * 2
+
+
 def test_what_is_found(tmp_path: Path) -> None:
     folder = written(tmp_path / "a" / "e", everything()[:1])
     for given in (tmp_path, folder.path, folder.samples_path):
