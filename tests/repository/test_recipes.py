@@ -24,6 +24,7 @@ from openrlhf_gagpo.config.checks import check
 from openrlhf_gagpo.config.families import families
 from openrlhf_gagpo.config.resolve import Config, resolve
 from openrlhf_gagpo.credit import registry as estimators
+from openrlhf_gagpo.training.table import IG
 from support.models import model_folder
 from support.paths import REPOSITORY
 
@@ -35,10 +36,14 @@ BASES = {
     "vault": "vault_demo.yaml",
     "alfworld": "alfworld_qwen2.5_1.5b.yaml",
     "webshop": "webshop_qwen2.5_1.5b.yaml",
+    "search_qa": "search_qa_qwen2.5_3b.yaml",
 }
+STUDIED = ("vault", "alfworld", "webshop")
+"""Environments with ablations and grids of GAGPO."""
 SCRIPTS = sorted((EXAMPLES / "scripts").glob("*.sh"))
 NAMES = [path.stem for path in RECIPES]
-PAPER = [name for name in NAMES if "qwen" in name]
+PAPER = [name for name in NAMES if "qwen" in name and not name.startswith("search_qa")]
+SEARCH = [name for name in NAMES if "qwen" in name and name.startswith("search_qa")]
 
 _GPUS = re.compile(r"_(\d)gpu")
 
@@ -76,6 +81,7 @@ def argv(workplace, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(workplace / "cache"))
     monkeypatch.setenv("ALFWORLD_DATA", str(workplace / "data" / "alfworld"))
     monkeypatch.setenv("WEBSHOP_DATA", str(workplace / "data" / "webshop"))
+    monkeypatch.setenv("SEARCH_QA_DATA", str(workplace / "data" / "search"))
 
     def arguments(name: str, *flags: str) -> list[str]:
         monkeypatch.setattr(machine, "gpus", lambda: gpus(name))
@@ -154,6 +160,40 @@ def settings(path: Path) -> list[str]:
     return [line for line in path.read_text().splitlines() if line and not line.startswith(("#", "base:"))]
 
 
+def test_search_recipes_have_the_published_settings():
+    def plan(name: str) -> tuple[object, ...]:
+        config = values(name)
+        sizes = config.rollout.batch_size, config.rollout.n_samples_per_prompt, config.env.max_steps
+        return (
+            config.algo.advantage.estimator,
+            config.rollout.context,
+            *sizes,
+            config.algo.kl.init_coef,
+            config.actor.adam.lr,
+        )
+
+    published = {
+        "search_qa_qwen2.5_3b_grpo_8gpu": ("grpo", "transcript", 512, 5, 3, 0.001, 1e-6),
+        "search_qa_qwen2.5_7b_grpo_8gpu": ("grpo", "transcript", 512, 5, 3, 0.001, 1e-6),
+        "search_qa_qwen2.5_7b_gigpo_8gpu": ("gigpo", "window", 256, 5, 4, 0.001, 1e-6),
+        "search_qa_qwen3_4b_a2tgpo_8gpu": ("a2tgpo", "transcript", 64, 16, 7, 0.0, 1e-6),
+        "search_qa_qwen2.5_7b_igpo_8gpu": ("igpo", "transcript", 32, 16, 10, 0.001, 1e-6),
+    }
+    ours = {"search_qa_qwen2.5_3b": "window", "search_qa_qwen2.5_3b_transcript": "transcript"}
+    assert {name: plan(name) for name in published} == published
+    assert {name: plan(name)[:2] for name in ours} == {name: ("gagpo", context) for name, context in ours.items()}
+    assert set(SEARCH) == {*published, *ours}
+    gigpo = values("search_qa_qwen2.5_7b_gigpo_8gpu")
+    assert gigpo.options(families()[0]).similarity == 0.9
+    assert gigpo.env.options["state_key"] == "observation"
+    assert values("search_qa_qwen2.5_7b_igpo_8gpu").env.options["reward"] == "f1"
+    a2tgpo = values("search_qa_qwen3_4b_a2tgpo_8gpu")
+    assert (a2tgpo.actor.policy_loss_type, a2tgpo.actor.eps_clip_low_high) == ("gspo", [3e-3, 4e-3])
+    for name in SEARCH:
+        assert not values(name).rollout.list_actions
+        assert "ntested on a GPU" in (EXAMPLES / "recipes" / f"{name}.yaml").read_text()
+
+
 @pytest.mark.parametrize("path", VARIANTS, ids=lambda path: "-".join(path.with_suffix("").parts[-3:]))
 def test_a_variant_differs_from_its_base_in_one_to_three_lines(path):
     base = f"../../{BASES[path.parent.name]}"
@@ -170,14 +210,12 @@ def test_a_variant_differs_from_its_base_in_one_to_three_lines(path):
 
 
 def test_every_method_has_a_recipe_for_every_environment():
-    """Except those that need something of every step that no backend can compute yet."""
+    """Except those that ask for golden answers, which search QA alone has."""
     every = {name: estimators.get(name) for name in estimators.names()}
-    ours = {
-        name
-        for name, entry in every.items()
-        if entry.compute.__module__.startswith("openrlhf_gagpo.") and entry.needs <= BACKENDS["local"].columns
-    }
+    built_in = {name for name, entry in every.items() if entry.compute.__module__.startswith("openrlhf_gagpo.")}
     for environment in BASES:
+        answers = {IG} if environment == "search_qa" else set()
+        ours = {name for name in built_in if every[name].needs <= BACKENDS["local"].columns | answers}
         folder = EXAMPLES / "recipes" / "methods" / environment
         found = {path.stem: resolve(["--config", str(path)]).algo.advantage.estimator for path in folder.glob("*.yaml")}
         assert set(found.values()) == ours
@@ -191,7 +229,7 @@ def test_ablations_are_those_that_the_page_lists():
             "With `invalid_penalty_mode reward` all of this"
         )
     ]
-    for environment in BASES:
+    for environment in STUDIED:
         paths = sorted((EXAMPLES / "recipes" / "ablations" / environment).glob("*.yaml"))
         lines = [line for path in paths for line in settings(path)]
         words = {line.removeprefix("algo.advantage.").replace(": true", "").replace(": ", " ") for line in lines}
@@ -203,7 +241,7 @@ def test_ablations_are_those_that_the_page_lists():
 def test_grids_vary_one_of_gamma_and_lambda():
     gammas = [(gamma, 0.8) for gamma in (0.9, 0.95, 0.99, 1.0)]
     wanted = {*gammas, *((0.95, lambd) for lambd in (0.0, 0.5, 0.8, 0.95, 1.0))}
-    for environment in BASES:
+    for environment in STUDIED:
         configs = [
             resolve(["--config", str(path)]).algo.advantage
             for path in (EXAMPLES / "recipes" / "grids" / environment).glob("*.yaml")
@@ -307,6 +345,7 @@ def test_scripts_parse(path):
         ("train_vault_ray.sh", "vault_demo", "data", ("--actor.model_name_or_path", "{data}")),
         ("train_alfworld_ray.sh", "alfworld_qwen2.5_1.5b", "data", ("--env.options", "data_dir={data}")),
         ("train_webshop_ray.sh", "webshop_qwen2.5_1.5b", "data", ("--env.options", "data_dir={data}")),
+        ("train_search_qa_ray.sh", "search_qa_qwen2.5_3b", "data", ("--env.options", "data_dir={data}")),
     ],
 )
 def test_scripts_submit_their_recipe_with_absolute_paths(submitted, tmp_path, script, recipe, first, flag):
