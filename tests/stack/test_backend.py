@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ from openrlhf_gagpo import metrics as glossary
 from openrlhf_gagpo.backends.local import LocalBackend
 from openrlhf_gagpo.config.resolve import resolve
 from openrlhf_gagpo.config.settings import backend_settings, loop_settings
+from openrlhf_gagpo.credit.gains import GainOptions
 from openrlhf_gagpo.errors import RunError
-from openrlhf_gagpo.rollout.types import Episode, SamplingParams
+from openrlhf_gagpo.rollout.types import AnswerTokens, Episode, SamplingParams
 from openrlhf_gagpo.runfolder import RunFolder
 from openrlhf_gagpo.training import schedule
+from openrlhf_gagpo.training.information_gain import Probes
 from openrlhf_gagpo.training.loop import Trainer
 from openrlhf_gagpo.training.rows import TrainingRow
 from openrlhf_gagpo.training.table import LOG_PROB
@@ -141,6 +144,13 @@ def gap(backend: Any, episodes: list[Episode]) -> float:
     )
 
 
+def gains(backend: Any, episodes: list[Episode]) -> np.ndarray:
+    """Information gains of two made-up answers, of one and three tokens, as training computes them."""
+    answers = [AnswerTokens([5], 0), AnswerTokens([7, 8, 9], 1)]
+    probes = Probes.of([replace(episode, answers=answers) for episode in episodes])
+    return probes.gains(backend.compute(probes.rows, {LOG_PROB})[LOG_PROB], GainOptions())
+
+
 def test_updates_match_the_local_backend_and_reach_vllm(backend: Any, oracle: Any) -> None:
     """Fails without: boundary control (only the last micro-batch would train), all rows trained whatever their number,
     the tied head's repacking, the prefix-cache reset, and log-probs of an end token in first position as sampled."""
@@ -181,6 +191,9 @@ def test_updates_match_the_local_backend_and_reach_vllm(backend: Any, oracle: An
     assert gap(backend, after) <= 5e-6
     one_token = [step for episode in after for step in episode.steps if len(step.response_ids) == 1]
     assert one_token, "no action consisted of the end token alone"
+    there, here = (gains(asked, after) for asked in (backend, locals_[0]))
+    np.testing.assert_allclose(there, here, atol=1e-4)
+    assert np.nanstd(there) > 1e-3
 
 
 @one_kind
