@@ -81,6 +81,11 @@ _TABLE: tuple[tuple[str, str, str], ...] = (
     ),
     ("rollout/prompt_tokens", "Mean length of a prompt.", "tokens"),
     ("rollout/response_tokens", "Mean length of a sampled response.", "tokens"),
+    (
+        "rollout/prefix_cache_share",
+        "Share of the prompts' tokens that the engine had in its prefix cache; distributed backend.",
+        "share",
+    ),
     ("rollout/prompts_cut", "Prompts from which history was dropped to make them fit.", "count"),
     (
         "rollout/prompts_too_long",

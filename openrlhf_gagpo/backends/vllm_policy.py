@@ -10,7 +10,7 @@ from vllm.inputs import TokensPrompt
 from vllm.sampling_params import RequestOutputKind
 from vllm.utils import random_uuid
 
-from openrlhf_gagpo.rollout.types import Completion, Prompt, SamplingParams
+from openrlhf_gagpo.rollout.types import Completion, FinishReason, Prompt, SamplingParams, Usage
 
 __all__ = ["EnginePolicy", "final_output"]
 
@@ -28,19 +28,28 @@ class EnginePolicy:
         # seeded request whose prompt it cuts in two (its generators cannot step back).
         token_ids: list[int] = []
         log_probs: list[float] = []
+        cached: int | None = None
+
+        def completion(reason: FinishReason) -> Completion:
+            usage = Usage(1, len(prompt.token_ids), len(token_ids), cached or 0)
+            return Completion(token_ids, log_probs, reason, usage=usage)
+
         while True:
-            answer = (await self._sample([*prompt.token_ids, *token_ids], params, len(token_ids))).outputs[0]
+            output = await self._sample([*prompt.token_ids, *token_ids], params, len(token_ids))
+            answer = output.outputs[0]
+            # When an answer goes on, all that was read before is in the cache.
+            cached = output.num_cached_tokens if cached is None else cached
             for token, scores in zip(answer.token_ids, answer.logprobs, strict=True):
                 token_ids.append(token)
                 log_probs.append(scores[token].logprob)
                 if params.stop is not None and params.stop.ends(token_ids):
                     # The engine stops where its own decoding shows a tag, which may be a token later.
-                    return Completion(token_ids, log_probs, "stop")
+                    return completion("stop")
             # A closing tag has stopped the engine that ends no action, such as one within thinking; the answer goes on.
             if not isinstance(answer.stop_reason, str):
-                return Completion(token_ids, log_probs, "length" if answer.finish_reason == "length" else "stop")
+                return completion("length" if answer.finish_reason == "length" else "stop")
             if len(token_ids) == params.max_new_tokens:
-                return Completion(token_ids, log_probs, "length")
+                return completion("length")
 
     async def _sample(self, token_ids: list[int], params: SamplingParams, used: int) -> Any:
         """Return the engine's output for an answer of which ``used`` tokens are known."""

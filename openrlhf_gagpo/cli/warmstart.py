@@ -33,6 +33,7 @@ _FIELDS = {
     "env.options": "env_options",
     "env.plugin": "env_plugins",
     "env.split": "split",
+    "rollout.context": "context",
     "rollout.history_length": "history_length",
     "rollout.list_actions": "list_actions",
     "eval.tasks": "eval_tasks",
@@ -66,6 +67,12 @@ def _parser() -> argparse.ArgumentParser:
     flag(env, "env.options", OPTIONS.help, action="append", nargs="+", metavar="KEY=VALUE")
     flag(env, "env.plugin", "Python file or module that registers an environment; may be repeated", action="append")
     flag(env, "env.split", "split whose tasks are demonstrated")
+    flag(
+        env,
+        "rollout.context",
+        "a prompt per step with a window of history, or one growing transcript per episode",
+        choices=("window", "transcript"),
+    )
     flag(env, "rollout.history_length", "past steps shown in a prompt", type=int)
     flag(env, "rollout.list_actions", "list the admissible actions in a prompt", action="store_true")
 
@@ -81,9 +88,9 @@ def _parser() -> argparse.ArgumentParser:
     flag(model, "max_positions", "longest prompt and answer together, in tokens", type=int)
 
     training = parser.add_argument_group("training")
-    flag(training, "epochs", "passes over the demonstrated steps", type=float)
+    flag(training, "epochs", "passes over the demonstrations", type=float)
     flag(training, "steps", "optimizer steps, instead of --epochs", type=int)
-    flag(training, "batch_size", "demonstrated steps per optimizer step", type=int)
+    flag(training, "batch_size", "rows per optimizer step: demonstrated steps or, with transcripts, episodes", type=int)
     flag(training, "lr", "peak learning rate", type=float)
     flag(training, "seed", "seed of demonstrations, weights and shuffling", type=int)
     flag(training, "device", "where to train", choices=("auto", "cpu", "cuda"))

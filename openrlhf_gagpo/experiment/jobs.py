@@ -141,7 +141,7 @@ class StartJob:
     def flags(self) -> dict[str, Any]:
         """Return the flags of ``gagpo warmstart`` without seed and folder."""
         config = self._config
-        derived = {
+        derived: dict[str, Any] = {
             "env.name": config.env.name,
             "env.options": env_options(config),
             "env.plugin": list(config.env.plugin),
@@ -149,6 +149,9 @@ class StartJob:
             "rollout.history_length": config.rollout.history_length,
             "rollout.list_actions": config.rollout.list_actions,
         }
+        if config.rollout.context == "transcript":
+            del derived["rollout.history_length"]
+            derived["rollout.context"] = config.rollout.context
         return derived | dict(self.how.flags)
 
     def arguments(self, seed: int) -> list[str]:

@@ -155,6 +155,8 @@ async def play_episode(
         finally:
             episode.generation_s += perf_counter() - started
         _check_completion(completion)
+        if completion.usage is not None:
+            episode.cached_tokens = (episode.cached_tokens or 0) + completion.usage.cached_tokens
         response = decode(completion.token_ids) if completion.text is None else completion.text
         parsed = parse_action(
             response,

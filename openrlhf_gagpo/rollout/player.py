@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from agent_envs import TextEnv, registry
+from agent_envs.base import PromptTemplate
 from agent_envs.workers import RESET_TIMEOUT_S, STEP_TIMEOUT_S, EnvPool
 from openrlhf_gagpo.rollout.answers import Golden, GoldenAnswers
 from openrlhf_gagpo.rollout.episode import play_all
@@ -50,10 +51,15 @@ class RolloutSettings:
     """What happens to a transcript at ``max_prompt_tokens``; see ``TranscriptBuilder``."""
 
 
-def prompt_builder(settings: RolloutSettings, tokenizer: Any) -> PromptBuilder:
-    """Build the prompt builder of a run; an instance of the environment is made only if its prompt varies."""
-    _load_plugins(settings)
-    template = registry.prompt(settings.env_name, settings.env_options)
+def prompt_builder(settings: RolloutSettings, tokenizer: Any, template: PromptTemplate | None = None) -> PromptBuilder:
+    """Build the prompt builder of a run.
+
+    Args:
+        template: the environment's; without one it is looked up, for which an instance is made only if it varies.
+    """
+    if template is None:
+        _load_plugins(settings)
+        template = registry.prompt(settings.env_name, settings.env_options)
     arguments: dict[str, Any] = {
         "think": settings.think,
         "action_tags": settings.action_tags,

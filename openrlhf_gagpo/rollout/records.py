@@ -32,10 +32,10 @@ _STEP_FIELDS = tuple(field.name for field in fields(Step) if field.name != "samp
 # The traceback of a fault is in the run folder, once, and what only serves to measure gains is not needed after that.
 _UNRECORDED = ("steps", "traceback", "answers", "final_prompt_ids")
 _EPISODE_FIELDS = tuple(field.name for field in fields(Episode) if field.name not in _UNRECORDED)
-_ADDED = {
+_ADDED: Mapping[int, Mapping[str, tuple[str, ...]]] = {
     2: {"step": ("info",), "episode": ("info", "fault")},
     3: {"step": ("sequence",), "episode": ()},
-    4: {"step": ("messages",), "episode": ()},
+    4: {"step": ("messages",), "episode": ("cached_tokens",)},
 }
 """Fields that a version added; records of earlier versions lack them and are read with their defaults."""
 _IDENTITY = ("task", "group", "trajectory", "env_seed")

@@ -94,7 +94,7 @@ class Usage:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
-    """Prompt tokens that an endpoint read from its cache; they are part of ``prompt_tokens``."""
+    """Prompt tokens that an endpoint or engine read from its cache; they are part of ``prompt_tokens``."""
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
@@ -126,7 +126,8 @@ class Completion:
     prompt_form: PromptForm = "tokens"
     """What the policy was given, so that the record holds the prompt as it was sent."""
     usage: Usage | None = None
-    """What it cost, as an endpoint says; None for a policy whose tokens are in ``Prompt`` and ``token_ids``."""
+    """What it cost, as an endpoint or an engine says; None for a policy whose tokens are in ``Prompt`` and
+    ``token_ids``."""
 
 
 class Exchange(NamedTuple):
@@ -254,6 +255,8 @@ class Episode:
     """What went wrong, for ``env_fault``, ``policy_fault`` and ``prompt_too_long``."""
     generation_s: float = 0.0
     environment_s: float = 0.0
+    cached_tokens: int | None = None
+    """Prompt tokens of all steps that the policy's engine had in its prefix cache; None if it does not say."""
     extra: dict[str, object] = field(default_factory=dict)
     info: dict[str, object] = field(default_factory=dict)
     """``Reset.info`` of the environment, in JSON types."""

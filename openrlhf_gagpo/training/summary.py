@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from openrlhf_gagpo import machine
@@ -23,29 +24,41 @@ def rollout_metrics(
     """
     sound = [episode for episode in episodes if not episode.faulted]
     steps = [step for episode in sound for step in episode.steps]
+    told = [episode for episode in sound if episode.cached_tokens is not None]
+    cached = {"rollout/prefix_cache_share": _cached_share(told)} if told else {}
     unknown = {} if unknown_token is None else {"rollout/unknown_token_share": _containing(steps, unknown_token)}
-    return {
-        "rollout/success": mean(episode.success for episode in sound),
-        "rollout/return": mean(episode.episode_return for episode in sound),
-        "rollout/score": mean(episode.score for episode in sound),
-        "rollout/episode_length": mean(len(episode.steps) for episode in sound),
-        "rollout/episodes": len(episodes),
-        "rollout/steps": sum(len(episode.steps) for episode in episodes),
-        "rollout/faulted_episodes": groups.faulted_episodes,
-        "rollout/skipped_groups": groups.skipped_groups,
-        "rollout/truncated_share": mean(episode.end_reason == "truncated" for episode in sound),
-        "rollout/format_invalid_share": mean(not step.format_valid for step in steps),
-        "rollout/inadmissible_share": mean(not step.admissible for step in steps),
-        "rollout/equal_return_group_share": _equal_return_share(sound),
-        "rollout/prompt_tokens": mean(len(step.prompt_ids) for step in steps),
-        "rollout/response_tokens": mean(len(step.response_ids) for step in steps),
-        "rollout/prompts_cut": sum(step.history_dropped > 0 for step in steps),
-        "rollout/prompts_too_long": sum(episode.end_reason == "prompt_too_long" for episode in sound),
-        "rollout/sequences": sum(len({step.sequence for step in episode.steps}) for episode in episodes),
-        "rollout/length_capped_share": mean(step.finish_reason == "length" for step in steps),
-        "time/generation_s": sum(episode.generation_s for episode in episodes),
-        "time/environment_s": sum(episode.environment_s for episode in episodes),
-    } | unknown
+    return (
+        {
+            "rollout/success": mean(episode.success for episode in sound),
+            "rollout/return": mean(episode.episode_return for episode in sound),
+            "rollout/score": mean(episode.score for episode in sound),
+            "rollout/episode_length": mean(len(episode.steps) for episode in sound),
+            "rollout/episodes": len(episodes),
+            "rollout/steps": sum(len(episode.steps) for episode in episodes),
+            "rollout/faulted_episodes": groups.faulted_episodes,
+            "rollout/skipped_groups": groups.skipped_groups,
+            "rollout/truncated_share": mean(episode.end_reason == "truncated" for episode in sound),
+            "rollout/format_invalid_share": mean(not step.format_valid for step in steps),
+            "rollout/inadmissible_share": mean(not step.admissible for step in steps),
+            "rollout/equal_return_group_share": _equal_return_share(sound),
+            "rollout/prompt_tokens": mean(len(step.prompt_ids) for step in steps),
+            "rollout/response_tokens": mean(len(step.response_ids) for step in steps),
+            "rollout/prompts_cut": sum(step.history_dropped > 0 for step in steps),
+            "rollout/prompts_too_long": sum(episode.end_reason == "prompt_too_long" for episode in sound),
+            "rollout/sequences": sum(len({step.sequence for step in episode.steps}) for episode in episodes),
+            "rollout/length_capped_share": mean(step.finish_reason == "length" for step in steps),
+            "time/generation_s": sum(episode.generation_s for episode in episodes),
+            "time/environment_s": sum(episode.environment_s for episode in episodes),
+        }
+        | unknown
+        | cached
+    )
+
+
+def _cached_share(episodes: Sequence[Episode]) -> float:
+    """Return the share of prompt tokens that an engine did not have to read again."""
+    tokens = sum(len(step.prompt_ids) for episode in episodes for step in episode.steps)
+    return sum(episode.cached_tokens or 0 for episode in episodes) / tokens if tokens else math.nan
 
 
 def _containing(steps: Sequence[Step], token: int) -> float:

@@ -68,25 +68,32 @@ def build_model(settings: WarmstartSettings, tokenizer: PreTrainedTokenizerFast)
     return model
 
 
-class _Rows(Dataset[Example]):
-    def __init__(self, examples: Sequence[Example]) -> None:
-        self._examples = examples
+class _Rows(Dataset[Sequence[Example]]):
+    def __init__(self, sequences: Sequence[Sequence[Example]]) -> None:
+        self._sequences = sequences
 
     def __len__(self) -> int:
-        return len(self._examples)
+        return len(self._sequences)
 
-    def __getitem__(self, index: int) -> Example:
-        return self._examples[index]
+    def __getitem__(self, index: int) -> Sequence[Example]:
+        return self._sequences[index]
 
 
-def collate(examples: Sequence[Example], pad_id: int) -> dict[str, torch.Tensor]:
+def collate(sequences: Sequence[Sequence[Example]], pad_id: int) -> dict[str, torch.Tensor]:
     """Build ``input_ids`` and ``labels``, [rows, longest row] int64, padded on the right; labels only on responses.
+
+    Args:
+        sequences: a row each, as the steps that share it, the longest last.
 
     There is no attention mask, because under causal attention no token sees the padding on its right, and without a
     mask the faster causal kernels apply.
     """
-    ids = [torch.tensor(row.prompt_ids + row.response_ids) for row in examples]
-    labels = [torch.tensor((IGNORED,) * len(row.prompt_ids) + row.response_ids) for row in examples]
+    ids = [torch.tensor(steps[-1].prompt_ids + steps[-1].response_ids) for steps in sequences]
+    labels = [torch.full_like(row, IGNORED) for row in ids]
+    for row, steps in zip(labels, sequences, strict=True):
+        for step in steps:
+            start = len(step.prompt_ids)
+            row[start : start + len(step.response_ids)] = torch.tensor(step.response_ids)
     return {
         "input_ids": pad_sequence(ids, batch_first=True, padding_value=pad_id),
         "labels": pad_sequence(labels, batch_first=True, padding_value=IGNORED),
@@ -105,11 +112,11 @@ class _Steps(TrainerCallback):
 
 def clone(
     model: Qwen3ForCausalLM,
-    examples: Sequence[Example],
+    sequences: Sequence[Sequence[Example]],
     settings: WarmstartSettings,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Score:
-    """Train ``model`` in place on ``examples`` (cosine schedule, AdamW) and score it on an even sample of them.
+    """Train ``model`` in place on ``sequences`` (cosine schedule, AdamW) and score it on an even sample of them.
 
     Args:
         on_step: called after every optimizer step with the steps taken and the steps to take.
@@ -141,21 +148,21 @@ def clone(
         trainer = Trainer(
             model=model,
             args=arguments,
-            train_dataset=_Rows(examples),
+            train_dataset=_Rows(sequences),
             data_collator=lambda rows: collate(rows, pad_id),
             callbacks=[] if on_step is None else [_Steps(on_step)],
         )
         trainer.train()
-    return score(model, examples[:: -(-len(examples) // _SCORED_ROWS)], batch_size=settings.batch_size)
+    return score(model, sequences[:: -(-len(sequences) // _SCORED_ROWS)], batch_size=settings.batch_size)
 
 
 @torch.no_grad()
-def score(model: Qwen3ForCausalLM, examples: Sequence[Example], *, batch_size: int) -> Score:
-    """Compute the ``Score`` of ``model`` on ``examples``, and leave the model in evaluation mode."""
+def score(model: Qwen3ForCausalLM, sequences: Sequence[Sequence[Example]], *, batch_size: int) -> Score:
+    """Compute the ``Score`` of ``model`` on ``sequences``, and leave the model in evaluation mode."""
     model.eval()
     loss, correct, count = 0.0, 0, 0
-    for start in range(0, len(examples), batch_size):
-        batch = collate(examples[start : start + batch_size], model.config.pad_token_id)
+    for start in range(0, len(sequences), batch_size):
+        batch = collate(sequences[start : start + batch_size], model.config.pad_token_id)
         labels = batch["labels"][:, 1:].to(model.device)
         logits = model(input_ids=batch["input_ids"].to(model.device)).logits[:, :-1].float()
         answered = labels != IGNORED

@@ -1,16 +1,17 @@
-"""Noisy-expert episodes, and their steps as (prompt ids, response ids) with exactly the wording of a rollout."""
+"""Noisy-expert episodes, and their steps as token ids with exactly the wording of a rollout."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 from agent_envs.base import TextEnv
 from openrlhf_gagpo.errors import WarmstartError
 from openrlhf_gagpo.rollout.prompt import HistoryEntry, PromptBuilder
-from openrlhf_gagpo.rollout.types import Prompt
+from openrlhf_gagpo.rollout.types import Completion, Exchange
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -30,15 +31,22 @@ class DemoEpisode:
     """Admissible actions of each turn."""
     success: bool
 
-    def prompts(self, builder: PromptBuilder) -> Iterator[Prompt]:
-        """Yield the prompt of each turn. Raises ``PromptTooLong`` for one beyond the builder's limit."""
+    def exchanges(self, builder: PromptBuilder, answer: Callable[[str], list[int]]) -> Iterator[Exchange]:
+        """Yield the prompt of each turn and the action, whose token ids ``answer`` gives.
+
+        Raises:
+            PromptTooLong: a prompt is beyond the builder's limit.
+        """
+        previous = None
         for index, (turn, admissible) in enumerate(zip(self.turns, self.admissible_actions, strict=True)):
-            yield builder.build(self.task, self.turns[:index], turn.observation, admissible, index)
+            prompt = builder.build(self.task, self.turns[:index], turn.observation, admissible, index, previous)
+            previous = Exchange(prompt, Completion(answer(turn.action), [], "stop"), turn.action)
+            yield previous
 
 
 @dataclass(frozen=True)
 class Example:
-    """One training row: token ids of the prompt, and of the action with the end-of-sequence id."""
+    """One demonstrated step: token ids of the prompt, and of the action with the end-of-sequence id."""
 
     prompt_ids: tuple[int, ...]
     response_ids: tuple[int, ...]
@@ -89,24 +97,35 @@ def _play_one(env: TextEnv, task: str, noise: float, rng: random.Random) -> Demo
 def texts(episodes: Sequence[DemoEpisode], builder: PromptBuilder) -> Iterator[str]:
     """Yield every text that the tokenizer must know: the rendered prompts and all admissible and taken actions."""
     for episode in episodes:
-        for prompt, turn, admissible in zip(
-            episode.prompts(builder), episode.turns, episode.admissible_actions, strict=True
-        ):
-            yield prompt.text
-            yield turn.action
+        played = episode.exchanges(builder, lambda action: [])
+        for exchange, admissible in zip(played, episode.admissible_actions, strict=True):
+            yield exchange.prompt.text
+            yield exchange.response
             yield from admissible
 
 
 def encode(
     episodes: Sequence[DemoEpisode], builder: PromptBuilder, tokenizer: PreTrainedTokenizerFast
-) -> list[Example]:
-    """Yield an ``Example`` per turn, in playing order. Raises ``PromptTooLong`` for a prompt beyond the limit."""
-    responses: dict[str, tuple[int, ...]] = {}
-    examples = []
+) -> list[list[Example]]:
+    """Return the token sequences of the demonstrations in playing order, each as the steps in it.
+
+    A windowed prompt begins a sequence of its own. In a transcript, prompt and action of a step are the beginning of
+    those of the next one in its sequence.
+
+    Raises:
+        PromptTooLong: a prompt is beyond the builder's limit.
+    """
+
+    @cache
+    def answer(action: str) -> list[int]:
+        return [*tokenizer.encode(action, add_special_tokens=False), tokenizer.eos_token_id]
+
+    sequences: list[list[Example]] = []
     for episode in episodes:
-        for prompt, turn in zip(episode.prompts(builder), episode.turns, strict=True):
-            if turn.action not in responses:
-                ids = tokenizer.encode(turn.action, add_special_tokens=False)
-                responses[turn.action] = (*ids, tokenizer.eos_token_id)
-            examples.append(Example(tuple(prompt.token_ids), responses[turn.action]))
-    return examples
+        number = None
+        for prompt, completion, _ in episode.exchanges(builder, answer):
+            if number is None or prompt.sequence != number:
+                sequences.append([])
+            number = prompt.sequence
+            sequences[-1].append(Example(tuple(prompt.token_ids), tuple(completion.token_ids)))
+    return sequences

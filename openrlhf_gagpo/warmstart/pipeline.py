@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import torch
 
 from agent_envs.base import TextEnv
 from openrlhf_gagpo.errors import PromptTooLong, WarmstartError
 from openrlhf_gagpo.files import write_atomic
-from openrlhf_gagpo.rollout.prompt import PromptBuilder
+from openrlhf_gagpo.rollout.player import prompt_builder
 from openrlhf_gagpo.warmstart.clone import build_model, clone
 from openrlhf_gagpo.warmstart.demonstrations import encode, play, texts
-from openrlhf_gagpo.warmstart.settings import ANSWER_TOKENS, WarmstartSettings
+from openrlhf_gagpo.warmstart.settings import WarmstartSettings
 from openrlhf_gagpo.warmstart.success import Success
 from openrlhf_gagpo.warmstart.tokenizer import build_tokenizer
 
@@ -59,26 +60,15 @@ def warm_start(
         play(env, split=settings.split, episodes=settings.episodes, noise=settings.noise, seed=settings.seed)
     )
 
-    def prompts(tokenizer: object) -> PromptBuilder:
-        return PromptBuilder(
-            env.prompt,
-            tokenizer,
-            history_length=settings.history_length,
-            think=False,
-            action_tags=False,
-            list_actions=settings.list_actions,
-            chat_template="none",
-            max_prompt_tokens=settings.max_positions - ANSWER_TOKENS,
-        )
-
+    prompts = partial(prompt_builder, settings.rollout(), template=env.prompt)
     try:
         # A word-level tokenizer without words splits text like the final one, so both fit the same history.
         tokenizer = build_tokenizer(texts(episodes, prompts(build_tokenizer([]))))
-        examples = encode(episodes, prompts(tokenizer), tokenizer)
+        sequences = encode(episodes, prompts(tokenizer), tokenizer)
     except PromptTooLong as error:
-        raise WarmstartError(
-            f"A prompt does not fit ({error}); raise --max_positions or lower --rollout.history_length."
-        ) from error
+        fewer = "" if settings.context == "transcript" else " or lower --rollout.history_length"
+        raise WarmstartError(f"A prompt does not fit ({error}); raise --max_positions{fewer}.") from error
+    examples = [example for steps in sequences for example in steps]
     success = sum(episode.success for episode in episodes) / len(episodes)
     say(
         f"{len(examples)} demonstrated steps from {len(episodes)} episodes ({success:.0%} of them successful), "
@@ -87,7 +77,7 @@ def warm_start(
 
     model = build_model(settings, tokenizer)
     say(f"{model.num_parameters()} parameters")
-    result = clone(model, examples, settings, on_step)
+    result = clone(model, sequences, settings, on_step)
     say(f"final loss {result.loss:.4f}, token accuracy {result.token_accuracy:.3f}")
 
     summary = WarmstartSummary(

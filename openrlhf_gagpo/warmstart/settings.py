@@ -6,14 +6,18 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from openrlhf_gagpo.errors import WarmstartError
+from openrlhf_gagpo.machine import cores
 from openrlhf_gagpo.output import LIBRARIES_LOG
 
-__all__ = ["ANSWER_TOKENS", "WarmstartSettings"]
+if TYPE_CHECKING:
+    from openrlhf_gagpo.rollout.player import Context, RolloutSettings
 
-ANSWER_TOKENS = 64
+__all__ = ["WarmstartSettings"]
+
+_ANSWER_TOKENS = 64
 """Positions reserved for the answer."""
 
 VLLM_CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
@@ -36,6 +40,7 @@ class WarmstartSettings:
     The clone plays about as well as these demonstrations, so this determines how often reinforcement learning sees a
     reward at its start, and how much the policy explores.
     """
+    context: Context = "window"
     history_length: int = 0
     list_actions: bool = False
     hidden: int = 64
@@ -48,6 +53,7 @@ class WarmstartSettings:
     steps: int | None = None
     """Optimizer steps; overrides ``epochs`` if given."""
     batch_size: int = 64
+    """Rows per optimizer step: demonstrated steps or, with transcripts, whole episodes."""
     lr: float = 2e-3
     seed: int = 0
     device: str = "auto"
@@ -77,6 +83,10 @@ class WarmstartSettings:
             raise WarmstartError(f"--steps must be above 0, not {self.steps}.")
         if self.eval_tasks < 0:
             raise WarmstartError(f"--eval.tasks must be 0 or more, not {self.eval_tasks}.")
+        if self.context == "transcript" and self.history_length:
+            raise WarmstartError(
+                "--rollout.history_length is for windowed prompts; a transcript shows all turns, so remove it."
+            )
         if self.history_length < 0:
             raise WarmstartError(f"--rollout.history_length must be 0 or more, not {self.history_length}.")
         if not 0.0 <= self.noise <= 1.0:
@@ -92,6 +102,29 @@ class WarmstartSettings:
             not self.out.is_dir() or {item.name for item in self.out.iterdir()} - {LIBRARIES_LOG}
         ):
             raise WarmstartError(f"--out {self.out} exists and is not an empty folder; name a new folder.")
+
+    def rollout(self, episodes: int = 1) -> RolloutSettings:
+        """Return how the model's episodes are played and worded.
+
+        Args:
+            episodes: number of them that are played at a time.
+        """
+        from openrlhf_gagpo.rollout.player import RolloutSettings
+
+        return RolloutSettings(
+            env_name=self.env_name,
+            env_options=self.env_options,
+            plugins=self.env_plugins,
+            workers=min(cores(), episodes),
+            concurrency=episodes,
+            context=self.context,
+            history_length=self.history_length,
+            think=False,
+            action_tags=False,
+            list_actions=self.list_actions,
+            chat_template="none",
+            max_prompt_tokens=self.max_positions - _ANSWER_TOKENS,
+        )
 
     def claim_out(self) -> None:
         """Create ``out`` and check that it can be written. Raises ``WarmstartError`` if it cannot."""

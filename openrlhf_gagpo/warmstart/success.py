@@ -11,10 +11,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from openrlhf_gagpo.backends.local_models import eos_ids, load_model
 from openrlhf_gagpo.backends.sampler import BatchSampler
 from openrlhf_gagpo.evaluation import EvaluationPlan, evaluate, greedy_metrics, play_with
-from openrlhf_gagpo.machine import cores
-from openrlhf_gagpo.rollout.player import EpisodePlayer, RolloutSettings
+from openrlhf_gagpo.rollout.player import EpisodePlayer
 from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, SamplingParams
-from openrlhf_gagpo.warmstart.settings import ANSWER_TOKENS, WarmstartSettings
+from openrlhf_gagpo.warmstart.settings import WarmstartSettings
 
 __all__ = ["Success", "measure"]
 
@@ -62,19 +61,7 @@ def measure(
     sampler = BatchSampler(model.eval(), eos_ids(model, tokenizer), tokenizer.pad_token_id)
     sampling = SamplingParams(temperature=1.0, top_p=1.0, max_new_tokens=answer_tokens)
     plan = EvaluationPlan(settings.eval_split or settings.split, tasks, 1, sampling, settings.seed)
-    rollout = RolloutSettings(
-        env_name=settings.env_name,
-        env_options=settings.env_options,
-        plugins=settings.env_plugins,
-        workers=min(cores(), len(tasks)),
-        concurrency=len(tasks),
-        history_length=settings.history_length,
-        think=False,
-        action_tags=False,
-        list_actions=settings.list_actions,
-        chat_template="none",
-        max_prompt_tokens=settings.max_positions - ANSWER_TOKENS,
-    )
+    rollout = settings.rollout(len(tasks))
     with play_with(sampler, EpisodePlayer(rollout, tokenizer)) as play_all:
 
         def play(

@@ -251,6 +251,7 @@ def test_methods_train_two_iterations(backend: Any, tmp_path: Path) -> None:
         assert [row["iteration"] for row in run.metrics()] == [1, 2]
         for row in run.metrics():
             assert row["policy/rows_trained"] == row["rollout/steps"]
+            assert 0 < row["rollout/prefix_cache_share"] < 1
             assert ("critic/explained_variance" in row) == (kind == "untied")
         if kind == "untied":
             assert max(row["credit/advantage_max"] for row in run.metrics()) > 0

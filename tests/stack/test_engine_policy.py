@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from openrlhf_gagpo.rollout.stopping import StopRule
-from openrlhf_gagpo.rollout.types import Completion, Prompt, SamplingParams
+from openrlhf_gagpo.rollout.types import Completion, Prompt, SamplingParams, Usage
 
 PIECES = ["<action>", "go", "</act", "ion>\nx", "<think>", "</think>", " ", "<eos>"]
 EOS = len(PIECES) - 1
@@ -46,7 +46,9 @@ class Engine:
                 break
         scores = [{token: SimpleNamespace(logprob=-float(token))} for token in ids]
         answer = SimpleNamespace(token_ids=ids, logprobs=scores, finish_reason=finish, stop_reason=reason)
-        yield SimpleNamespace(outputs=[answer])
+        # The second time all but the last token is known.
+        cached = 0 if len(self.asked) == 1 else len(prompt["prompt_token_ids"]) - 1
+        yield SimpleNamespace(outputs=[answer], num_cached_tokens=cached)
 
 
 @pytest.mark.parametrize("late", [0, 1])
@@ -57,7 +59,8 @@ def test_an_answer_ends_where_the_rule_says(script: list[int], expected: list[in
     engine = Engine(script, late)
     params = SamplingParams(11, stop=StopRule(("action",), decode))
     found = asyncio.run(EnginePolicy(engine).generate(Prompt([8, 9], "", []), params))
-    assert found == Completion(expected, [-float(token) for token in expected], reason)
+    usage = Usage(1, 2, len(expected), 0)
+    assert found == Completion(expected, [-float(token) for token in expected], reason, usage=usage)
     assert all(asked.include_stop_str_in_output and asked.detokenize for asked in engine.asked)
 
 

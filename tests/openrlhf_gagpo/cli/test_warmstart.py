@@ -51,6 +51,8 @@ def test_flags_become_settings(tmp_path: Path) -> None:
         ("--eval.tasks -1", "--eval.tasks"),
         ("--env.eval_split nowhere", "nowhere"),
         ("--lr nan", "--lr"),
+        ("--rollout.context book", "book"),
+        ("--rollout.context transcript --rollout.history_length 2", "--rollout.history_length"),
         ("--hidden 64 --heads 4", "head size of 16"),
         ("--hidden 64 --heads 3", "head size"),
         ("--episode 3", "--episode"),

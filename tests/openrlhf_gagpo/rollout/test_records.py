@@ -207,7 +207,7 @@ def test_steps_of_the_version_without_sequences_are_sequences_of_their_own(tmp_p
     records = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
     records[0]["version"] = 2
     for record in records:
-        for name in ("sequence", "messages"):
+        for name in ("sequence", "messages", "cached_tokens"):
             record.pop(name, None)
     path.write_bytes(gzip.compress("".join(json.dumps(record) + "\n" for record in records).encode()))
     assert read_episodes(path) == episodes()

@@ -463,6 +463,10 @@ def test_summaries_leave_faulted_episodes_out() -> None:
     assert row["rollout/episode_length"] == 4
     assert row["rollout/steps"] == 8
     assert row["rollout/inadmissible_share"] == row["rollout/format_invalid_share"] == 0.25
+    assert "rollout/prefix_cache_share" not in row
+    episodes[0].cached_tokens, episodes[2].cached_tokens = 3, 100
+    read = sum(len(step.prompt_ids) for step in episodes[0].steps)
+    assert rollout_metrics(episodes, groups)["rollout/prefix_cache_share"] == 3 / read
     row = evaluation_metrics(episodes)
     assert (row["eval/success"], row["eval/tasks"], row["eval/faulted"]) == (0.5, 2, 1)
     assert row["eval/success_low"] < 0.5 < row["eval/success_high"]

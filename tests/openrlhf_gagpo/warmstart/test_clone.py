@@ -23,15 +23,21 @@ def _settings(out: Path, **changes: object) -> WarmstartSettings:
 
 
 def test_collate_pads_right_and_masks_prompts() -> None:
-    batch = collate([Example((5, 6, 7), (8, 1)), Example((5,), (9, 1))], pad_id=0)
+    batch = collate([[Example((5, 6, 7), (8, 1))], [Example((5,), (9, 1))]], pad_id=0)
     assert batch["input_ids"].tolist() == [[5, 6, 7, 8, 1], [5, 9, 1, 0, 0]]
     assert batch["labels"].tolist() == [[IGNORED] * 3 + [8, 1], [IGNORED, 9, 1, IGNORED, IGNORED]]
+
+
+def test_steps_of_a_sequence_share_a_row() -> None:
+    batch = collate([[Example((5, 6), (8, 1)), Example((5, 6, 8, 1, 7), (9, 1))]], pad_id=0)
+    assert batch["input_ids"].tolist() == [[5, 6, 8, 1, 7, 9, 1]]
+    assert batch["labels"].tolist() == [[IGNORED, IGNORED, 8, 1, IGNORED, 9, 1]]
 
 
 def test_padding_does_not_change_a_row(tmp_path: Path) -> None:
     tokenizer = build_tokenizer(["a b c d e f"])
     model = build_model(_settings(tmp_path), tokenizer).eval()
-    short, long = Example((3, 4), (5, 1)), Example((3, 4, 5, 6, 7), (8, 1))
+    short, long = [Example((3, 4), (5, 1))], [Example((3, 4, 5, 6, 7), (8, 1))]
     with torch.no_grad():
         alone = model(input_ids=collate([short], 0)["input_ids"]).logits[0]
         beside = model(input_ids=collate([short, long], 0)["input_ids"]).logits[0, : len(alone)]
@@ -52,7 +58,7 @@ def test_cloning_is_seeded_and_learns(tmp_path: Path) -> None:
     tokenizer = build_tokenizer(["red blue left right :"])
     pairs = [("red :", "left"), ("blue :", "right")]
     rows = [
-        Example(tuple(tokenizer.encode(prompt)), (*tokenizer.encode(answer), tokenizer.eos_token_id))
+        [Example(tuple(tokenizer.encode(prompt)), (*tokenizer.encode(answer), tokenizer.eos_token_id))]
         for prompt, answer in pairs * 40
     ]
     settings = _settings(tmp_path)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from openrlhf_gagpo.errors import PromptTooLong, WarmstartError
 from openrlhf_gagpo.rollout.prompt import PromptBuilder
+from openrlhf_gagpo.rollout.transcript import TranscriptBuilder
+from openrlhf_gagpo.warmstart.clone import IGNORED, collate
 from openrlhf_gagpo.warmstart.demonstrations import check_demonstrable, encode, play, texts
 from openrlhf_gagpo.warmstart.tokenizer import build_tokenizer
 from support.corridor import Corridor
@@ -47,7 +51,7 @@ def test_rows_are_the_rollouts_prompts_and_answers() -> None:
     episodes = list(play(Corridor(), split="train", episodes=20, noise=0.3, seed=0))
     options = {"history_length": 2, "list_actions": True}
     tokenizer = build_tokenizer(texts(episodes, _builder(build_tokenizer([]), **options)))
-    rows = encode(episodes, _builder(tokenizer, **options), tokenizer)
+    rows = [row for (row,) in encode(episodes, _builder(tokenizer, **options), tokenizer)]
     turns = [(episode, turn) for episode in episodes for turn in episode.turns]
     assert len(rows) == len(turns)
     for row, (episode, turn) in zip(rows, turns, strict=True):
@@ -57,6 +61,27 @@ def test_rows_are_the_rollouts_prompts_and_answers() -> None:
         assert row.response_ids[-1] == tokenizer.eos_token_id
         assert tokenizer.decode(row.response_ids[:-1]) == turn.action
         assert tokenizer.unk_token_id not in row.prompt_ids + row.response_ids
+
+
+def test_a_transcript_is_one_sequence_with_all_actions() -> None:
+    def builder(tokenizer) -> TranscriptBuilder:
+        return TranscriptBuilder(
+            Corridor.prompt, tokenizer, think=False, action_tags=False, chat_template="none", list_actions=False,
+            max_prompt_tokens=100,
+        )  # fmt: skip
+
+    episodes = list(play(Corridor(), split="train", episodes=20, noise=0.3, seed=0))
+    tokenizer = build_tokenizer(texts(episodes, builder(build_tokenizer([]))))
+    sequences = encode(episodes, builder(tokenizer), tokenizer)
+    assert [len(steps) for steps in sequences] == [len(episode.turns) for episode in episodes]
+    for steps, episode in zip(sequences, episodes, strict=True):
+        for before, step in pairwise(steps):
+            read = before.prompt_ids + before.response_ids
+            assert step.prompt_ids[: len(read)] == read
+        assert tokenizer.unk_token_id not in steps[-1].prompt_ids
+        labels = collate([steps], 0)["labels"][0]
+        spoken = tokenizer.decode(labels[labels != IGNORED]).split(tokenizer.eos_token)
+        assert [action.strip() for action in spoken] == [*(turn.action for turn in episode.turns), ""]
 
 
 def test_all_admissible_actions_are_in_the_vocabulary() -> None:

@@ -31,9 +31,8 @@ def test_held_out_episodes_hold_no_unknown_word(options: dict[str, int]) -> None
     assert len(tokenizer) < 60
 
     unseen = list(play(env, split="test", episodes=100, noise=0.5, seed=1))
-    for row, turn in zip(
-        encode(unseen, builder(tokenizer), tokenizer), [turn for e in unseen for turn in e.turns], strict=True
-    ):
+    turns = [turn for episode in unseen for turn in episode.turns]
+    for (row,), turn in zip(encode(unseen, builder(tokenizer), tokenizer), turns, strict=True):
         assert tokenizer.unk_token_id not in row.prompt_ids + row.response_ids
         assert tokenizer.decode(row.response_ids, skip_special_tokens=True) == turn.action
 
