@@ -105,6 +105,7 @@ def series(run: Run, metric: str, along: str) -> tuple[Floats, Floats]:
     return np.array([x for x, _ in kept], dtype=float), np.array([y for _, y in kept], dtype=float)
 
 
+_CATEGORY = "eval/success/"
 _AVERAGED = (
     "rollout/episode_length",
     "policy/grad_norm",
@@ -119,16 +120,17 @@ _AVERAGED = (
 def reduced(run: Run) -> dict[str, float]:
     """Reduce a run to single numbers by name; those that it did not log are left out.
 
-    ``start`` is its evaluation before the first iteration and ``final`` the last one; ``area`` is the mean over
-    iterations of the success of the training episodes (area under the curve, per iteration); ``variation`` is a
-    standard deviation over iterations divided by the mean.
+    Success is there for each category of tasks too. ``start`` is its evaluation before the first iteration and
+    ``final`` the last one; ``area`` is the mean over iterations of the success of the training episodes (area under the
+    curve, per iteration); ``variation`` is a standard deviation over iterations divided by the mean.
     """
     numbers: dict[str, float] = {}
     evals = [row for row in run.evals if math.isfinite(_of(row, "eval/success"))]
     ends = [("start", row) for row in evals if row["iteration"] == 0] + [("final", row) for row in evals[-1:]]
-    for name in ("success", "greedy_success", "episode_length"):
-        for word, row in ends:
-            numbers[f"{word} eval/{name}"] = _of(row, f"eval/{name}")
+    for word, row in ends:
+        categories = (name for name in row if name.startswith(_CATEGORY))
+        for name in ("eval/success", "eval/greedy_success", "eval/episode_length", *categories):
+            numbers[f"{word} {name}"] = _of(row, name)
     numbers["area rollout/success"] = mean(_finite(run.rows, "rollout/success"))
     for name in _AVERAGED:
         numbers[f"mean {name}"] = mean(_finite(run.rows, name))

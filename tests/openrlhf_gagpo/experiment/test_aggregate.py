@@ -65,6 +65,16 @@ def test_the_evaluation_of_a_shared_start_stands_in_for_a_first_one(tmp_path: Pa
     assert "start eval/success" not in reduced(read_run(alone.path, "here", "alone")), "its first one comes later"
 
 
+def test_categories_of_tasks_are_numbers_of_their_own(tmp_path: Path) -> None:
+    run = made(tmp_path / "r", "r", 0, 0.8)
+    run.append_eval(
+        3, {"eval/success": 0.5, "eval/success/two-hop": 0.25, "eval/success_low/two-hop": 0.1}, split="test"
+    )
+    numbers = reduced(read_run(run.path, "here", "r"))
+    assert numbers["final eval/success/two-hop"] == 0.25
+    assert not any("success_low" in name for name in numbers)
+
+
 def test_a_run_is_reduced_to_numbers(runs: Sequence[Run]) -> None:
     numbers = reduced(runs[4])
     assert numbers == pytest.approx(
