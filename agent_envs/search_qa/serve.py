@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Callable
 from typing import Any
 
+from agent_envs import serving
 from agent_envs.errors import EnvError
 from agent_envs.search_qa.data import CORPUS_FILE, INDEX_FOLDER, data_root
 from agent_envs.search_qa.retrieval import Hit, Remembering
@@ -19,7 +19,7 @@ _MOST_PASSAGES = 1_000
 _MOST_BYTES = 1 << 24
 
 
-def serve(ready: Callable[[str], None], data_dir: str, port: int, host: str = "127.0.0.1") -> None:
+def serve(ready: Callable[[str], None], data_dir: str, port: int, host: str = serving.LOOPBACK) -> None:
     """Serve the corpus in ``data_dir`` until Ctrl-C; its index is built first if there is none.
 
     Args:
@@ -32,23 +32,9 @@ def serve(ready: Callable[[str], None], data_dir: str, port: int, host: str = "1
     root = data_root(data_dir)
     retriever = open_index(root / CORPUS_FILE, root / INDEX_FOLDER)
     try:
-        import uvicorn
-
-        app = make_app(retriever)
-    except ImportError as error:
+        serving.serve(make_app(retriever), host, port, lambda address: ready(f"{address}/retrieve"))
+    except ModuleNotFoundError as error:
         raise EnvError("serving needs starlette and uvicorn: run pip install starlette uvicorn") from error
-    kind = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(kind, socket.SOCK_STREAM) as listening:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listening.bind((host, port))
-        except OSError as error:
-            raise EnvError(f"{host}:{port} cannot be used ({error.strerror}); choose another port or host") from error
-        listening.listen(128)
-        shown = f"[{host}]" if kind == socket.AF_INET6 else host
-        ready(f"http://{shown}:{listening.getsockname()[1]}/retrieve")
-        config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off")
-        uvicorn.Server(config).run(sockets=[listening])
 
 
 def make_app(retriever: TantivyRetriever) -> Any:

@@ -359,7 +359,7 @@ def test_openenv_refuses_a_taken_port(env):
         taken.listen()
         status, _, errors = env("openenv", "vault", *SMALL, "--port", str(taken.getsockname()[1]))
     assert (status, errors.count("\n")) == (2, 1)
-    assert "name another --host or --port" in errors
+    assert "choose another port or host" in errors
     assert env("openenv", "volt")[0] == 2
     assert "--sessions at least 1" in env("openenv", "vault", "--sessions", "0")[2]
 
