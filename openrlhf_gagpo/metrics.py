@@ -227,6 +227,7 @@ _TABLE: tuple[tuple[str, str, str], ...] = (
     ("env/faults", "Failures reported by environments.", "count"),
     ("env/timeouts", "Calls abandoned because the environment did not answer in time.", "count"),
     ("env/restarts", "Environment processes replaced.", "count"),
+    ("env/engine_restarts", "Rollout engines that died or hung and were started again; distributed backend.", "count"),
     (
         "machine/memory_used_gib",
         "Main memory taken on the machine (in the container, where one is limited) on which the run was started, by all"

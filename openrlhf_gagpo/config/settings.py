@@ -177,6 +177,7 @@ def backend_settings(config: Config) -> BackendSettings:
         checkpoints=CheckpointSettings(Path(config.ckpt.path), Path(config.ckpt.output_dir), config.ckpt.max_num),
         trackers=_trackers(config),
         gpus=place(config).gpus,
+        stall_timeout=rollout.stall_timeout,
         device=train.device,
         threads=train.threads,
     )

@@ -209,6 +209,8 @@ class BackendSettings:
     trackers: TrackerSettings = TrackerSettings()
     gpus: int = 0
     """GPUs that the placement needs; on a machine without GPUs they are logical ones, which only Ray counts."""
+    stall_timeout: float = 0.0
+    """Distributed backend: seconds without a finished group after which an engine counts as hung; 0 for never."""
     device: str = "auto"
     """Local backend: ``auto``, ``cpu`` or ``cuda``."""
     threads: int | None = None

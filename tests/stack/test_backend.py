@@ -213,7 +213,7 @@ def test_engine_log_probs_of_long_prompts_after_a_sync(backend: Any) -> None:
     model.tie_weights()
     sequences = [step.prompt_ids + step.response_ids for step in steps]
     for _ in range(2):
-        answers = ray.get(backend.engines[0].log_probs.remote(sequences))
+        answers = ray.get(backend.fleet.handles[0].log_probs.remote(sequences))
         for ids, answer in zip(sequences, answers, strict=True):
             with torch.no_grad():
                 logits = model(torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
@@ -303,9 +303,55 @@ def test_environment_worker_killed_in_a_rollout_costs_episodes_not_the_run(backe
 
 
 @one_kind
+def test_an_engine_that_dies_is_started_again_and_its_groups_are_played_again(backend: Any) -> None:
+    import threading
+
+    import ray
+
+    backend.update(rows_of(play(backend, iteration=8), 20, seed=8), seed=8)
+    backend.sync()
+    lost = backend.fleet.handles[0]
+    timer = threading.Timer(0.15, lambda: ray.kill(lost))
+    timer.start()
+    episodes = play(backend, iteration=9, tasks=8)
+    timer.join()
+    assert backend.env_stats()["env/engine_restarts"] == 1
+    assert len({(episode.group, episode.trajectory) for episode in episodes}) == len(episodes) == 32
+    assert not any(episode.faulted for episode in episodes)
+    # It has the policy's weights, not those that it was started with.
+    assert gap(backend, episodes) <= 5e-6
+    # One that died outside a rollout is met by the sync.
+    ray.kill(backend.fleet.handles[0])
+    backend.update(rows_of(episodes, 20, seed=9), seed=9)
+    backend.sync()
+    assert backend.env_stats()["env/engine_restarts"] == 2
+    assert gap(backend, play(backend, iteration=10)) <= 5e-6
+
+
+@one_kind
 def test_a_failure_in_a_worker_is_one_sentence_and_not_the_end(backend: Any) -> None:
     requests = schedule.training_requests(["vault-train-0"], 4, 6, seed=0)
     with pytest.raises(RunError, match=r"a worker failed with RolloutError: episode .* \(its trace is in .*\)") as stop:
         backend.rollout(requests, SamplingParams(max_new_tokens=4, temperature=-1.0), lambda episode: None)
     assert "\n" not in str(stop.value)
     assert len(play(backend, iteration=7)) == 16
+
+
+@one_kind
+def test_a_policy_that_dies_ends_the_run_at_once(backend: Any) -> None:
+    """The last test of its backend, which it leaves without a policy."""
+    import threading
+    import time
+
+    import ray
+
+    rows = rows_of(play(backend, iteration=11), 100, seed=11) * 20
+    policy = backend.trainer.actor_model_group._actor_handlers[0]
+    timer = threading.Timer(0.2, lambda: ray.kill(policy))
+    timer.start()
+    started = time.monotonic()
+    with pytest.raises(RunError, match="a worker failed with ActorDiedError: ") as stop:
+        backend.update(rows, seed=11)
+    timer.join()
+    assert time.monotonic() - started < 30
+    assert "\n" not in str(stop.value)

@@ -165,14 +165,27 @@ class StepPolicyTrainer(ppo_actor.ActorPPOTrainer):
 
     def broadcast_to_vllm(self) -> None:
         """Send the weights to every engine, then drop the cached prefixes that were computed with the old ones."""
-        if compat.cuda_available():
-            super().broadcast_to_vllm()
-        elif torch.distributed.get_rank() == 0:
-            with weight_file(self.actor.model.module.named_parameters()) as path:
-                ray.get([engine.load_weight_file.remote(path) for engine in self.vllm_engines or ()])
-        if torch.distributed.get_rank() == 0:
-            ray.get([engine.reset_prefix_cache.remote() for engine in self.vllm_engines or ()])
-        torch_dist_barrier_and_cuda_sync()
+        try:
+            if compat.cuda_available():
+                super().broadcast_to_vllm()
+            elif torch.distributed.get_rank() == 0:
+                with weight_file(self.actor.model.module.named_parameters()) as path:
+                    ray.get([engine.load_weight_file.remote(path) for engine in self.vllm_engines or ()])
+            if torch.distributed.get_rank() == 0:
+                ray.get([engine.reset_prefix_cache.remote() for engine in self.vllm_engines or ()])
+        finally:
+            # Also if an engine failed, for which the other ranks must not wait.
+            torch_dist_barrier_and_cuda_sync()
+
+    def replace_engine(self, number: int, handle: Any) -> None:
+        """Put ``handle`` in the place of engine ``number``, and send it the weights; the other engines may be busy."""
+        engines = list(self.vllm_engines or ())
+        engines[number] = handle
+        self.vllm_engines = [handle]
+        try:
+            self.broadcast_to_vllm()
+        finally:
+            self.vllm_engines = engines
 
 
 def use_available_attention(strategy: StepStrategy) -> None:
@@ -204,6 +217,10 @@ class PolicyActorBase(_OpenrlhfPolicy):
     def plan(self, steps: Sequence[UpdateStep]) -> None:
         """Set the optimizer steps of the next ``fit``."""
         self.trainer.planned = list(steps)
+
+    def replace_engine(self, number: int, handle: Any) -> None:
+        """Send the weights to an engine that takes the place of one that died, and to it from now on."""
+        self.trainer.replace_engine(number, handle)
 
     def parameters(self) -> dict[str, torch.Tensor]:
         """Return copies of all parameters by name (for tests and small models)."""

@@ -8,7 +8,6 @@ import logging
 import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,7 +17,6 @@ import torch
 from numpy.typing import NDArray
 from openrlhf.trainer.ppo_trainer import BasePPOTrainer
 from openrlhf.trainer.ray.launcher import RayActorGroup
-from openrlhf.trainer.ray.vllm_engine import batch_vllm_engine_call
 from openrlhf.utils import get_tokenizer
 from ray.util.placement_group import placement_group, remove_placement_group
 from torch import Tensor
@@ -29,6 +27,7 @@ from openrlhf_gagpo.backends.distributed.actors import PolicyActor, ReferenceAct
 from openrlhf_gagpo.backends.distributed.critic import CriticActor
 from openrlhf_gagpo.backends.distributed.engine import create_engines
 from openrlhf_gagpo.backends.distributed.experience import StepExperienceMaker
+from openrlhf_gagpo.backends.distributed.fleet import EngineFleet
 from openrlhf_gagpo.backends.trackers import Trackers
 from openrlhf_gagpo.errors import RunError
 from openrlhf_gagpo.machine import cores
@@ -160,10 +159,17 @@ class DistributedBackend:
         # OpenRLHF's loggers would send the key along with the other arguments; ours write the same series.
         self.args.logger.wandb.key = self.args.logger.tensorboard_dir = None
         self._trackers = Trackers(TrackerSettings())
-        self.engines: list[Any] = []
+        self._fleet: EngineFleet | None = None
         self._trainer: StepTrainer | None = None
         self._group: Any = None
         self._owns_ray = False
+
+    @property
+    def fleet(self) -> EngineFleet:
+        """The engines of a started backend."""
+        if self._fleet is None:
+            raise RuntimeError("the backend has not been started")
+        return self._fleet
 
     @property
     def trainer(self) -> StepTrainer:
@@ -194,30 +200,35 @@ class DistributedBackend:
         shared = args.train.colocate_all or args.train.colocate_actor_ref
         if shared:
             self._group = self._reserve(args.actor.num_nodes * args.actor.num_gpus_per_node)
-        self.engines = create_engines(args, self._group if args.train.colocate_all else None)
+        specs = create_engines(args, self._group if args.train.colocate_all else None)
+        fast = not args.data.disable_fast_tokenizer
+        model = args.actor.model_name_or_path
+        stall = self.settings.stall_timeout
+        fleet = self._fleet = EngineFleet(specs, self.settings.rollout, model, fast, stall)
         policy = self._actors(args.actor, PolicyActor, shared)
         reference = self._actors(args.ref, ReferenceActor, shared) if args.algo.kl.init_coef > 0 else None
         critic = self._actors(args.critic, CriticActor, args.train.colocate_all) if self.settings.critic else None
-        model = args.actor.model_name_or_path
-        tokenizer = get_tokenizer(model, None, "left", strategy, use_fast=not args.data.disable_fast_tokenizer)
-        self._trainer = StepTrainer(strategy, policy, critic, reference, self.engines, tokenizer, self.settings.batches)
-        refs = policy.async_init_model_from_pretrained(strategy, model, self.settings.iterations, self.engines)
+        tokenizer = get_tokenizer(model, None, "left", strategy, use_fast=fast)
+        self._trainer = StepTrainer(
+            strategy, policy, critic, reference, fleet.handles, tokenizer, self.settings.batches
+        )
+        refs = policy.async_init_model_from_pretrained(strategy, model, self.settings.iterations, fleet.handles)
         if reference is not None:
             refs += reference.async_init_model_from_pretrained(strategy, model)
         if critic is not None:
             refs += critic.async_init_model_from_pretrained(
                 strategy, args.critic.model_name_or_path, self.settings.iterations
             )
-        share = -(-self.settings.rollout.concurrency // len(self.engines))
-        rollout = replace(self.settings.rollout, concurrency=share)
-        fast = not args.data.disable_fast_tokenizer
-        engines = [engine.prepare.remote(rollout, model, fast) for engine in self.engines]
+        if args.train.colocate_all or not compat.cuda_available():
+            # Elsewhere the policy's NCCL group holds the engines that it was made with.
+            fleet.on_restart = self._send_weights
         ray.get(refs)
         models = time.perf_counter()
         on_stage("models loaded", models - connected)
-        ray.get(engines)
+        fleet.prepare()
         ready = time.perf_counter()
-        on_stage("engine started" if len(engines) == 1 else f"{len(engines)} engines started", ready - connected)
+        count = len(fleet.handles)
+        on_stage("engine started" if count == 1 else f"{count} engines started", ready - connected)
         gpus = self.settings.gpus
         return {
             "devices": f"{gpus} GPU" if compat.cuda_available() else f"{gpus} logical GPU on the CPU",
@@ -281,27 +292,19 @@ class DistributedBackend:
     def rollout(
         self, requests: Sequence[EpisodeRequest], sampling: SamplingParams, on_done: Callable[[Episode], None]
     ) -> list[Episode]:
+        self.fleet.revive()
         if self.args.vllm.enable_sleep:
-            batch_vllm_engine_call(self.engines, "wake_up")
-        # One call per rollout group, because its members share prompts and so profit from one engine's prefix cache.
-        groups: dict[str, list[EpisodeRequest]] = {}
-        for request in requests:
-            groups.setdefault(request.group, []).append(request)
-        pending = {
-            self.engines[index % len(self.engines)].play.remote(members, sampling): name
-            for index, (name, members) in enumerate(groups.items())
-        }
-        played: dict[tuple[str, str], Episode] = {}
-        while pending:
-            done, _ = ray.wait(list(pending), num_returns=1)
-            for ref in done:
-                pending.pop(ref)
-                for episode in ray.get(ref):
-                    played[episode.group, episode.trajectory] = episode
-                    on_done(episode)
+            self.fleet.call("wake_up")
+        episodes = self.fleet.play(requests, sampling, on_done)
         if self.args.vllm.enable_sleep:
-            batch_vllm_engine_call(self.engines, "sleep")
-        return [played[request.group, request.trajectory] for request in requests]
+            self.fleet.call("sleep")
+        return episodes
+
+    def _send_weights(self, engine: int) -> None:
+        """Give an engine that was started again the policy's weights."""
+        group = self.trainer.actor_model_group
+        handle = self.fleet.handles[engine]
+        ray.get(group.async_run_method(method_name="replace_engine", number=engine, handle=handle))
 
     @_explained
     def compute(self, rows: Sequence[TokenRow], columns: Collection[str]) -> dict[str, NDArray[np.float64]]:
@@ -323,14 +326,17 @@ class DistributedBackend:
 
     @_explained
     def sync(self) -> None:
-        self.trainer.broadcast_to_vllm()
+        try:
+            self.trainer.broadcast_to_vllm()
+        except ray.exceptions.RayError:
+            # The policy may have met an engine that died. On GPUs its ranks may then wait for one another.
+            if compat.cuda_available() or not self.fleet.revive():
+                raise
+            self.trainer.broadcast_to_vllm()
 
+    @_explained
     def env_stats(self) -> dict[str, float]:
-        totals: dict[str, float] = {}
-        for stats in ray.get([engine.env_stats.remote() for engine in self.engines]):
-            for name, value in stats.items():
-                totals[name] = totals.get(name, 0.0) + value
-        return totals
+        return self.fleet.stats()
 
     def track(self, iteration: int, metrics: Mapping[str, float], *, evaluation: bool) -> None:
         self._trackers.track(iteration, metrics, evaluation=evaluation)
@@ -375,11 +381,9 @@ class DistributedBackend:
     def _stop(self) -> None:
         if not ray.is_initialized():
             return
-        if self.engines:
-            ray.wait([engine.shutdown.remote() for engine in self.engines], num_returns=len(self.engines), timeout=20)
-            for engine in self.engines:
-                ray.kill(engine)
-            self.engines = []
+        if self._fleet is not None:
+            self._fleet.stop()
+            self._fleet = None
         if self._group is not None:
             remove_placement_group(self._group)
             self._group = None

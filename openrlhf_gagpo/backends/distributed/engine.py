@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -20,7 +21,7 @@ from openrlhf_gagpo.backends.vllm_policy import EnginePolicy, final_output
 from openrlhf_gagpo.rollout.player import EpisodePlayer, RolloutSettings
 from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, SamplingParams
 
-__all__ = ["AgentRolloutActor", "AgentRolloutActorBase", "create_engines"]
+__all__ = ["AgentRolloutActor", "AgentRolloutActorBase", "EngineSpec", "create_engines"]
 
 _CPU_WORKER = "openrlhf_gagpo.backends.distributed.weights.WeightFileWorker"
 _CPU_CACHE_BYTES = 2**29
@@ -43,6 +44,11 @@ class AgentRolloutActorBase(_OpenrlhfRollout):
             os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         await _OpenrlhfRollout.__init__(self, *args, **kwargs)
         self._player: EpisodePlayer | None = None
+
+    async def node(self) -> str:
+        """Return the id of the Ray node that the engine runs on."""
+        node: str = ray.get_runtime_context().get_node_id()
+        return node
 
     async def prepare(self, settings: RolloutSettings, model: str, use_fast_tokenizer: bool) -> None:
         """Load the tokenizer and start the environment workers."""
@@ -102,26 +108,48 @@ def _cpu_engine_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
 AgentRolloutActor = ray.remote(AgentRolloutActorBase)
 
 
-class _WithArguments:
-    """Replaces the rollout actor that OpenRLHF looks up, and adds engine arguments for which it has no parameter."""
+@dataclass
+class EngineSpec:
+    """How an engine was started, so that another one can take its place."""
 
-    def __init__(self, actor_class: Any, arguments: dict[str, Any]) -> None:
-        self.actor_class = actor_class
-        self.arguments = arguments
+    handle: Any
+    actor_class: Any
+    arguments: dict[str, Any]
 
-    def options(self, **options: Any) -> _WithArguments:
-        return _WithArguments(self.actor_class.options(**options), self.arguments)
+    def start(self) -> Any:
+        """Start an engine of the same kind in the same place, and return it."""
+        self.handle = self.actor_class.remote(**self.arguments)
+        return self.handle
 
-    def remote(self, *args: Any, **kwargs: Any) -> Any:
-        return self.actor_class.remote(*args, **{**kwargs, **self.arguments})
+
+class _Recorder:
+    """Stands in for the actor class that OpenRLHF looks up: starts our actor, and notes how.
+
+    Args:
+        arguments: of the engine, for which OpenRLHF has no parameter.
+    """
+
+    def __init__(self, actor_class: Any, arguments: dict[str, Any], specs: list[EngineSpec]) -> None:
+        self._actor_class = actor_class
+        self._arguments = arguments
+        self._specs = specs
+
+    def options(self, **options: Any) -> _Recorder:
+        return _Recorder(self._actor_class.options(**options), self._arguments, self._specs)
+
+    def remote(self, **arguments: Any) -> Any:
+        spec = EngineSpec(None, self._actor_class, arguments | self._arguments)
+        self._specs.append(spec)
+        return spec.start()
 
 
-def create_engines(args: Any, placement_group: Any) -> list[Any]:
+def create_engines(args: Any, placement_group: Any) -> list[EngineSpec]:
     """Call OpenRLHF's ``create_vllm_engines`` with our actor class, the run's dtype and processed log-probabilities."""
     original = vllm_engine.RolloutRayActor
-    vllm_engine.RolloutRayActor = _WithArguments(AgentRolloutActor, {"dtype": _DTYPES[args.ds.param_dtype]})
+    specs: list[EngineSpec] = []
+    vllm_engine.RolloutRayActor = _Recorder(AgentRolloutActor, {"dtype": _DTYPES[args.ds.param_dtype]}, specs)
     try:
-        return vllm_engine.create_vllm_engines(
+        vllm_engine.create_vllm_engines(
             args.vllm.num_engines,
             args.vllm.tensor_parallel_size,
             args.actor.model_name_or_path,
@@ -137,3 +165,4 @@ def create_engines(args: Any, placement_group: Any) -> list[Any]:
         )
     finally:
         vllm_engine.RolloutRayActor = original
+    return specs
