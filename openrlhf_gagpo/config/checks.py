@@ -285,7 +285,22 @@ def _distributed(config: Config, plan: Plan) -> Iterator[str]:
         yield "ray.num_gpus applies only to a Ray that this command starts; remove it or ray.address"
     if config.ray.num_gpus is not None and config.ray.num_gpus < plan.gpus:
         yield f"ray.num_gpus is {config.ray.num_gpus}, but the placement needs {plan.gpus}; raise it or leave it out"
+    yield from _deepspeed(config)
     yield from _on_cpu(config, workers) if plan.device == "cpu" else _on_gpus(config, plan)
+
+
+def _deepspeed(config: Config) -> Iterator[str]:
+    """Refuse what DeepSpeed accepts and then computes wrongly, or fails at after everything was loaded."""
+    if config.ds.zero_stage == 0:
+        yield "ds.zero_stage 0 makes bf16 updates too small and reports a gradient norm of 0 in fp32; use 1 or 2"
+    if config.ds.ring_attn_size > 1 and find_spec("ring_flash_attn") is None:
+        yield "ds.ring_attn_size above 1 needs the package ring-flash-attn; install it, or leave the flag out"
+    for section in ("actor", "critic") if uses_critic(config) else ("actor",):
+        if config.get(f"{section}.optim") == "muon" and config.get(f"{section}.max_norm"):
+            yield (
+                f"{section}.max_norm {config.get(f'{section}.max_norm'):g} would clip Muon's updates after they were "
+                f"made orthogonal, where their size no longer is the gradient's; set {section}.max_norm to 0"
+            )
 
 
 def _on_gpus(config: Config, plan: Plan) -> Iterator[str]:
@@ -300,6 +315,9 @@ def _on_gpus(config: Config, plan: Plan) -> Iterator[str]:
 def _on_cpu(config: Config, workers: int) -> Iterator[str]:
     if config.ds.zero_stage == 3 and workers > 1:
         yield "ds.zero_stage 3 with several workers gives wrong weights on a machine without GPUs; use stage 2"
+    for name in ("vllm.tensor_parallel_size", "ds.ring_attn_size", "ds.tensor_parallel_size"):
+        if config.get(name) > 1:
+            yield f"{_say(config, name)} {config.get(name)} needs GPUs, but this machine has none; leave it at 1"
     for name in ("vllm.enable_sleep", "ds.enable_sleep", "ds.adam_offload", "ds.use_liger_kernel"):
         if config.get(name):
             yield f"{_say(config, name)} needs a GPU, but this machine has none; remove it"

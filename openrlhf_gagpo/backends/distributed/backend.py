@@ -101,7 +101,7 @@ class StepTrainer(BasePPOTrainer):
         self.batches = batches
 
     def _ranks(self, section: Any) -> int:
-        """Return the data-parallel ranks of the policy or the critic."""
+        """Return the data-parallel ranks of the policy, the critic or the reference."""
         ds = self.args.ds
         ranks: int = section.num_nodes * section.num_gpus_per_node // (ds.ring_attn_size * ds.tensor_parallel_size)
         return ranks
@@ -112,7 +112,9 @@ class StepTrainer(BasePPOTrainer):
 
     def log_probs(self, rows: Sequence[TokenRow], group: Any) -> list[Tensor]:
         """Compute the log-probabilities of every row's response tokens under a model group, in row order."""
-        return self.experience_maker.log_probs(rows, self._passes(rows, self.args.actor), group)
+        # The reference may have GPUs of its own, of another number.
+        section = self.args.ref if group is self.reference_model_group else self.args.actor
+        return self.experience_maker.log_probs(rows, self._passes(rows, section), group)
 
     def _passes(self, rows: Sequence[TokenRow], section: Any) -> list[MicroBatch]:
         """Cut the rows into passes, rank after rank, as OpenRLHF deals a list of batches out in contiguous chunks."""
