@@ -6,7 +6,6 @@ The one of the untied model has a critic too. Tests to which it makes no differe
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,6 @@ import torch
 
 from openrlhf_gagpo import metrics as glossary
 from openrlhf_gagpo.backends.local import LocalBackend
-from openrlhf_gagpo.config.resolve import resolve
 from openrlhf_gagpo.config.settings import backend_settings, loop_settings
 from openrlhf_gagpo.credit.gains import GainOptions
 from openrlhf_gagpo.errors import RunError
@@ -27,32 +25,18 @@ from openrlhf_gagpo.runfolder import RunFolder
 from openrlhf_gagpo.training import schedule
 from openrlhf_gagpo.training.information_gain import Probes
 from openrlhf_gagpo.training.loop import Trainer
-from openrlhf_gagpo.training.rows import TrainingRow
 from openrlhf_gagpo.training.table import LOG_PROB
-from support.models import make_critic, make_model
+from support.models import make_model
+from support.real_stack import (
+    configuration,
+    critic_parameters,
+    gap,
+    play,
+    policy_parameters,
+    rows_of,
+    with_critic,
+)
 from support.transcripts import apart, segments
-
-# The long prompts of an instruction, a history and a list of actions: several 128-token blocks of vLLM's CPU cache.
-FLAGS = [
-    "--env.name", "vault", "--rollout.batch_size", "4", "--rollout.n_samples_per_prompt", "4",
-    "--rollout.max_new_tokens", "6", "--rollout.history_length", "12", "--data.max_len", "1024",
-    "--rollout.micro_batch_size", "16", "--train.batch_size", "20", "--train.micro_batch_size", "4",
-    "--actor.num_gpus_per_node", "1", "--train.colocate_all", "--vllm.num_engines", "1",
-    "--vllm.enable_prefix_caching", "--vllm.enforce_eager", "--ds.param_dtype", "fp32", "--ds.zero_stage", "2",
-    "--actor.adam.lr", "3e-3", "--actor.adam.eps", "1e-4", "--actor.lr_warmup_ratio", "0", "--train.num_iterations",
-    "10", "--algo.kl.init_coef", "0.05",
-]  # fmt: skip
-
-
-def configuration(model: Path, run_dir: Path, *extra: str) -> Any:
-    return resolve([*FLAGS, "--actor.model_name_or_path", str(model), "--run_dir", str(run_dir), *extra])
-
-
-def with_critic(model: Path | str) -> list[str]:
-    """The flags of PPO with a critic that starts from saved weights, so that two backends start from the same ones."""
-    critic = make_critic(Path(model), Path(model).parent / "critic")
-    flags = "--algo.advantage.estimator gae --critic.adam.lr 3e-3 --critic.adam.eps 1e-4"
-    return [*flags.split(), "--critic.model_name_or_path", str(critic)]
 
 
 @pytest.fixture(scope="module", params=["tied", "untied"])
@@ -92,56 +76,6 @@ def oracle(backend: Any, tmp_path: Path) -> Iterator[Any]:
     yield make
     for local in made:
         local.close()
-
-
-def play(backend: Any, iteration: int, tasks: int = 4) -> list[Episode]:
-    names = [f"vault-train-{index}" for index in range(tasks)]
-    requests = schedule.training_requests(names, 4, iteration, seed=0)
-    sampling = SamplingParams(max_new_tokens=6)
-    return backend.rollout(requests, sampling, lambda episode: None)
-
-
-def rows_of(episodes: list[Episode], count: int, seed: int = 0) -> list[TrainingRow]:
-    """Recorded steps with made-up advantages of both signs, and targets for a critic at the ends of prompts."""
-    rng = random.Random(seed)
-    steps = [(episode, step) for episode in episodes for step in episode.steps]
-    assert len(steps) >= count
-    return [
-        TrainingRow(
-            prompt_ids=step.prompt_ids,
-            response_ids=step.response_ids,
-            sampling_log_probs=step.sampling_log_probs,
-            advantage=rng.gauss(0, 1),
-            trajectory=episode.trajectory,
-            step=step.index,
-            value=rng.gauss(0, 0.1),
-            value_target=rng.gauss(0, 1),
-        )
-        for episode, step in rng.sample(steps, count)
-    ]
-
-
-def policy_parameters(backend: Any) -> dict[str, torch.Tensor]:
-    import ray
-
-    actor = backend.trainer.actor_model_group._actor_handlers[0]
-    return ray.get(actor.parameters.remote())
-
-
-def critic_parameters(backend: Any) -> dict[str, torch.Tensor]:
-    import ray
-
-    return ray.get(backend.trainer.critic_model_group._actor_handlers[0].parameters.remote())
-
-
-def gap(backend: Any, episodes: list[Episode]) -> float:
-    """Largest difference between sampling and training log-probabilities over all sampled tokens."""
-    rows = rows_of(episodes, sum(len(episode.steps) for episode in episodes))
-    trained = backend.trainer.log_probs(rows, backend.trainer.actor_model_group)
-    return max(
-        float((torch.tensor(row.sampling_log_probs) - value).abs().max())
-        for row, value in zip(rows, trained, strict=True)
-    )
 
 
 def gains(backend: Any, episodes: list[Episode]) -> np.ndarray:

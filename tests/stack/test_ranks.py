@@ -1,0 +1,78 @@
+"""Several policy ranks and engines against the local oracle: the same rows give the same weights, in every engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from openrlhf_gagpo.backends.local import LocalBackend
+from openrlhf_gagpo.config.settings import backend_settings
+from openrlhf_gagpo.training.table import LOG_PROB
+from support.models import make_model
+from support.real_stack import configuration, gap, play, policy_parameters, rows_of
+from support.transcripts import segments
+
+# What the local backend has too, then the placement.
+PLANS = {
+    "colocated": (
+        "--train.max_epochs 2 --actor.entropy_coef 0.01 --ds.packing_samples",
+        "--actor.num_gpus_per_node 2 --vllm.num_engines 2 --ds.zero_stage 2",
+    ),
+    # The reference has another number of ranks than the policy.
+    "apart": (
+        "--rollout.temperature 0.7 --actor.gradient_checkpointing_enable",
+        "--actor.num_gpus_per_node 2 --ref.num_gpus_per_node 1 --vllm.num_engines 1 --ds.zero_stage 1 "
+        "--train.no_colocate_all",
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=list(PLANS))
+def pair(
+    request: pytest.FixtureRequest, ray_runtime: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Any, LocalBackend]]:
+    """A distributed backend of several ranks, and a local one from the same model."""
+    from openrlhf_gagpo.backends.distributed.backend import DistributedBackend
+
+    folder = tmp_path_factory.mktemp(request.param)
+    model = make_model(folder / "model", tied=True)
+    shared, placement = (flags.split() for flags in PLANS[request.param])
+    config = configuration(model, folder / "run", *shared, *placement)
+    single = configuration(model, folder / "local", "--backend", "local", *shared)
+    many = DistributedBackend(backend_settings(config), config.namespace())
+    local = LocalBackend(backend_settings(single), single.namespace())
+    try:
+        local.start()
+        many.start()
+        yield many, local
+    finally:
+        local.close()
+        many.close()
+
+
+def test_updates_of_any_size_equal_those_of_one_process_and_reach_every_engine(pair: tuple[Any, LocalBackend]) -> None:
+    many, local = pair
+    episodes = play(many, iteration=1, tasks=8)
+    assert gap(many, episodes) <= 5e-6
+    cases = [rows_of(episodes, count, seed=count) for count in (37, 12, 1)]
+    cases.append(segments(many.trainer.tokenizer.vocab_size, (9, 4, 6, 1, 12, 3, 8)))
+    cases.append([])
+    for seed, rows in enumerate(cases):
+        if rows:
+            computed = [backend.compute(rows, {LOG_PROB})[LOG_PROB] for backend in (many, local)]
+            np.testing.assert_allclose(*computed, atol=1e-5)
+        there, here = (backend.update(rows, seed=seed) for backend in (many, local))
+        assert there["policy/rows_trained"] == here["policy/rows_trained"]
+        assert there["policy/optimizer_steps"] == here["policy/optimizer_steps"]
+        if rows:
+            assert there["policy/grad_norm"] == pytest.approx(here["policy/grad_norm"], rel=1e-4)
+        reached = policy_parameters(many)
+        for name, value in local.parameters().items():
+            assert float((value - reached[name]).abs().max()) <= 1e-5, name
+    many.sync()
+    after = play(many, iteration=2, tasks=8)
+    assert len(after) == 32
+    assert gap(many, after) <= 5e-6
