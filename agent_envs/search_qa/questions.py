@@ -124,7 +124,7 @@ def _json_rows(path: Path) -> Iterator[Row]:
             if line.strip():
                 try:
                     yield json.loads(line)
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise ValueError(f"line {number + 1} is no JSON ({error})") from error
 
 
@@ -145,7 +145,7 @@ def _question(row: Row, number: int, folder: str) -> Question:
     kwargs, extra, metadata = (_mapping(row.get(name)) for name in ("env_kwargs", "extra_info", "metadata"))
     generated = "gold_ids" in metadata
     source = "" if generated else str(row.get("data_source") or kwargs.get("data_source") or folder)
-    text = str(row.get("question") or kwargs.get("question") or _prompted(row.get("prompt"))).strip()
+    text = _plain(row.get("question") or kwargs.get("question") or _prompted(row.get("prompt"))).strip()
     truth = (
         row.get("golden_answers") or _mapping(row.get("reward_model")).get("ground_truth") or kwargs.get("ground_truth")
     )
@@ -176,7 +176,12 @@ def _answers(value: object) -> tuple[str, ...]:
     if isinstance(value, Mapping):
         value = value.get("target")
     values = [value] if isinstance(value, str) else _list(value)
-    return tuple(dict.fromkeys(str(answer) for answer in values if answer is not None and str(answer).strip()))
+    return tuple(dict.fromkeys(_plain(answer) for answer in values if answer is not None and str(answer).strip()))
+
+
+def _plain(value: object) -> str:
+    """Return a text that can be encoded for a model; JSON can spell lone surrogates, which cannot."""
+    return str(value).encode("utf-8", "replace").decode()
 
 
 def _prompted(prompt: object) -> str:

@@ -40,7 +40,7 @@ def with_critic(model: Path | str) -> list[str]:
 def play(backend: Any, iteration: int, tasks: int = 4) -> list[Episode]:
     names = [f"vault-train-{index}" for index in range(tasks)]
     requests = schedule.training_requests(names, 4, iteration, seed=0)
-    sampling = SamplingParams(max_new_tokens=6)
+    sampling = SamplingParams(max_new_tokens=6, temperature=backend.settings.temperature)
     return backend.rollout(requests, sampling, lambda episode: None)
 
 
