@@ -29,6 +29,8 @@ from openrlhf_gagpo.evaluation.store import EvaluationFolder
 
 SPREAD = {"greedy": "0", "sampled": "1"}
 SERVED = "tiny"
+UNSEEDED = ("--policy.no_send_seed",)
+"""vLLM's CPU build ends when it reads the prompt of a seeded request in several parts."""
 PORT = 18123
 """Of vLLM's server: always the same, because the address is part of an evaluation's protocol."""
 _KEPT = ("protocol.json", "result.json", "result.md", "prompt.txt")
@@ -45,6 +47,8 @@ class World:
     """Arguments of ``gagpo env generate``."""
     warmstart: tuple[str, ...] = ()
     train: tuple[str, ...] = ()
+    served: tuple[str, ...] = ()
+    """Further flags of evaluations through the server."""
     tasks: int = 128
     max_len: int = 128
 
@@ -67,6 +71,7 @@ WORLDS = {
             "--episodes", "2400", "--batch_size", "16", "--steps", "2500",
         ),
         train=("--train.num_iterations", "10"),
+        served=UNSEEDED,
         tasks=120,
         max_len=512,
     ),
@@ -76,6 +81,7 @@ WORLDS = {
         data=(("webshop", "--out", "{work}/webshop-data", "--products", "30"),),
         warmstart=("--rollout.list_actions", "--episodes", "300", "--batch_size", "16", "--steps", "600"),
         train=("--train.num_iterations", "10"),
+        served=UNSEEDED,
         tasks=50,
         max_len=1024,
     ),
@@ -133,7 +139,7 @@ class Script:
         for spread, temperature in SPREAD.items():
             self._evaluate(
                 f"{name}-{spread}-served", "--policy.base_url", url, "--policy.model", SERVED,
-                "--policy.tokenizer", str(model), "--eval.temperature", temperature,
+                "--policy.tokenizer", str(model), "--eval.temperature", temperature, *self.world.served,
             )  # fmt: skip
 
     def _evaluate(self, name: str, *flags: str) -> None:

@@ -93,6 +93,7 @@ def _work(
         from openrlhf_gagpo.config.settings import backend_settings, loop_settings
         from openrlhf_gagpo.training.loop import Trainer
         from openrlhf_gagpo.training.regime import Facts, Watch
+        from openrlhf_gagpo.training.watchdog import Watchdog
 
         backend = backends.create(config.backend, backend_settings(config), config.namespace())
     try:
@@ -100,9 +101,11 @@ def _work(
         folder.add_facts({**facts, "ready_at": datetime.now(UTC).isoformat(timespec="milliseconds")})
         display.note(f"run {folder.path}, {config.backend} backend on {facts['devices']}")
         settings = loop_settings(config, train_tasks, eval_tasks, unknown_token)
-        trainer = Trainer(settings, backend, folder, Watch(display, folder, Facts.of(settings), display.note))
+        watch = Watch(display, folder, Facts.of(settings), display.note)
+        watchdog = Watchdog(watch, backend.stacks, folder.stacks_dir, display.note)
+        trainer = Trainer(settings, backend, folder, watchdog)
         # Installed again, because Ray has set its own handler, which would end the process immediately.
-        with terminate_as_interrupt():
+        with terminate_as_interrupt(), watchdog:
             if config.eval_only:
                 trainer.evaluate(0)
             else:

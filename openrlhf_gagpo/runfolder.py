@@ -72,6 +72,7 @@ class RunFolder:
         self.advice_path = path / "advice.jsonl"
         self.rollouts_dir = path / "rollouts"
         self.faults_dir = path / "faults"
+        self.stacks_dir = path / "stacks"
         self.checkpoints_dir = path / "checkpoints"
         self.model_dir = path / "model"
         self.log_path = path / LIBRARIES_LOG

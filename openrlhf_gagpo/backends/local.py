@@ -40,6 +40,7 @@ from openrlhf_gagpo.training.rows import MicroBatch, TokenRow, TrainingRow, uniq
 from openrlhf_gagpo.training.settings import BackendSettings, CriticSettings, TrackerSettings
 from openrlhf_gagpo.training.table import LOG_PROB
 from openrlhf_gagpo.training.values import value_columns
+from openrlhf_gagpo.training.watchdog import own_stacks
 
 __all__ = ["LocalBackend"]
 
@@ -240,6 +241,9 @@ class LocalBackend:
 
     def env_stats(self) -> dict[str, float]:
         return self.player.stats()
+
+    def stacks(self) -> str:
+        return own_stacks()
 
     def track(self, iteration: int, metrics: Mapping[str, float], *, evaluation: bool) -> None:
         self._trackers.track(iteration, metrics, evaluation=evaluation)

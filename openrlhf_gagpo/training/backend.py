@@ -66,6 +66,9 @@ class Backend(Protocol):
     def env_stats(self) -> dict[str, float]:
         """Return the counters of the environment workers since ``start`` (``env/*``)."""
 
+    def stacks(self) -> str:
+        """Return what all threads of all processes are doing, as text; may be called from another thread."""
+
     def track(self, iteration: int, metrics: Mapping[str, float], *, evaluation: bool) -> None:
         """Send metrics to the trackers of the run (TensorBoard, W&B), if it has any."""
 

@@ -263,6 +263,14 @@ def test_an_engine_that_dies_is_started_again_and_its_groups_are_played_again(ba
 
 
 @one_kind
+def test_the_stacks_of_all_workers_can_be_read(backend: Any) -> None:
+    parts = {part.partition(",")[0]: part for part in backend.stacks().split("--- ")[1:]}
+    names = [name.strip().splitlines()[0] for name in parts]
+    assert sorted(names) == ["critic", "driver", "policy", "reference", "rollout engine"]
+    assert all('File "' in part for part in parts.values())
+
+
+@one_kind
 def test_a_failure_in_a_worker_is_one_sentence_and_not_the_end(backend: Any) -> None:
     requests = schedule.training_requests(["vault-train-0"], 4, 6, seed=0)
     with pytest.raises(RunError, match=r"a worker failed with RolloutError: episode .* \(its trace is in .*\)") as stop:

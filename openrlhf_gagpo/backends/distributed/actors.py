@@ -18,6 +18,7 @@ from openrlhf.utils.deepspeed import DeepspeedStrategy
 from openrlhf.utils.distributed_util import torch_dist_barrier_and_cuda_sync
 
 from openrlhf_gagpo.backends.distributed import compat
+from openrlhf_gagpo.backends.distributed.stacks import Place, listen
 from openrlhf_gagpo.backends.distributed.weights import weight_file
 from openrlhf_gagpo.training.collate import ActionTensors, TokenBatch
 from openrlhf_gagpo.training.objective import LossScale, finish_metrics, masked_entropy, merge_sums, step_loss
@@ -214,6 +215,10 @@ class PolicyActorBase(_OpenrlhfPolicy):
         finally:
             ppo_actor.ActorPPOTrainer = original
 
+    def listen(self) -> Place:
+        """Prepare this process for ``stacks_of``, and return where it is."""
+        return listen("policy")
+
     def plan(self, steps: Sequence[UpdateStep]) -> None:
         """Set the optimizer steps of the next ``fit``."""
         self.trainer.planned = list(steps)
@@ -236,6 +241,10 @@ class ReferenceActorBase(_OpenrlhfReference):
     def init_model_from_pretrained(self, strategy: StepStrategy, *args: Any, **kwargs: Any) -> None:
         use_available_attention(strategy)
         _OpenrlhfReference.init_model_from_pretrained(self, strategy, *args, **kwargs)
+
+    def listen(self) -> Place:
+        """Prepare this process for ``stacks_of``, and return where it is."""
+        return listen("reference")
 
 
 PolicyActor = ray.remote(num_gpus=1)(PolicyActorBase)

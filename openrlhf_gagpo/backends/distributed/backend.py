@@ -28,6 +28,7 @@ from openrlhf_gagpo.backends.distributed.critic import CriticActor
 from openrlhf_gagpo.backends.distributed.engine import create_engines
 from openrlhf_gagpo.backends.distributed.experience import StepExperienceMaker
 from openrlhf_gagpo.backends.distributed.fleet import EngineFleet
+from openrlhf_gagpo.backends.distributed.stacks import Place, stacks_of
 from openrlhf_gagpo.backends.trackers import Trackers
 from openrlhf_gagpo.errors import RunError
 from openrlhf_gagpo.machine import cores
@@ -38,6 +39,7 @@ from openrlhf_gagpo.training.rows import MicroBatch, TokenRow, TrainingRow
 from openrlhf_gagpo.training.settings import BackendSettings, BatchSettings, TrackerSettings
 from openrlhf_gagpo.training.table import LOG_PROB
 from openrlhf_gagpo.training.values import value_columns
+from openrlhf_gagpo.training.watchdog import own_stacks
 
 __all__ = ["DistributedBackend", "StepTrainer"]
 
@@ -163,6 +165,8 @@ class DistributedBackend:
         self._trackers = Trackers(TrackerSettings())
         self._fleet: EngineFleet | None = None
         self._trainer: StepTrainer | None = None
+        self._places: list[Place] = []
+        """Of the workers that are not engines."""
         self._group: Any = None
         self._owns_ray = False
 
@@ -225,6 +229,8 @@ class DistributedBackend:
             # Elsewhere the policy's NCCL group holds the engines that it was made with.
             fleet.on_restart = self._send_weights
         ray.get(refs)
+        groups = [group for group in (policy, reference, critic) if group is not None]
+        self._places = ray.get([ref for group in groups for ref in group.async_run_method(method_name="listen")])
         models = time.perf_counter()
         on_stage("models loaded", models - connected)
         fleet.prepare()
@@ -339,6 +345,9 @@ class DistributedBackend:
     @_explained
     def env_stats(self) -> dict[str, float]:
         return self.fleet.stats()
+
+    def stacks(self) -> str:
+        return f"--- driver\n{own_stacks()}\n{stacks_of([*self._places, *self.fleet.places])}"
 
     def track(self, iteration: int, metrics: Mapping[str, float], *, evaluation: bool) -> None:
         self._trackers.track(iteration, metrics, evaluation=evaluation)

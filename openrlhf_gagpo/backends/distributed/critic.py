@@ -13,6 +13,7 @@ import torch
 from openrlhf.trainer.ray import ppo_critic
 
 from openrlhf_gagpo.backends.distributed.actors import StepStrategy, plain_class, use_available_attention
+from openrlhf_gagpo.backends.distributed.stacks import Place, listen
 from openrlhf_gagpo.training.collate import TokenBatch
 from openrlhf_gagpo.training.objective import LossScale, merge_sums
 from openrlhf_gagpo.training.schedule import offset_warmup
@@ -94,6 +95,10 @@ class CriticActorBase(_OpenrlhfCritic):
             _OpenrlhfCritic.init_model_from_pretrained(self, strategy, *args, **kwargs)
         finally:
             ppo_critic.CriticPPOTrainer = original
+
+    def listen(self) -> Place:
+        """Prepare this process for ``stacks_of``, and return where it is."""
+        return listen("critic")
 
     def plan(self, steps: Sequence[CriticStep]) -> None:
         """Set the optimizer steps of the next ``fit``."""

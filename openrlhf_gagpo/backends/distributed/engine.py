@@ -17,6 +17,7 @@ from vllm.sampling_params import RequestOutputKind
 
 from openrlhf_gagpo.backends.distributed import compat
 from openrlhf_gagpo.backends.distributed.actors import plain_class
+from openrlhf_gagpo.backends.distributed.stacks import Place, listen
 from openrlhf_gagpo.backends.vllm_policy import EnginePolicy, final_output
 from openrlhf_gagpo.rollout.player import EpisodePlayer, RolloutSettings
 from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, SamplingParams
@@ -45,10 +46,9 @@ class AgentRolloutActorBase(_OpenrlhfRollout):
         await _OpenrlhfRollout.__init__(self, *args, **kwargs)
         self._player: EpisodePlayer | None = None
 
-    async def node(self) -> str:
-        """Return the id of the Ray node that the engine runs on."""
-        node: str = ray.get_runtime_context().get_node_id()
-        return node
+    async def listen(self) -> Place:
+        """Prepare this process for ``stacks_of``, and return where it is."""
+        return listen("rollout engine")
 
     async def prepare(self, settings: RolloutSettings, model: str, use_fast_tokenizer: bool) -> None:
         """Load the tokenizer and start the environment workers."""

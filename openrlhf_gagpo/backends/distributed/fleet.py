@@ -15,6 +15,7 @@ from openrlhf.trainer.ray.vllm_engine import batch_vllm_engine_call
 
 from openrlhf_gagpo.backends.distributed.dispatch import Assignment, GroupQueue
 from openrlhf_gagpo.backends.distributed.engine import EngineSpec
+from openrlhf_gagpo.backends.distributed.stacks import Place
 from openrlhf_gagpo.errors import RunError
 from openrlhf_gagpo.rollout.player import RolloutSettings
 from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, SamplingParams
@@ -51,6 +52,8 @@ class EngineFleet:
         self._rollout = [replace(settings, concurrency=self._room)] * len(specs)
         self._tokenizer = (model, fast_tokenizer)
         self._stall_s = stall_s
+        self.places: list[Place] = []
+        """Where they are, once they are prepared."""
         self._lost_stats: dict[str, float] = {}
         self._seen_stats: list[dict[str, float]] = [{} for _ in specs]
         self.restarts = 0
@@ -59,13 +62,13 @@ class EngineFleet:
 
     def prepare(self) -> None:
         """Wait for the engines and let them load tokenizers; those of one node share its environment workers."""
-        nodes = ray.get([handle.node.remote() for handle in self.handles])
-        here = Counter(nodes)
+        self.places = ray.get([handle.listen.remote() for handle in self.handles])
+        here = Counter(place.node for place in self.places)
         self._rollout = [
-            replace(settings, workers=-(-settings.workers // here[node]))
-            for settings, node in zip(self._rollout, nodes, strict=True)
+            replace(settings, workers=-(-settings.workers // here[place.node]))
+            for settings, place in zip(self._rollout, self.places, strict=True)
         ]
-        ray.get([self._prepared(number) for number in range(len(nodes))])
+        ray.get([self._prepared(number) for number in range(len(self.handles))])
 
     def _prepared(self, engine: int) -> Any:
         return self.handles[engine].prepare.remote(self._rollout[engine], *self._tokenizer)
@@ -177,7 +180,8 @@ class EngineFleet:
         self._seen_stats[engine] = {}
         ray.kill(self.handles[engine])
         self.handles[engine] = self._specs[engine].start()
-        ray.get(self._prepared(engine), timeout=_START_S)
+        handle = self.handles[engine]
+        self.places[engine], _ = ray.get([handle.listen.remote(), self._prepared(engine)], timeout=_START_S)
         self.on_restart(engine)
 
 
