@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from openrlhf_gagpo.experiment.jobs import read_json
 from openrlhf_gagpo.metrics import undocumented
 from openrlhf_gagpo.rollout.records import read_credit, read_episodes
 from openrlhf_gagpo.runfolder import RunFolder
@@ -105,6 +106,42 @@ def assert_trained(run: RunFolder, start: Path) -> None:
     models = [AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32) for path in (run.model_dir, start)]
     moved = [float((a - b).abs().max()) for a, b in zip(*(model.parameters() for model in models), strict=True)]
     assert max(moved) > 1e-4
+
+
+MATRIX = """
+base: {recipe}
+common:
+  backend: local
+  actor.model_name_or_path: {model}
+  train.num_iterations: 1
+  rollout: {{batch_size: 2, n_samples_per_prompt: 2}}
+  eval: {{tasks: 4, tasks_between: 0, before_train: false, steps: -1}}
+  report: false
+algorithms:
+  grpo: {{algo.advantage.estimator: grpo}}
+  gigpo: {{algo.advantage.estimator: gigpo}}
+seeds: [0]
+submit: ray
+"""
+
+
+def test_a_comparison_submits_its_cells_as_ray_jobs(ray_runtime: dict[str, str], tmp_path: Path) -> None:
+    matrix = tmp_path / "matrix.yaml"
+    model = make_model(tmp_path / "model", tied=True)
+    matrix.write_text(MATRIX.format(recipe=os.path.relpath(RECIPE, tmp_path), model=model))
+    done = subprocess.run(
+        [sys.executable, "-m", "openrlhf_gagpo.cli.main", "compare", str(matrix), "--out", str(tmp_path / "out")],
+        env=environment(RAY_ADDRESS=ray_runtime["address"], RAY_JOB_ADDRESS=ray_runtime["dashboard"]),
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    for algorithm in ("grpo", "gigpo"):
+        cell = tmp_path / "out" / "cells" / "default" / algorithm / "seed0"
+        assert RunFolder.open(cell).info()["state"] == "finished"
+        assert read_json(cell / "cell.json")["submission"].startswith(f"gagpo-default-{algorithm}-seed0-")
+    assert "| final eval/success | gigpo | 1 |" in (tmp_path / "out" / "results.md").read_text()
 
 
 def test_script_through_ray_job_submit(ray_runtime: dict[str, str], tmp_path: Path) -> None:
