@@ -187,7 +187,7 @@ def _open_folder(config: Config, tokenizer: Any) -> RunFolder:
 
 _MAY_CHANGE = (
     "ckpt.", "console", "eval.", "logger.", "ray.", "env.workers", "report", "rollout.concurrency", "rollout.record",
-    "run_dir",
+    "run_dir", "train.max_bad_steps",
 )  # fmt: skip
 
 
