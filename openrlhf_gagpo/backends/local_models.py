@@ -115,7 +115,7 @@ def run_updates(
         ``lr`` and the metrics of ``log``.
 
     Raises:
-        RunError: too many steps in a row had a gradient that is not finite.
+        DivergenceError: too many steps in a row had a gradient that is not finite.
     """
     log.begin()
     learning_rate = scheduler.get_last_lr()[0]

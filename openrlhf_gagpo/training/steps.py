@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from openrlhf_gagpo.errors import RunError
+from openrlhf_gagpo.errors import DivergenceError
 from openrlhf_gagpo.training.objective import merge_sums
 
 __all__ = ["StepLog"]
@@ -50,7 +50,7 @@ class StepLog:
             norm: the gradient's norm before clipping; None if the step was skipped.
 
         Raises:
-            RunError: it is one skipped step too many.
+            DivergenceError: it is one skipped step too many.
         """
         if norm is not None:
             merge_sums(self.totals, sums)
@@ -60,7 +60,7 @@ class StepLog:
         self._skipped += 1
         self._bad_in_a_row += 1
         if self._bad_in_a_row == self.max_bad:
-            raise RunError(
+            raise DivergenceError(
                 f"the gradient of the {self.model} was not finite in {self.max_bad} optimizer steps in a row, which "
                 f"were skipped; start another run with a lower --{self.flags}.adam.lr or --{self.flags}.max_norm, or "
                 "continue this one from its last checkpoint with a higher --train.max_bad_steps (0: never stop)"

@@ -145,7 +145,7 @@ class StepPolicyTrainer(ppo_actor.ActorPPOTrainer):
         """Run one iteration's updates: every planned step once, then advance the learning-rate schedule by one.
 
         Raises:
-            RunError: too many steps in a row had a gradient that is not finite.
+            DivergenceError: too many steps in a row had a gradient that is not finite.
         """
         self.log.begin()
         learning_rate = self.actor_scheduler.get_last_lr()[0]

@@ -45,7 +45,7 @@ class StepCriticTrainer(ppo_critic.CriticPPOTrainer):
         """Run one iteration's updates: every planned step once, then advance the learning-rate schedule by one.
 
         Raises:
-            RunError: too many steps in a row had a gradient that is not finite.
+            DivergenceError: too many steps in a row had a gradient that is not finite.
         """
         started = time.perf_counter()
         self.log.begin()

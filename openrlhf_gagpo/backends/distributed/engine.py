@@ -116,9 +116,16 @@ class _WithArguments:
         return self.actor_class.remote(*args, **{**kwargs, **self.arguments})
 
 
-def create_engines(args: Any, placement_group: Any) -> list[Any]:
-    """Call OpenRLHF's ``create_vllm_engines`` with our actor class, the run's dtype and processed log-probabilities."""
-    original = vllm_engine.RolloutRayActor
+def create_engines(args: Any, group: Any, *, shared: bool) -> list[Any]:
+    """Call OpenRLHF's ``create_vllm_engines`` with our actor class, the run's dtype and processed log-probabilities.
+
+    Args:
+        group: placement group of the engines.
+        shared: whether models are on the same GPUs.
+    """
+    original = vllm_engine.RolloutRayActor, vllm_engine.placement_group
+    # For engines with GPUs of their own, OpenRLHF makes a group itself and waits for it without limit.
+    vllm_engine.placement_group = lambda *_, **__: group
     vllm_engine.RolloutRayActor = _WithArguments(AgentRolloutActor, {"dtype": _DTYPES[args.ds.param_dtype]})
     try:
         return vllm_engine.create_vllm_engines(
@@ -130,10 +137,10 @@ def create_engines(args: Any, placement_group: Any) -> list[Any]:
             args.vllm.enable_prefix_caching,
             args.vllm.enforce_eager,
             args.data.max_len,
-            placement_group,
+            group if shared else None,
             args.vllm.gpu_memory_utilization,
             args.vllm.enable_sleep,
             "processed_logprobs",
         )
     finally:
-        vllm_engine.RolloutRayActor = original
+        vllm_engine.RolloutRayActor, vllm_engine.placement_group = original

@@ -14,7 +14,7 @@ from transformers import AutoModel
 from openrlhf_gagpo.backends.local import LocalBackend
 from openrlhf_gagpo.config.resolve import resolve
 from openrlhf_gagpo.config.settings import backend_settings
-from openrlhf_gagpo.errors import RunError
+from openrlhf_gagpo.errors import DivergenceError
 from openrlhf_gagpo.training.backend import Restored
 from openrlhf_gagpo.training.rows import TrainingRow
 from support import tiny_vault
@@ -172,7 +172,7 @@ def test_a_critic_skips_its_own_steps(make: Make) -> None:
     assert (metrics["critic/skipped_steps"], metrics["policy/skipped_steps"]) == (1, 0)
     assert metrics["policy/optimizer_steps"] == 1
     assert all(torch.equal(value, before[name]) for name, value in backend.critic.parameters().items())
-    with pytest.raises(RunError, match=r"critic .* 2 optimizer steps in a row.*--critic\.adam\.lr"):
+    with pytest.raises(DivergenceError, match=r"critic .* 2 optimizer steps in a row.*--critic\.adam\.lr"):
         backend.update(faulty, seed=2)
 
 

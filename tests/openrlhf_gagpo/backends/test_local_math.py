@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from openrlhf_gagpo.backends.local import LocalBackend
 from openrlhf_gagpo.config.resolve import resolve
 from openrlhf_gagpo.config.settings import backend_settings
-from openrlhf_gagpo.errors import RunError
+from openrlhf_gagpo.errors import DivergenceError
 from openrlhf_gagpo.training.rows import TrainingRow
 from support import tiny_vault
 
@@ -319,7 +319,7 @@ def test_too_many_skipped_steps_in_a_row_end_the_run(start: Start, rows: list[Tr
     faulty = [replace(row, advantage=float("nan")) for row in rows]
     backend = start(train__max_bad_steps=2)
     backend.update(faulty, seed=0)
-    with pytest.raises(RunError, match=r"policy .* 2 optimizer steps in a row.*--actor\.adam\.lr.*max_bad_steps"):
+    with pytest.raises(DivergenceError, match=r"policy .* 2 optimizer steps .*--actor\.adam\.lr.*max_bad_steps"):
         backend.update(faulty, seed=1)
 
 

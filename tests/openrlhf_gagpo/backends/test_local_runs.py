@@ -356,7 +356,7 @@ def test_gradients_that_stay_infinite_end_the_run_with_a_sentence(
     assert "policy was not finite in 3 optimizer steps in a row" in sentence
     run = RunFolder.open(tmp_path / "run")
     assert run.info()["state"] == "failed"
-    assert run.info()["error"] == f"RunError: {sentence.removeprefix('gagpo: error: ')}"
+    assert run.info()["error"] == f"DivergenceError: {sentence.removeprefix('gagpo: error: ')}"
     assert [row["policy/skipped_steps"] for row in run.metrics()] == [1, 1]
     kept = run.checkpoints_dir / (run.checkpoints_dir / "latest").read_text()
     assert kept.name == "global_step2"
