@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -203,7 +204,7 @@ def load_plugin(source: str) -> None:
     names and modules are then as they were before.
     """
     is_file = source.endswith(".py")
-    path = Path(source).expanduser().resolve()
+    path = Path(os.path.expanduser(source)).resolve()
     if is_file and not path.is_file():
         raise RegistryError(f"There is no plugin file {source!r}; give the path of a .py file or a module name.")
     module_name = f"agent_envs_plugin_{hashlib.sha1(str(path).encode()).hexdigest()[:12]}" if is_file else source

@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = [
     "ConfigError",
     "CreditError",
+    "DivergenceError",
     "EpisodeFileError",
     "EvaluationError",
     "EstimatorError",
@@ -92,6 +93,10 @@ class RunError(GagpoError):
     """A run that had to stop for a reason that is not a defect of this program."""
 
     exit_status = 1
+
+
+class DivergenceError(RunError):
+    """Training that cannot go on, because too many gradients in a row are not finite."""
 
 
 class RolloutError(RunError, RuntimeError):

@@ -166,6 +166,11 @@ _TABLE: tuple[tuple[str, str, str], ...] = (
     ),
     ("policy/correction_weight_mean", "Mean weight that the sampler correction gave a token.", "1"),
     ("policy/optimizer_steps", "Optimizer steps taken.", "count"),
+    (
+        "policy/skipped_steps",
+        "Optimizer steps skipped because the gradient was not finite; their rows are in none of these numbers.",
+        "count",
+    ),
     ("policy/rows_trained", "Environment steps that entered the update.", "count"),
     ("policy/tokens_trained", "Response tokens that entered the update.", "tokens"),
     (
@@ -185,6 +190,7 @@ _TABLE: tuple[tuple[str, str, str], ...] = (
     ("critic/target_mean", "Mean target of the critic.", "reward"),
     ("critic/clip_share", "Share of values that moved beyond the value clip.", "share"),
     ("critic/grad_norm", "Mean over optimizer steps of the gradient norm before clipping.", "1"),
+    ("critic/skipped_steps", "Optimizer steps skipped because the gradient was not finite.", "count"),
     ("critic/lr", "Learning rate at the last optimizer step.", "1"),
     ("eval/success", "Share of evaluated tasks that were solved.", "share"),
     ("eval/success_low", "Lower end of the 95 % Wilson interval of the success rate.", "share"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -71,7 +72,7 @@ class _Plugged(NamedTuple):
 def _load(source: str, registries: Sequence[_Plugged], nothing: str) -> None:
     """Import ``source``, which has to fill one of ``registries``; ``nothing`` ends the error if it does not."""
     is_file = source.endswith(".py")
-    path = Path(source).expanduser().resolve()
+    path = Path(os.path.expanduser(source)).resolve()
     if is_file and not path.is_file():
         raise PluginError(f"there is no plugin file {source}; give the path of a .py file or a module name")
     name = f"gagpo_plugin_{hashlib.sha1(str(path).encode()).hexdigest()[:12]}" if is_file else source

@@ -142,9 +142,10 @@ def _tokenizer(config: Config, display: ProgressDisplay) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(config.actor.model_name_or_path, trust_remote_code=True)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # what a damaged file leads to is anything: KeyError, a plain Exception
+        cause = " ".join(f"{type(error).__name__}: {error}".splitlines()[0].split())
         raise ConfigError(
-            f"no tokenizer can be loaded from {config.actor.model_name_or_path!r}: {str(error).splitlines()[0]}"
+            f"no tokenizer can be loaded from {config.actor.model_name_or_path!r} ({cause}); copy or save it again"
         ) from error
 
 
@@ -190,7 +191,7 @@ def _open_folder(config: Config, tokenizer: Any) -> RunFolder:
 
 _MAY_CHANGE = (
     "ckpt.", "console", "eval.", "logger.", "ray.", "env.workers", "report", "rollout.concurrency", "rollout.record",
-    "run_dir",
+    "run_dir", "train.max_bad_steps",
 )  # fmt: skip
 
 

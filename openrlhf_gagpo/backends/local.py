@@ -38,6 +38,7 @@ from openrlhf_gagpo.training.objective import (
 )
 from openrlhf_gagpo.training.rows import MicroBatch, TokenRow, TrainingRow, unique_rows
 from openrlhf_gagpo.training.settings import BackendSettings, CriticSettings, TrackerSettings
+from openrlhf_gagpo.training.steps import StepLog
 from openrlhf_gagpo.training.table import LOG_PROB
 from openrlhf_gagpo.training.values import value_columns
 from openrlhf_gagpo.training.watchdog import own_stacks
@@ -55,6 +56,7 @@ class LocalBackend:
         self._runner = asyncio.Runner()
         self._player: EpisodePlayer | None = None
         self._trackers = Trackers(TrackerSettings())
+        self._log = StepLog("policy", "actor", settings.optimizer.max_bad_steps)
         self._name_weights()
 
     @property
@@ -164,16 +166,18 @@ class LocalBackend:
         forwarded = time.perf_counter()
         plan = self.settings.batches.plan_training(rows, 1, seed)
         self.model.train()
-        totals, steps = run_updates(
+        steps = run_updates(
             self.model,
             self.optimizer,
             self.scheduler,
             self.settings.optimizer.max_norm,
             plan,
             lambda batch, scale: self._loss(rows, batch, old, reference, scale, sampled=sampled is not None),
+            self._log,
         )
         self._name_weights()
-        metrics = finish_metrics(totals, len(plan)) | {f"policy/{name}": value for name, value in steps.items()}
+        metrics = finish_metrics(self._log.totals, self._log.count)
+        metrics |= {f"policy/{name}": value for name, value in steps.items()}
         if self.device.type == "cuda":
             metrics["machine/gpu_memory_peak_gib"] = torch.cuda.max_memory_allocated(self.device) / GIB
         return metrics | {"time/forward": forwarded - started, "time/update": time.perf_counter() - forwarded}

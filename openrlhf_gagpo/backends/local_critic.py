@@ -17,6 +17,7 @@ from openrlhf_gagpo.training.collate import TokenBatch, collate, per_row
 from openrlhf_gagpo.training.objective import LossScale
 from openrlhf_gagpo.training.rows import TokenRow, TrainingRow, unique_rows
 from openrlhf_gagpo.training.settings import BatchSettings, CriticSettings
+from openrlhf_gagpo.training.steps import StepLog
 from openrlhf_gagpo.training.values import (
     finish_value_metrics,
     targets_by_token,
@@ -59,6 +60,7 @@ class LocalCritic:
         if settings.gradient_checkpointing:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
         self.optimizer, self.scheduler = build_optimizer(self.model, settings.optimizer, iterations)
+        self.log = StepLog("critic", "critic", settings.optimizer.max_bad_steps)
 
     @torch.no_grad()
     def values(self, rows: Sequence[TokenRow]) -> list[Tensor]:
@@ -79,15 +81,17 @@ class LocalCritic:
         """Run one iteration of optimizer steps over rows with values and targets; returns ``critic/*`` metrics."""
         self.model.train()
         plan = self.batches.plan_training(rows, 1, seed)
-        totals, steps = run_updates(
+        steps = run_updates(
             self.model,
             self.optimizer,
             self.scheduler,
             self.settings.optimizer.max_norm,
             plan,
             lambda batch, scale: self._loss([rows[row] for row in batch.rows], scale),
+            self.log,
         )
-        return finish_value_metrics(totals, len(plan)) | {f"critic/{name}": value for name, value in steps.items()}
+        metrics = finish_value_metrics(self.log.totals, self.log.count)
+        return metrics | {f"critic/{name}": value for name, value in steps.items()}
 
     def _loss(self, rows: Sequence[TrainingRow], scale: LossScale) -> tuple[Tensor, dict[str, Tensor]]:
         by_token = targets_by_token(rows)

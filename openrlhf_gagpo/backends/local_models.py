@@ -18,6 +18,7 @@ from openrlhf_gagpo.training.objective import LossScale, merge_sums
 from openrlhf_gagpo.training.rows import MicroBatch, OptimizerStep
 from openrlhf_gagpo.training.schedule import offset_warmup
 from openrlhf_gagpo.training.settings import OptimizerSettings
+from openrlhf_gagpo.training.steps import StepLog
 
 __all__ = ["build_optimizer", "eos_ids", "keeps_every_token", "load_model", "run_updates", "write_model"]
 
@@ -101,33 +102,39 @@ def run_updates(
     max_norm: float,
     plan: Sequence[OptimizerStep],
     loss_of: Callable[[MicroBatch, LossScale], tuple[Tensor, Mapping[str, Tensor]]],
-) -> tuple[dict[str, float], dict[str, float]]:
+    log: StepLog,
+) -> dict[str, float]:
     """Run every planned step once, then advance the learning-rate schedule by one.
 
     Args:
         max_norm: gradient norm above which gradients are scaled down; 0 for never.
         loss_of: computes the loss of a micro-batch and sums for the metrics.
+        log: is begun anew and then holds what came of the steps.
 
     Returns:
-        The merged sums; and ``lr``, and with any step ``grad_norm``, the mean norm before clipping.
+        ``lr`` and the metrics of ``log``.
+
+    Raises:
+        DivergenceError: too many steps in a row had a gradient that is not finite.
     """
-    totals: dict[str, float] = {}
-    norms = []
-    metrics = {"lr": scheduler.get_last_lr()[0]}
+    log.begin()
+    learning_rate = scheduler.get_last_lr()[0]
     for step in plan:
         scale = LossScale(step.row_normalizer, step.token_normalizer)
+        totals: dict[str, float] = {}
         for batch in step.shards[0]:
             loss, sums = loss_of(batch, scale)
             loss.backward()
             merge_sums(totals, sums)
         limit = max_norm or float("inf")
-        norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), limit)))
-        optimizer.step()
+        norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), limit))
+        finite = math.isfinite(norm)
+        if finite:
+            optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    if not plan:
+        log.end_step(totals, norm if finite else None)
+    if not log.count:
         # Moves nothing without gradients, but the schedule complains unless the optimizer has stepped before it.
         optimizer.step()
     scheduler.step()
-    if norms:
-        metrics["grad_norm"] = sum(norms) / len(norms)
-    return totals, metrics
+    return {"lr": learning_rate, **log.metrics()}

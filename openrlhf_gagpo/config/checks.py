@@ -190,23 +190,31 @@ def _trackers(config: Config) -> Iterator[str]:
 
 def _run_dir(config: Config) -> Iterator[str]:
     path = Path(config.run_dir)
-    where = f"{_say(config, 'run_dir')} {path}"
-    try:
-        if path.exists() and not path.is_dir():
-            yield f"{where} is a file; give a folder"
-            return
-        home = next(folder for folder in (path, *path.resolve().parents) if folder.exists())
-        present = sorted({item.name for item in path.iterdir()} - {LOCK}) if path.is_dir() else []
-    except OSError as error:
-        yield f"{where} cannot be used: {error.strerror}; give a folder elsewhere"
-        return
-    if not home.is_dir() or not os.access(home, os.W_OK | os.X_OK):
-        yield f"{where} cannot be made: {home} cannot be written; give a folder elsewhere"
+    yield from _folder(path, _say(config, "run_dir"))
+    present = sorted({item.name for item in path.iterdir()} - {LOCK}) if os.path.isdir(path) else []
+    for name in ("ckpt.path", "ckpt.output_dir", "logger.tensorboard_dir"):
+        if config.get(name):
+            yield from _folder(Path(config.get(name)), _say(config, name))
     held = [name for name in _RUN_FILES if name in present]
     if held and not config.ckpt.load_enable:
         yield f"{path} already holds a run ({held[0]}); give another --run_dir, or resume it with --ckpt.load_enable"
     if present and not held:
         yield f"{path} is not empty and holds no run ({present[0]} is there); give a new folder with --run_dir"
+
+
+def _folder(path: Path, flag: str) -> Iterator[str]:
+    """Yield why a folder can be neither used nor made."""
+    where = f"{flag} {path}"
+    try:
+        if path.exists() and not path.is_dir():
+            yield f"{where} is a file; give a folder"
+            return
+        home = next(folder for folder in (path, *path.resolve().parents) if folder.exists())
+    except OSError as error:
+        yield f"{where} cannot be used: {error.strerror}; give a folder elsewhere"
+        return
+    if not home.is_dir() or not os.access(home, os.W_OK | os.X_OK):
+        yield f"{where} cannot be made: {home} cannot be written; give a folder elsewhere"
 
 
 def _model(config: Config) -> Iterator[str]:
@@ -221,10 +229,11 @@ def _model(config: Config) -> Iterator[str]:
 
 def _model_at(flag: str, config: Config, *, tokenizer: bool = True) -> Iterator[str]:
     name = config.get(flag)
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        yield from check_model_folder(folder, flag, tokenizer=tokenizer)
-    elif folder.exists() or not _HUB_NAME.fullmatch(name) or name.startswith("."):
+    # os.path takes names for which pathlib raises: those of unknown users, and longer ones than a file may have.
+    folder = os.path.expanduser(name)
+    if os.path.isdir(folder):
+        yield from check_model_folder(Path(folder), flag, tokenizer=tokenizer)
+    elif os.path.exists(folder) or not _HUB_NAME.fullmatch(name) or name.startswith("."):
         yield f"there is no model folder {name}; check --{flag}"
     elif not cached(name):
         if offline():

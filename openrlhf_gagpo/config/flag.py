@@ -16,6 +16,7 @@ __all__ = [
     "NEVER_OR_EVERY",
     "NOT_NEGATIVE",
     "POSITIVE",
+    "SEED",
     "SHARE",
     "SHARE_ABOVE_ZERO",
     "SHARE_BELOW_ONE",
@@ -40,6 +41,7 @@ AT_LEAST_ONE = Bound("at least 1", lambda value: value >= 1)
 NEVER_OR_EVERY = Bound("at least 1, or -1 for never", lambda value: value == -1 or value >= 1)
 NOT_NEGATIVE = Bound("0 or more", lambda value: 0 <= value < math.inf)
 POSITIVE = Bound("more than 0", lambda value: 0 < value < math.inf)
+SEED = Bound("from 0 to 2^32 - 1", lambda value: 0 <= value < 2**32)
 SHARE = Bound("between 0 and 1", lambda value: 0 <= value <= 1)
 SHARE_ABOVE_ZERO = Bound("more than 0 and at most 1", lambda value: 0 < value <= 1)
 SHARE_BELOW_ONE = Bound("from 0 to below 1", lambda value: 0 <= value < 1)
@@ -64,6 +66,8 @@ class Disposition(Enum):
         return self is Disposition.BOTH or self is (Disposition.LOCAL if one_process else Disposition.DISTRIBUTED)
 
 
+# Beyond it neither numpy nor torch can hold a number.
+_INT_LIMIT = 2**63
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
@@ -129,6 +133,8 @@ class Flag:
             raise ConfigError(f"{where} wants {_WORDS[self.kind]}, not {raw!r}")
         if self.choices is not None and value not in self.choices:
             raise ConfigError(f"{where} must be one of {', '.join(map(str, self.choices))}, not {raw!r}")
+        if self.kind is int and abs(value) >= _INT_LIMIT:
+            raise ConfigError(f"{where} is {value}; whole numbers must be below 2^63")
         if self.bound is not None and not self.bound.holds(value):
             raise ConfigError(f"{where} is {value}; it must be {self.bound.words}")
         return value
@@ -158,7 +164,8 @@ def _convert(raw: Any, kind: type) -> Any:
         return None
     if kind is str:
         # YAML reads an unquoted 1 as a number, but a name may consist of digits.
-        return str(raw) if isinstance(raw, (str, int, float)) else None
+        # A file's name cannot hold the character NUL, which a recipe can.
+        return str(raw) if isinstance(raw, (str, int, float)) and "\0" not in str(raw) else None
     if not isinstance(raw, (str, int, float)) or (kind is int and isinstance(raw, float)):
         return None
     try:

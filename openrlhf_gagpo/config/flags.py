@@ -67,6 +67,9 @@ OWN_FLAGS: tuple[Flag, ...] = (
          "times that tasks are drawn in an iteration until enough groups are kept", bound=AT_LEAST_ONE),
     Flag("train.num_iterations", int, 160, _B, "iterations: one rollout and the updates from it",
          bound=AT_LEAST_ONE),
+    Flag("train.max_bad_steps", int, 5, _B,
+         "optimizer steps in a row that may be skipped for a gradient that is not finite before the run ends; 0: any "
+         "number", bound=NOT_NEGATIVE),
     Flag("train.device", str, "auto", _L, "device of the local backend", choices=("auto", "cpu", "cuda")),
     Flag("train.threads", int, None, _L, "torch threads of the local backend; unset: torch's choice",
          bound=AT_LEAST_ONE),

@@ -69,7 +69,7 @@ def cached(name: str) -> bool:
     user_cache = variables.get("XDG_CACHE_HOME") or "~/.cache"
     home = variables.get("HF_HOME") or f"{user_cache}/huggingface"
     cache = variables.get("HF_HUB_CACHE") or variables.get("HUGGINGFACE_HUB_CACHE") or f"{home}/hub"
-    return (Path(cache).expanduser() / f"models--{name.replace('/', '--')}").is_dir()
+    return os.path.isdir(Path(cache).expanduser() / f"models--{name.replace('/', '--')}")
 
 
 def _check_json(file: Path) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,23 +94,32 @@ def load(path: str) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise ConfigError(f"cannot read {path}: {reason}") from None
-    loader = _Loader(text)
-    loader.name = path
     try:
+        loader = _Loader(text)
+        loader.name = path
         content = loader.get_single_data()
+        loader.dispose()
+    except yaml.reader.ReaderError as error:
+        raise ConfigError(f"{path} is not valid YAML: it has the control character #x{error.character:02x}") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f" line {mark.line + 1}" if mark else ""
         raise ConfigError(f"{path}{place} is not valid YAML: {getattr(error, 'problem', None) or error}") from None
-    finally:
-        loader.dispose()
+    except ValueError as error:
+        raise ConfigError(f"{path} has a value that is none, such as a date that does not exist: {error}") from None
+    try:
+        json.dumps(content, skipkeys=True, default=str)
+    except ValueError:
+        raise ConfigError(f"{path} has a section that contains itself; write out what its alias stands for") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
         raise ConfigError(f"{path} wants flag: value lines, not a {type(content).__name__}")
     if set(content) == {"values", "origins"}:
-        origins = content["origins"]
-        return {name: value for name, value in content["values"].items() if origins.get(name) not in DERIVED_ORIGINS}
+        values, origins = content["values"], content["origins"]
+        if not isinstance(values, dict) or not isinstance(origins, dict):
+            raise ConfigError(f"{path} is not what a run saves: values and origins want flag: value lines")
+        return {name: value for name, value in values.items() if origins.get(name) not in DERIVED_ORIGINS}
     return content
 
 

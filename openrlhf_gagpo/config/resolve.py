@@ -295,9 +295,9 @@ def _same_folder(first: str | None, second: str | None) -> bool:
     return (
         first is not None
         and second is not None
-        and Path(first).is_dir()
-        and Path(second).is_dir()
-        and Path(first).samefile(second)
+        and os.path.isdir(first)
+        and os.path.isdir(second)
+        and os.path.samefile(first, second)
     )
 
 

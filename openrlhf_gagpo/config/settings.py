@@ -103,7 +103,7 @@ def objective_settings(config: Config) -> ObjectiveSettings:
     )
 
 
-def _optimizer(section: Any) -> OptimizerSettings:
+def _optimizer(section: Any, max_bad_steps: int) -> OptimizerSettings:
     """Return the optimizer of the policy or of the critic, whose flags have the same names."""
     return OptimizerSettings(
         lr=section.adam.lr,
@@ -114,6 +114,7 @@ def _optimizer(section: Any) -> OptimizerSettings:
         warmup_ratio=section.lr_warmup_ratio,
         min_lr_ratio=section.min_lr_ratio,
         max_norm=section.max_norm,
+        max_bad_steps=max_bad_steps,
     )
 
 
@@ -122,7 +123,7 @@ def _critic(config: Config) -> CriticSettings:
     return CriticSettings(
         model=critic.model_name_or_path,
         new_head=critic.model_name_or_path == config.actor.model_name_or_path,
-        optimizer=_optimizer(critic),
+        optimizer=_optimizer(critic, config.train.max_bad_steps),
         value_clip=critic.value_clip,
         gradient_checkpointing=config.actor.gradient_checkpointing_enable,
         export=critic.save_value_network,
@@ -172,7 +173,7 @@ def backend_settings(config: Config) -> BackendSettings:
             epochs=train.max_epochs,
         ),
         objective=objective_settings(config),
-        optimizer=_optimizer(actor),
+        optimizer=_optimizer(actor, train.max_bad_steps),
         critic=_critic(config) if uses_critic(config) else None,
         checkpoints=CheckpointSettings(Path(config.ckpt.path), Path(config.ckpt.output_dir), config.ckpt.max_num),
         trackers=_trackers(config),

@@ -61,7 +61,7 @@ class LossBatch:
     rows_per_step: float
     """Mean number of rows of an optimizer step in this iteration, so that every row of it weighs the same."""
     tokens_per_step: int
-    """Response tokens of this optimizer step."""
+    """Response tokens of this optimizer step; 1 if it has none."""
     response_limit: int
     """Response tokens that an action of this run may have at most."""
     weight: Tensor

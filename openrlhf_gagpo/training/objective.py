@@ -52,6 +52,11 @@ class LossScale:
     row_normalizer: float
     token_normalizer: int
 
+    @property
+    def tokens(self) -> int:
+        """The divisor of sums over tokens: at least 1, so that the loss of a step without response tokens is 0."""
+        return max(self.token_normalizer, 1)
+
 
 def token_log_probs(logits: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
     """Return the log-probabilities of ``targets`` (B, A) under ``logits`` (B, A, V), in float32."""
@@ -127,7 +132,7 @@ def step_loss(
             mask=mask,
             clip_scale=actions.clip_scale,
             rows_per_step=scale.row_normalizer,
-            tokens_per_step=scale.token_normalizer,
+            tokens_per_step=scale.tokens,
             response_limit=objective.response_limit,
             weight=weight,
         ),
@@ -145,12 +150,12 @@ def step_loss(
     }
     if actions.reference_log_probs is not None:
         kl = (kl_estimate(log_probs, actions.reference_log_probs, objective.kl_estimator) * mask).sum()
-        loss = loss + objective.kl_coef * kl / scale.token_normalizer
+        loss = loss + objective.kl_coef * kl / scale.tokens
         sums["kl"] = kl
     if entropy is not None:
         total = (entropy * mask).sum()
         if objective.entropy_coef:
-            loss = loss - objective.entropy_coef * total / scale.token_normalizer
+            loss = loss - objective.entropy_coef * total / scale.tokens
         sums["entropy"] = total
     sums |= {"loss": loss, "policy_loss": result.loss}
     if actions.sampling_log_probs is not None:

@@ -128,6 +128,8 @@ class OptimizerSettings:
     min_lr_ratio: float
     max_norm: float
     """Gradient norm above which gradients are scaled down; 0 for never."""
+    max_bad_steps: int = 5
+    """Steps in a row that may be skipped for a gradient that is not finite before the run ends; 0 for any number."""
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,7 @@ def value_loss(
     mask = tensors.places.mask.to(values)
     moved = tensors.old + (values - tensors.old).clamp(-clip, clip)
     plain, clipped = (values - tensors.target).square(), (moved - tensors.target).square()
-    count = scale.token_normalizer if tensors.by_token else scale.row_normalizer
+    count = scale.tokens if tensors.by_token else scale.row_normalizer
     loss = 0.5 * (plain.maximum(clipped) * mask).sum() / count
     sums = {
         "loss": loss,

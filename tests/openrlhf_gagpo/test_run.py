@@ -14,6 +14,7 @@ from openrlhf_gagpo.config.resolve import resolve
 from openrlhf_gagpo.errors import ConfigError, RunError
 from openrlhf_gagpo.progress import ProgressDisplay
 from openrlhf_gagpo.runfolder import RunFolder
+from support.models import model_folder
 from support.paths import DATA
 
 
@@ -96,3 +97,12 @@ def test_a_run_of_the_first_release_is_continued_with_its_own_flags(
         run_module._check_same_run(other, folder)
     folder.resume(0)
     assert folder.info()["format"] == 2
+
+
+def test_whatever_a_damaged_tokenizer_leads_to_is_one_sentence(tmp_path: Path) -> None:
+    """An empty object is a KeyError to transformers, and other content a plain Exception."""
+    model = model_folder(tmp_path / "model")
+    config = _config(tmp_path / "run", "--actor.model_name_or_path", str(model))
+    with pytest.raises(ConfigError, match=r"no tokenizer can be loaded from .* \(KeyError: .*\); copy or") as stop:
+        run_module._tokenizer(config, ProgressDisplay(1))
+    assert "\n" not in str(stop.value)

@@ -19,7 +19,7 @@ from openrlhf_gagpo import metrics as glossary
 from openrlhf_gagpo.backends.local import LocalBackend
 from openrlhf_gagpo.config.settings import backend_settings, loop_settings
 from openrlhf_gagpo.credit.gains import GainOptions
-from openrlhf_gagpo.errors import RunError
+from openrlhf_gagpo.errors import DivergenceError, RunError
 from openrlhf_gagpo.rollout.types import AnswerTokens, Episode, SamplingParams
 from openrlhf_gagpo.runfolder import RunFolder
 from openrlhf_gagpo.training import schedule
@@ -197,6 +197,35 @@ def test_an_iteration_without_rows_changes_nothing(backend: Any) -> None:
     before = policy_parameters(backend)
     assert backend.update([], seed=0)["policy/optimizer_steps"] == 0
     assert all(torch.equal(value, before[name]) for name, value in policy_parameters(backend).items())
+
+
+@one_kind
+def test_steps_whose_gradient_is_not_finite_are_skipped_and_end_the_run(backend: Any) -> None:
+    """In fp32 DeepSpeed itself would take them, and every weight would be lost."""
+    episodes = play(backend, iteration=2)
+    good = rows_of(episodes, 40, seed=8)
+    faulty = [replace(row, advantage=float("nan"), value_target=float("inf")) for row in good]
+    before = policy_parameters(backend), critic_parameters(backend)
+    metrics = backend.update(faulty, seed=8)
+    for name in ("policy", "critic"):
+        assert metrics[f"{name}/skipped_steps"] == 2
+        assert f"{name}/grad_norm" not in metrics
+    assert metrics["policy/optimizer_steps"] == metrics["policy/rows_trained"] == 0
+    for values, kept in zip((policy_parameters(backend), critic_parameters(backend)), before, strict=True):
+        assert all(torch.equal(value, kept[name]) for name, value in values.items())
+
+    # One row of forty: the other step is taken, and its gradient holds nothing of the skipped one's.
+    metrics = backend.update([faulty[0], *good[1:]], seed=9)
+    assert (metrics["policy/skipped_steps"], metrics["policy/optimizer_steps"]) == (1, 1)
+    assert (metrics["critic/skipped_steps"], metrics["policy/rows_trained"]) == (1, 20)
+    assert all(np.isfinite(value) for value in metrics.values())
+    assert all(value.isfinite().all() for value in policy_parameters(backend).values())
+    moved = policy_parameters(backend)
+    assert any(not torch.equal(value, moved[name]) for name, value in before[0].items())
+
+    with pytest.raises(DivergenceError, match=r"^the gradient of the (policy|critic) was not finite in 5 .*adam\.lr"):
+        backend.update(faulty * 3, seed=10)
+    assert backend.update(good, seed=11)["policy/skipped_steps"] == 0
 
 
 @one_kind

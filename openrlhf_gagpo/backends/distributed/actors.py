@@ -24,8 +24,17 @@ from openrlhf_gagpo.training.collate import ActionTensors, TokenBatch
 from openrlhf_gagpo.training.objective import LossScale, finish_metrics, masked_entropy, merge_sums, step_loss
 from openrlhf_gagpo.training.schedule import offset_warmup
 from openrlhf_gagpo.training.settings import ObjectiveSettings
+from openrlhf_gagpo.training.steps import StepLog
 
-__all__ = ["PolicyActor", "ReferenceActor", "StepStrategy", "UpdateStep", "plain_class", "use_available_attention"]
+__all__ = [
+    "PolicyActor",
+    "ReferenceActor",
+    "StepStrategy",
+    "UpdateStep",
+    "plain_class",
+    "step_log",
+    "use_available_attention",
+]
 
 
 def plain_class(actor_class: Any) -> Any:
@@ -82,14 +91,24 @@ class StepStrategy(DeepspeedStrategy):
             merge_sums(merged, shard)
         return merged
 
-    def optimizer_step(self, _optimizer: Any, model: Any, _scheduler: Any, name: str = "model", **kwargs: Any) -> None:
-        """Step the optimizer but not the learning-rate schedule, because schedules count iterations here."""
+    def take_step(self, model: Any) -> float | None:
+        """Step the optimizer but not the learning-rate schedule, because schedules count iterations here.
+
+        Returns:
+            The gradient norm before clipping; or None, on all ranks alike, if the gradient was not finite and the step
+            was therefore skipped.
+        """
         engine = _engine(model)
+        # By itself DeepSpeed looks for such gradients only in half precision, in ZeRO-3 only in fp16. What a rank finds
+        # is shared with the others, and the step that follows drops the gradients and changes nothing.
+        if self.stage > 0:
+            engine.optimizer.check_overflow()
         scheduler, engine.lr_scheduler = engine.lr_scheduler, None
         try:
             engine.step()
         finally:
             engine.lr_scheduler = scheduler
+        return self.get_grad_norm(model) if engine.was_step_applied() else None
 
 
 def _engine(model: Any) -> Any:
@@ -98,6 +117,12 @@ def _engine(model: Any) -> Any:
     Asking for ``model.model`` instead would not do: a critic's engine passes that on to the module inside it.
     """
     return model.model if isinstance(model, Actor) else model
+
+
+def step_log(args: Any, model: str, flags: str) -> StepLog:
+    """Return the log of a model's optimizer steps with the run's limit of skipped ones (see ``StepLog``)."""
+    # In fp16 DeepSpeed skips steps while it looks for a loss scale, and itself ends the run if there is none.
+    return StepLog(model, flags, 0 if args.ds.param_dtype == "fp16" else args.train.max_bad_steps)
 
 
 class StepPolicyTrainer(ppo_actor.ActorPPOTrainer):
@@ -113,24 +138,27 @@ class StepPolicyTrainer(ppo_actor.ActorPPOTrainer):
             self.vllm_engines = engines
         offset_warmup(self.actor_scheduler, self.args.actor.lr_warmup_ratio)
         self.planned: list[UpdateStep] = []
+        self.log = step_log(self.args, "policy", "actor")
         settings: ObjectiveSettings = self.args.gagpo_objective
         self.objective = settings.build()
 
     def ppo_train(self, kl_ctl: float) -> dict[str, float]:
-        """Run one iteration's updates: every planned step once, then advance the learning-rate schedule by one."""
-        totals: dict[str, float] = {}
-        norms = []
+        """Run one iteration's updates: every planned step once, then advance the learning-rate schedule by one.
+
+        Raises:
+            DivergenceError: too many steps in a row had a gradient that is not finite.
+        """
+        self.log.begin()
         learning_rate = self.actor_scheduler.get_last_lr()[0]
         for step in self.planned:
+            totals: dict[str, float] = {}
             for index, (tokens, actions) in enumerate(step.micro_batches):
                 boundary = index + 1 == len(step.micro_batches)
                 merge_sums(totals, self._backward(tokens, actions, step.scale, boundary))
-            self.strategy.optimizer_step(self.actor_optim, self.actor, self.actor_scheduler, name="actor")
-            norms.append(self.strategy.get_grad_norm(self.actor))
+            self.log.end_step(totals, self.strategy.take_step(self.actor))
         self.actor_scheduler.step()
-        metrics = finish_metrics(self.strategy.reduce_sums(totals), len(self.planned))
-        if norms:
-            metrics["policy/grad_norm"] = sum(norms) / len(norms)
+        metrics = finish_metrics(self.strategy.reduce_sums(self.log.totals), self.log.count)
+        metrics |= {f"policy/{name}": value for name, value in self.log.metrics().items()}
         metrics["policy/lr"] = learning_rate
         self.planned = []
         return metrics

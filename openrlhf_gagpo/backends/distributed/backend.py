@@ -8,6 +8,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,7 +31,7 @@ from openrlhf_gagpo.backends.distributed.experience import StepExperienceMaker
 from openrlhf_gagpo.backends.distributed.fleet import EngineFleet
 from openrlhf_gagpo.backends.distributed.stacks import Place, stacks_of
 from openrlhf_gagpo.backends.trackers import Trackers
-from openrlhf_gagpo.errors import RunError
+from openrlhf_gagpo.errors import DivergenceError, RunError
 from openrlhf_gagpo.machine import cores
 from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, SamplingParams
 from openrlhf_gagpo.training.backend import OnStage, Restored, unnoticed
@@ -75,14 +76,20 @@ def _explained(method: Callable[..., Any]) -> Callable[..., Any]:
             return method(*args, **kwargs)
         except ray.exceptions.RayError as error:
             cause = getattr(error, "cause", None) or error
-            text = " ".join(str(cause).strip().split("\n")[-1].split())
+            if isinstance(cause, DivergenceError):
+                raise DivergenceError(str(cause)) from error
             node = ray._private.worker._global_node
             logs = "Ray's logs" if node is None else node.get_logs_dir_path()
             raise RunError(
-                f"a worker failed with {type(cause).__name__}: {text[:400]} (its trace is in {logs})"
+                f"a worker failed with {type(cause).__name__}: {_in_a_line(cause)} (its trace is in {logs})"
             ) from error
 
     return run
+
+
+def _in_a_line(error: BaseException) -> str:
+    """Return the last line of an error's message, where Ray says what happened."""
+    return " ".join(str(error).strip().split("\n")[-1].split())[:400].rstrip(".")
 
 
 class StepTrainer(BasePPOTrainer):
@@ -167,7 +174,7 @@ class DistributedBackend:
         self._trainer: StepTrainer | None = None
         self._places: list[Place] = []
         """Of the workers that are not engines."""
-        self._group: Any = None
+        self._groups: dict[str, Any] = {}
         self._owns_ray = False
 
     @property
@@ -202,18 +209,18 @@ class DistributedBackend:
             zero_stage=args.ds.zero_stage,
             args=args,
         )
+        together = args.train.colocate_all
+        shared = together or args.train.colocate_actor_ref
+        self._reserve(shared=shared)
         # Everything starts at once, so that imports and model loading, which dominate, overlap.
-        shared = args.train.colocate_all or args.train.colocate_actor_ref
-        if shared:
-            self._group = self._reserve(args.actor.num_nodes * args.actor.num_gpus_per_node)
-        specs = create_engines(args, self._group if args.train.colocate_all else None)
+        specs = create_engines(args, self._group("engines"), shared=together)
         fast = not args.data.disable_fast_tokenizer
         model = args.actor.model_name_or_path
         stall = self.settings.stall_timeout
         fleet = self._fleet = EngineFleet(specs, self.settings.rollout, model, fast, stall)
-        policy = self._actors(args.actor, PolicyActor, shared)
-        reference = self._actors(args.ref, ReferenceActor, shared) if args.algo.kl.init_coef > 0 else None
-        critic = self._actors(args.critic, CriticActor, args.train.colocate_all) if self.settings.critic else None
+        policy = self._actors("policy", args.actor, PolicyActor, shared)
+        reference = self._actors("reference", args.ref, ReferenceActor, shared) if args.algo.kl.init_coef > 0 else None
+        critic = self._actors("critic", args.critic, CriticActor, together) if self.settings.critic else None
         tokenizer = get_tokenizer(model, None, "left", strategy, use_fast=fast)
         self._trainer = StepTrainer(
             strategy, policy, critic, reference, fleet.handles, tokenizer, self.settings.batches
@@ -256,23 +263,43 @@ class DistributedBackend:
                 "counts, or start more nodes"
             )
 
-    def _reserve(self, gpus: int) -> Any:
-        """Reserve a placement group with one bundle per GPU, as OpenRLHF does for colocated models."""
-        group = placement_group([{"GPU": 1, "CPU": 1}] * gpus, strategy="PACK")
-        if not group.wait(timeout_seconds=_PLACEMENT_TIMEOUT_S):
-            remove_placement_group(group)
-            raise RunError(
-                f"Ray could not reserve {gpus} bundles of one GPU and one CPU within {_PLACEMENT_TIMEOUT_S} s: another "
-                "job holds them (see `ray status`)"
-            )
-        return group
+    def _reserve(self, *, shared: bool) -> None:
+        """Reserve a placement group with one bundle per GPU for each set of processes that are on the same GPUs.
 
-    def _actors(self, counts: Any, actor_class: Any, shared: bool) -> RayActorGroup:
+        Args:
+            shared: whether the reference is on the policy's GPUs.
+
+        Raises:
+            RunError: others hold what is needed; OpenRLHF's own reservations would wait for it without limit.
+        """
+        args = self.args
+        sizes = {"policy": args.actor.num_nodes * args.actor.num_gpus_per_node}
+        if not shared and args.algo.kl.init_coef > 0:
+            sizes["reference"] = args.ref.num_nodes * args.ref.num_gpus_per_node
+        if not args.train.colocate_all:
+            sizes["engines"] = args.vllm.num_engines * args.vllm.tensor_parallel_size
+            if self.settings.critic:
+                sizes["critic"] = args.critic.num_nodes * args.critic.num_gpus_per_node
+        deadline = time.monotonic() + _PLACEMENT_TIMEOUT_S
+        for name, size in sizes.items():
+            self._groups[name] = placement_group([{"GPU": 1, "CPU": 1}] * size, strategy="PACK")
+        if not all(group.wait(max(deadline - time.monotonic(), 0)) for group in self._groups.values()):
+            raise RunError(
+                f"Ray could not reserve {sum(sizes.values())} bundles of one GPU and one CPU within "
+                f"{_PLACEMENT_TIMEOUT_S} s: another job holds them (see `ray status`); wait until it has ended, or "
+                "lower the --actor, --ref and --vllm counts"
+            )
+
+    def _group(self, name: str) -> Any:
+        """Return the placement group of some processes; those without one of their own are on the policy's GPUs."""
+        return self._groups.get(name, self._groups["policy"])
+
+    def _actors(self, name: str, counts: Any, actor_class: Any, shared: bool) -> RayActorGroup:
         return RayActorGroup(
             counts.num_nodes,
             counts.num_gpus_per_node,
             actor_class,
-            pg=self._group if shared else None,
+            pg=self._group(name),
             num_gpus_per_actor=SHARE if shared else 1,
             duplicate_actors=self.args.ds.ring_attn_size * self.args.ds.tensor_parallel_size,
         )
@@ -287,14 +314,23 @@ class DistributedBackend:
             "log_to_driver": True,
             "logging_level": logging.WARNING,
         }
-        if self.args.ray.address:
-            ray.init(address=self.args.ray.address, **options)
-            return
-        if not compat.cuda_available():
-            # Ray counts logical GPUs; every bundle also needs a logical core, even if the machine has fewer.
-            gpus = self.args.ray.num_gpus or self.settings.gpus
-            options |= {"num_gpus": gpus, "num_cpus": max(cores(), gpus + 1)}
-        ray.init(include_dashboard=False, **options)
+        address = self.args.ray.address
+        if not address:
+            options["include_dashboard"] = False
+            if not compat.cuda_available():
+                # Ray counts logical GPUs; every bundle also needs a logical core, even if the machine has fewer.
+                gpus = self.args.ray.num_gpus or self.settings.gpus
+                options |= {"num_gpus": gpus, "num_cpus": max(cores(), gpus + 1)}
+        try:
+            # Without an address, Ray would join a cluster that somebody has started on this machine.
+            ray.init(address=address or "local", **options)
+        except Exception as error:  # of any class: a node that starts too slowly is a plain Exception
+            cause = f"{type(error).__name__}: {_in_a_line(error)}"
+            if address:
+                raise RunError(
+                    f"the Ray cluster at {address} cannot be joined ({cause}); check --ray.address, or RAY_ADDRESS"
+                ) from error
+            raise RunError(f"Ray cannot be started on this machine ({cause}); see `gagpo doctor`") from error
 
     @_explained
     def rollout(
@@ -392,11 +428,13 @@ class DistributedBackend:
     def _stop(self) -> None:
         if not ray.is_initialized():
             return
-        if self._fleet is not None:
-            self._fleet.stop()
-            self._fleet = None
-        if self._group is not None:
-            remove_placement_group(self._group)
-            self._group = None
+        # What Ray has lost needs no end, and must not hide why the run ends.
+        fleet, self._fleet = self._fleet, None
+        with suppress(ray.exceptions.RayError):
+            if fleet is not None:
+                fleet.stop()
+        with suppress(ray.exceptions.RayError):
+            while self._groups:
+                remove_placement_group(self._groups.popitem()[1])
         if self._owns_ray:
             ray.shutdown()

@@ -12,7 +12,7 @@ import ray
 import torch
 from openrlhf.trainer.ray import ppo_critic
 
-from openrlhf_gagpo.backends.distributed.actors import StepStrategy, plain_class, use_available_attention
+from openrlhf_gagpo.backends.distributed.actors import StepStrategy, plain_class, step_log, use_available_attention
 from openrlhf_gagpo.backends.distributed.stacks import Place, listen
 from openrlhf_gagpo.training.collate import TokenBatch
 from openrlhf_gagpo.training.objective import LossScale, merge_sums
@@ -40,23 +40,26 @@ class StepCriticTrainer(ppo_critic.CriticPPOTrainer):
         super().__init__(*args, **kwargs)
         offset_warmup(self.critic_scheduler, self.args.critic.lr_warmup_ratio)
         self.planned: list[CriticStep] = []
+        self.log = step_log(self.args, "critic", "critic")
 
     def ppo_train(self) -> dict[str, float]:
-        """Run one iteration's updates: every planned step once, then advance the learning-rate schedule by one."""
+        """Run one iteration's updates: every planned step once, then advance the learning-rate schedule by one.
+
+        Raises:
+            DivergenceError: too many steps in a row had a gradient that is not finite.
+        """
         started = time.perf_counter()
-        totals: dict[str, float] = {}
-        norms = []
+        self.log.begin()
         learning_rate = self.critic_scheduler.get_last_lr()[0]
         for step in self.planned:
+            totals: dict[str, float] = {}
             for index, (tokens, values) in enumerate(step.micro_batches):
                 boundary = index + 1 == len(step.micro_batches)
                 merge_sums(totals, self._backward(tokens, values, step.scale, boundary))
-            self.strategy.optimizer_step(self.critic_optim, self.critic, self.critic_scheduler, name="critic")
-            norms.append(self.strategy.get_grad_norm(self.critic))
+            self.log.end_step(totals, self.strategy.take_step(self.critic))
         self.critic_scheduler.step()
-        metrics = finish_value_metrics(self.strategy.reduce_sums(totals), len(self.planned))
-        if norms:
-            metrics["critic/grad_norm"] = sum(norms) / len(norms)
+        metrics = finish_value_metrics(self.strategy.reduce_sums(self.log.totals), self.log.count)
+        metrics |= {f"critic/{name}": value for name, value in self.log.metrics().items()}
         self.planned = []
         return metrics | {"critic/lr": learning_rate, "time/critic": time.perf_counter() - started}
 

@@ -143,10 +143,17 @@ class _Recorder:
         return spec.start()
 
 
-def create_engines(args: Any, placement_group: Any) -> list[EngineSpec]:
-    """Call OpenRLHF's ``create_vllm_engines`` with our actor class, the run's dtype and processed log-probabilities."""
-    original = vllm_engine.RolloutRayActor
+def create_engines(args: Any, group: Any, *, shared: bool) -> list[EngineSpec]:
+    """Call OpenRLHF's ``create_vllm_engines`` with our actor class, the run's dtype and processed log-probabilities.
+
+    Args:
+        group: placement group of the engines.
+        shared: whether models are on the same GPUs.
+    """
+    original = vllm_engine.RolloutRayActor, vllm_engine.placement_group
     specs: list[EngineSpec] = []
+    # For engines with GPUs of their own, OpenRLHF makes a group itself and waits for it without limit.
+    vllm_engine.placement_group = lambda *_, **__: group
     vllm_engine.RolloutRayActor = _Recorder(AgentRolloutActor, {"dtype": _DTYPES[args.ds.param_dtype]}, specs)
     try:
         vllm_engine.create_vllm_engines(
@@ -158,11 +165,11 @@ def create_engines(args: Any, placement_group: Any) -> list[EngineSpec]:
             args.vllm.enable_prefix_caching,
             args.vllm.enforce_eager,
             args.data.max_len,
-            placement_group,
+            group if shared else None,
             args.vllm.gpu_memory_utilization,
             args.vllm.enable_sleep,
             "processed_logprobs",
         )
     finally:
-        vllm_engine.RolloutRayActor = original
+        vllm_engine.RolloutRayActor, vllm_engine.placement_group = original
     return specs

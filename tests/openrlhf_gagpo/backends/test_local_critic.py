@@ -14,6 +14,7 @@ from transformers import AutoModel
 from openrlhf_gagpo.backends.local import LocalBackend
 from openrlhf_gagpo.config.resolve import resolve
 from openrlhf_gagpo.config.settings import backend_settings
+from openrlhf_gagpo.errors import DivergenceError
 from openrlhf_gagpo.training.backend import Restored
 from openrlhf_gagpo.training.rows import TrainingRow
 from support import tiny_vault
@@ -158,3 +159,30 @@ def test_a_saved_critic_is_a_model_folder_that_a_run_can_start_from(make: Make) 
 def test_without_an_estimator_that_needs_it_there_is_no_critic(vault_model: Path, tmp_path: Path) -> None:
     config = resolve(tiny_vault.arguments(vault_model, tmp_path / "run")[1:])
     assert backend_settings(config).critic is None
+
+
+def test_a_critic_skips_its_own_steps(make: Make) -> None:
+    backend = make(critic__adam__lr=1e-2, train__max_bad_steps=2)
+    assert backend.critic is not None
+    given = rows(backend, 12)
+    faulty = [replace(given[0], value_target=float("inf")), *given[1:]]
+    backend.update(given, seed=0)
+    before = backend.critic.parameters()
+    metrics = backend.update(faulty, seed=1)
+    assert (metrics["critic/skipped_steps"], metrics["policy/skipped_steps"]) == (1, 0)
+    assert metrics["policy/optimizer_steps"] == 1
+    assert all(torch.equal(value, before[name]) for name, value in backend.critic.parameters().items())
+    with pytest.raises(DivergenceError, match=r"critic .* 2 optimizer steps in a row.*--critic\.adam\.lr"):
+        backend.update(faulty, seed=2)
+
+
+def test_a_critic_of_tokens_without_any_has_loss_0(make: Make) -> None:
+    backend = make()
+    assert backend.critic is not None
+    given = [
+        replace(row, response_ids=[], sampling_log_probs=[], token_values=[], token_value_targets=np.zeros(0))
+        for row in rows(backend, 4, by_token=True)
+    ]
+    before = backend.critic.parameters()
+    assert backend.update(given, seed=0)["critic/loss"] == 0
+    assert all(torch.equal(value, before[name]) for name, value in backend.critic.parameters().items())

@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from openrlhf_gagpo.backends.local import LocalBackend
 from openrlhf_gagpo.config.resolve import resolve
 from openrlhf_gagpo.config.settings import backend_settings
+from openrlhf_gagpo.errors import DivergenceError
 from openrlhf_gagpo.training.rows import TrainingRow
 from support import tiny_vault
 
@@ -275,3 +276,58 @@ def test_the_schedule_advances_once_an_iteration(start: Start, rows: list[Traini
         assert metrics["policy/optimizer_steps"] == steps
         logged.append(metrics["policy/lr"])
     assert logged == pytest.approx([1e-3, 0.75e-3, 0.5e-3, 0.25e-3])
+
+
+def _state(backend: LocalBackend) -> list[dict[str, Tensor]]:
+    return [dict(state) for state in backend.optimizer.state_dict()["state"].values()]
+
+
+@pytest.mark.parametrize("advantage", [float("nan"), float("inf"), 3e38], ids=["nan", "inf", "overflow"])
+def test_a_step_whose_gradient_is_not_finite_leaves_everything_as_it_was(
+    start: Start, rows: list[TrainingRow], advantage: float
+) -> None:
+    faulty = [replace(rows[0], advantage=advantage), *rows[1:]]
+    whole, hurt = start(), start()
+    for backend in (whole, hurt):
+        backend.update(rows, seed=0)
+    before = hurt.parameters()
+    metrics = hurt.update(faulty, seed=1)
+    assert metrics["policy/skipped_steps"] == 1
+    assert metrics["policy/optimizer_steps"] == metrics["policy/rows_trained"] == 0
+    assert all(torch.equal(value, before[name]) for name, value in hurt.parameters().items())
+    for backend in (whole, hurt):
+        backend.update(rows, seed=2)
+    reached = whole.parameters()
+    assert all(torch.equal(value, reached[name]) for name, value in hurt.parameters().items())
+    for one, other in zip(_state(whole), _state(hurt), strict=True):
+        assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_only_the_step_with_the_faulty_row_is_skipped(start: Start, rows: list[TrainingRow]) -> None:
+    backend = start(train__batch_size=4, actor__adam__lr=1e-4)
+    plan = backend.settings.batches.plan_training(rows, 1, 0)
+    (lost,) = (len(step.rows) for step in plan if 0 in step.rows)
+    metrics = backend.update([replace(rows[0], advantage=float("nan")), *rows[1:]], seed=0)
+    assert len(plan) == 4
+    assert (metrics["policy/skipped_steps"], metrics["policy/optimizer_steps"]) == (1, 3)
+    assert metrics["policy/rows_trained"] == len(rows) - lost
+    assert all(math.isfinite(value) for value in metrics.values())
+    assert all(value.isfinite().all() for value in backend.parameters().values())
+
+
+def test_too_many_skipped_steps_in_a_row_end_the_run(start: Start, rows: list[TrainingRow]) -> None:
+    faulty = [replace(row, advantage=float("nan")) for row in rows]
+    backend = start(train__max_bad_steps=2)
+    backend.update(faulty, seed=0)
+    with pytest.raises(DivergenceError, match=r"policy .* 2 optimizer steps .*--actor\.adam\.lr.*max_bad_steps"):
+        backend.update(faulty, seed=1)
+
+
+@pytest.mark.parametrize("loss", ["gspo", "ppo"])
+def test_a_step_without_response_tokens_has_loss_0(start: Start, rows: list[TrainingRow], loss: str) -> None:
+    backend = start(algo__kl__init_coef=0.5, actor__entropy_coef=0.1, actor__policy_loss_type=loss)
+    before = backend.parameters()
+    metrics = backend.update([replace(row, response_ids=[], sampling_log_probs=[]) for row in rows], seed=0)
+    assert metrics["policy/loss"] == metrics["policy/grad_norm"] == metrics["policy/tokens_trained"] == 0
+    assert metrics["policy/optimizer_steps"] == 1
+    assert all(torch.equal(value, before[name]) for name, value in backend.parameters().items())

@@ -13,9 +13,11 @@ import uuid
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -25,6 +27,7 @@ from openrlhf_gagpo.cli.main import main
 from openrlhf_gagpo.rollout.records import read_episodes
 from openrlhf_gagpo.run import terminate_as_interrupt
 from openrlhf_gagpo.runfolder import RunFolder
+from openrlhf_gagpo.training.objective import step_loss
 from support import tiny_vault
 
 _MARK = "TEST_RUN_MARK"
@@ -157,21 +160,24 @@ def _timeless(row: dict[str, object]) -> dict[str, object]:
     }
 
 
-@pytest.mark.parametrize(
-    ("owner", "method", "call"),
-    [
-        # In the second iteration, after its episodes were recorded and the weights had changed.
-        ("openrlhf_gagpo.backends.local.LocalBackend", "sync", 2),
-        # While the second checkpoint is being written.
-        ("openrlhf_gagpo.backends.local.torch", "save", 2),
-    ],
-    ids=["update", "checkpoint"],
-)
-def test_a_killed_run_continues_from_its_checkpoint(
-    whole: Path, vault_model: Path, tmp_path: Path, owner: str, method: str, call: int
+def test_a_run_killed_while_it_writes_a_checkpoint_continues_from_the_one_before(
+    whole: Path, vault_model: Path, tmp_path: Path
 ) -> None:
-    run, mark = tmp_path / "run", uuid.uuid4().hex
+    run = tmp_path / "run"
     argv = tiny_vault.arguments(vault_model, run, report=False)
+    _kill(argv, "openrlhf_gagpo.backends.local.torch", "save", 2)
+    assert (run / "checkpoints" / "latest").read_text() == "global_step1"
+    assert RunFolder.open(run).rollout_iterations() == [1, 2]
+
+    assert main([*argv, "--ckpt.load_enable"]) == 0
+    _assert_same_model(run, whole)
+    assert [row["iteration"] for row in RunFolder.open(run).metrics()] == [1, 2]
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"global_step1", "global_step2", "latest"}
+
+
+def _kill(argv: list[str], owner: str, method: str, call: int) -> None:
+    """Run these arguments in a process that ends with kill -9 where it would make its ``call``-th call of a method."""
+    mark = uuid.uuid4().hex
     program = f"""
 import itertools, os, pkgutil, signal
 from openrlhf_gagpo.cli.main import main
@@ -188,13 +194,49 @@ main({argv!r})
     done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert _survivors(mark) == []
-    assert (run / "checkpoints" / "latest").read_text() == "global_step1"
-    assert RunFolder.open(run).rollout_iterations() == [1, 2]
 
-    assert main([*argv, "--ckpt.load_enable"]) == 0
-    _assert_same_model(run, whole)
-    assert [row["iteration"] for row in RunFolder.open(run).metrics()] == [1, 2]
-    assert {path.name for path in (run / "checkpoints").iterdir()} == {"global_step1", "global_step2", "latest"}
+
+def test_six_iterations_and_three_with_three_after_a_kill_are_equal_in_every_bit(
+    vault_model: Path, tmp_path: Path
+) -> None:
+    """With everything that has a state: policy, reference, critic, both optimizers, and schedules that move."""
+
+    def words(run: str) -> list[str]:
+        changes = {"algo__advantage__estimator": "gae", "actor__policy_loss_type": "ppo", "critic__adam__lr": 1e-3}
+        changes |= {"actor__lr_scheduler": "cosine", "critic__lr_scheduler": "linear", "train__batch_size": 16}
+        changes |= {"train__num_iterations": 6, "ckpt__save_steps": 3, "eval__steps": 2}
+        return tiny_vault.arguments(
+            vault_model, tmp_path / run, critic__save_value_network=True, report=False, **changes
+        )
+
+    # In the fourth iteration, when the weights had changed and its episodes were recorded.
+    _kill(words("killed"), "openrlhf_gagpo.backends.local.LocalBackend", "sync", 4)
+    killed = RunFolder.open(tmp_path / "killed")
+    assert [row["iteration"] for row in killed.metrics()] == [1, 2, 3]
+    assert killed.rollout_iterations() == [1, 2, 3, 4]
+    assert main([*words("killed"), "--ckpt.load_enable"]) == 0
+    assert main(words("whole")) == 0
+    whole = RunFolder.open(tmp_path / "whole")
+
+    for rows, expected in ((killed.metrics(), whole.metrics()), (killed.evals(), whole.evals())):
+        assert [_timeless(row) for row in rows] == [_timeless(row) for row in expected]
+    assert [row["iteration"] for row in killed.metrics()] == [1, 2, 3, 4, 5, 6]
+    for name in ("model", "model_critic"):
+        one, other = (load_file(run.path / name / "model.safetensors") for run in (killed, whole))
+        assert one.keys() == other.keys()
+        assert [weight for weight, value in one.items() if not torch.equal(value, other[weight])] == []
+    for iteration in range(1, 7):
+        assert _played(killed, iteration) == _played(whole, iteration)
+
+
+def _played(run: RunFolder, iteration: int) -> list[object]:
+    """What every step of an iteration's recorded episodes consists of."""
+    episodes = read_episodes(run.rollout_path(iteration))
+    return [
+        (episode.trajectory, step.prompt_ids, step.response_ids, step.sampling_log_probs, step.reward)
+        for episode in episodes
+        for step in episode.steps
+    ]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -298,3 +340,25 @@ def test_a_run_stops_with_one_sentence_when_every_episode_fails(
     info = RunFolder.open(tmp_path / "run").info()
     assert info["state"] == "failed"
     assert "the vault collapsed" in info["error"]
+
+
+def test_gradients_that_stay_infinite_end_the_run_with_a_sentence(
+    vault_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def overflowing(*args: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, sums = step_loss(*args)
+        return loss * float("inf"), sums
+
+    monkeypatch.setattr("openrlhf_gagpo.backends.local.step_loss", overflowing)
+    words = tiny_vault.arguments(vault_model, tmp_path / "run", train__num_iterations=9, train__max_bad_steps=3)
+    assert main([*words, "--train.batch_size", "1000", "--eval.no_before_train", "--eval.steps", "-1"]) == 1
+    (sentence,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("gagpo: error")]
+    assert "policy was not finite in 3 optimizer steps in a row" in sentence
+    run = RunFolder.open(tmp_path / "run")
+    assert run.info()["state"] == "failed"
+    assert run.info()["error"] == f"DivergenceError: {sentence.removeprefix('gagpo: error: ')}"
+    assert [row["policy/skipped_steps"] for row in run.metrics()] == [1, 1]
+    kept = run.checkpoints_dir / (run.checkpoints_dir / "latest").read_text()
+    assert kept.name == "global_step2"
+    before, after = (load_file(folder / "model.safetensors") for folder in (vault_model, kept))
+    assert all(torch.equal(value, before[name]) for name, value in after.items() if name in before)

@@ -135,6 +135,23 @@ def test_a_ratio_that_overflows_is_finite_in_cispo() -> None:
 
 
 @pytest.mark.parametrize("name", ["cispo", "gspo", "ppo"])
+@pytest.mark.parametrize("advantage", [1.0, -1.0])
+@pytest.mark.parametrize("far", [1e4, -1e4])
+def test_an_extreme_change_of_a_log_probability_gives_finite_numbers(name: str, advantage: float, far: float) -> None:
+    """In single precision e^1e4 is infinite, for a token as for the mean over an action's tokens."""
+    log_probs = torch.tensor([[min(far, 0.0), -1.0], [-1.0, -2.0]], requires_grad=True)
+    old = torch.tensor([[min(-far, 0.0), -1.5], [-1.5, -2.0]])
+    given = actions(old, torch.full((2,), advantage), torch.ones(2, 2))
+    # With a clip range that leaves everything to the bound of the exponent.
+    loss, sums = step_loss(log_probs, None, given, LossScale(2.0, 4), objective(name, eps_clip_low_high=(1.0, 1e30)))
+    (slopes,) = torch.autograd.grad(loss, log_probs)
+    assert loss.isfinite()
+    assert slopes.isfinite().all()
+    assert slopes[1].abs().max() > 0
+    assert all(value.isfinite().all() for value in sums.values())
+
+
+@pytest.mark.parametrize("name", ["cispo", "gspo", "ppo"])
 def test_the_clip_scale_moves_both_bounds(name: str) -> None:
     """Half a scale is half a range, on either side, in every loss that clips."""
     old = torch.zeros(4, 1, dtype=torch.float64)
