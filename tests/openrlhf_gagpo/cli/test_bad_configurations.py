@@ -119,7 +119,7 @@ def _of_names(flags: dict[str, Flag]) -> Iterator[Case]:
             other = not flag.default if flag.kind is bool else "7"
             if flag.choices is None and other != str(flag.default):
                 yield _recipe({flag.name: other})
-        if flag.disposition is Disposition.DISTRIBUTED and flag.kind is bool and not flag.deprecated:
+        if flag.disposition is Disposition.DISTRIBUTED and flag.kind is bool and not (flag.deprecated or flag.default):
             yield Case([f"--{flag.name}"])
         if flag.command_line_only:
             yield _recipe({flag.name: value})
