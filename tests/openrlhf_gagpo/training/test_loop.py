@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -19,10 +21,11 @@ from openrlhf_gagpo.errors import EstimatorError, LossError, RunError
 from openrlhf_gagpo.evaluation import evaluation_metrics
 from openrlhf_gagpo.rollout.filtering import GroupFilter
 from openrlhf_gagpo.rollout.grouping import drop_incomplete
-from openrlhf_gagpo.rollout.records import read_credit, read_episodes
+from openrlhf_gagpo.rollout.records import read_credit, read_episodes, write_episodes
 from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, SamplingParams
 from openrlhf_gagpo.runfolder import RunFolder
 from openrlhf_gagpo.stats import wilson_interval
+from openrlhf_gagpo.training import loop
 from openrlhf_gagpo.training.corrections import SamplerCorrection
 from openrlhf_gagpo.training.loop import Trainer
 from openrlhf_gagpo.training.summary import rollout_metrics
@@ -110,6 +113,43 @@ def test_a_run_evaluates_trains_and_saves_as_asked(tmp_path: Path) -> None:
         ("global_step5", {"iteration": 5}),
     ]
     assert trainer.run.rollout_iterations() == [1, 2, 3, 4, 5]
+
+
+def test_episodes_are_written_during_the_update_and_before_the_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = _trainer(tmp_path, _played)
+    updating, update, append = Event(), trainer.backend.update, trainer.run.append_metrics
+
+    def write(*args: Any) -> None:
+        assert updating.wait(10), "the update waited for the record"
+        write_episodes(*args)
+
+    def updated(*args: Any, **kwargs: Any) -> dict[str, float]:
+        updating.set()
+        return update(*args, **kwargs)
+
+    def appended(iteration: int, metrics: Any) -> None:
+        assert len(read_episodes(trainer.run.rollout_path(iteration))) == 8
+        append(iteration, metrics)
+
+    monkeypatch.setattr(loop, "write_episodes", write)
+    trainer.backend.update, trainer.run.append_metrics = updated, appended
+    trainer.iterate(1)
+    assert [row["iteration"] for row in trainer.run.metrics()] == [1]
+
+
+def test_what_stops_a_record_stops_the_run_in_the_same_iteration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(loop, "write_episodes", write)
+    trainer = _trainer(tmp_path, _played, train__num_iterations=3)
+    with pytest.raises(OSError, match="No space left"):
+        trainer.fit()
+    assert (trainer.run.metrics(), trainer.backend.saved) == ([], [])
 
 
 def test_everything_logged_is_documented(tmp_path: Path) -> None:
