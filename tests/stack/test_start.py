@@ -36,9 +36,9 @@ def make(tmp_path: Path) -> Make:
 
 @pytest.fixture
 def module() -> Any:
-    from openrlhf_gagpo.backends.distributed import backend
+    from openrlhf_gagpo.backends.distributed import cluster
 
-    return backend
+    return cluster
 
 
 @pytest.mark.parametrize("together", [False, True], ids=["apart", "colocated"])
