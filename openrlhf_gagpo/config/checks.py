@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,14 @@ from openrlhf_gagpo.credit import registry as estimators
 from openrlhf_gagpo.errors import ConfigError
 from openrlhf_gagpo.files import LOCK
 
-__all__ = ["check", "correction_range", "env_options"]
+__all__ = [
+    "check",
+    "correction_range",
+    "device_problems",
+    "env_options",
+    "machine_problems",
+    "settings_problems",
+]
 
 _RUN_FILES = ("run.json", "config.yaml", "metrics.jsonl", "eval.jsonl", "rollouts")
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -29,13 +37,36 @@ _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 def check(config: Config) -> Plan:
     """Return the placement plan of ``config``, or raise ``ConfigError`` for the first problem."""
     plan = place(config)
-    for rule in (_backend, _batches, _algorithm, _correction, _filtering, _trackers, _run_dir, _model):
-        for sentence in rule(config):
-            raise ConfigError(sentence)
-    for sentence in _local(config, plan) if BACKENDS[plan.backend].one_process else _distributed(config, plan):
+    for sentence in chain(settings_problems(config, plan), machine_problems(config, plan)):
         raise ConfigError(sentence)
-    _environment(config)
     return plan
+
+
+def settings_problems(config: Config, plan: Plan) -> Iterator[str]:
+    """Yield why no machine could run the configuration."""
+    for rule in (_backend, _batches, _algorithm, _correction, _filtering):
+        yield from rule(config)
+    yield from _local(config) if BACKENDS[plan.backend].one_process else _distributed(config, plan)
+    yield from _environment_settings(config)
+
+
+def machine_problems(config: Config, plan: Plan) -> Iterator[str]:
+    """Yield what is missing: packages, the run's folder, the model, devices, the environment and its data."""
+    for rule in (_trackers, _run_dir, _model):
+        yield from rule(config)
+    yield from device_problems(config, plan)
+    yield from _environment(config)
+
+
+def device_problems(config: Config, plan: Plan) -> Iterator[str]:
+    """Yield why the devices of this machine do not do."""
+    if BACKENDS[plan.backend].one_process:
+        if plan.device == "cuda" and not machine.has_cuda():
+            yield "--train.device cuda needs an NVIDIA GPU, but this machine shows none; use --train.device cpu"
+    elif plan.device == "cpu":
+        yield from _on_cpu(config)
+    else:
+        yield from _on_gpus(config, plan)
 
 
 _GAIN = "ig"
@@ -114,9 +145,6 @@ def _algorithm(config: Config) -> Iterator[str]:
         )
     if config.rollout.context == "window":
         yield from _idle(config, "rollout.context transcript", ("rollout.transcript_overflow",))
-    wants_eval = config.eval_only or evaluation.steps > 0
-    if wants_eval and config.env.eval_split is None:
-        yield f"{'--eval_only' if config.eval_only else 'eval.steps'} needs a split to play; set --env.eval_split"
 
 
 def _correction(config: Config) -> Iterator[str]:
@@ -233,9 +261,7 @@ def _model_at(flag: str, config: Config, *, tokenizer: bool = True) -> Iterator[
             yield from check_hub_model(name)
 
 
-def _local(config: Config, plan: Plan) -> Iterator[str]:
-    if plan.device == "cuda" and not machine.has_cuda():
-        yield "--train.device cuda needs an NVIDIA GPU, but this machine shows none; use --train.device cpu"
+def _local(config: Config) -> Iterator[str]:
     if config.ds.param_dtype == "fp16":
         yield f"{_say(config, 'ds.param_dtype')} fp16 needs loss scaling, which --backend local lacks; use bf16 or fp32"
     level = "algo.advantage.is_correction_level"
@@ -285,7 +311,8 @@ def _distributed(config: Config, plan: Plan) -> Iterator[str]:
         yield "ray.num_gpus applies only to a Ray that this command starts; remove it or ray.address"
     if config.ray.num_gpus is not None and config.ray.num_gpus < plan.gpus:
         yield f"ray.num_gpus is {config.ray.num_gpus}, but the placement needs {plan.gpus}; raise it or leave it out"
-    yield from _on_cpu(config, workers) if plan.device == "cpu" else _on_gpus(config, plan)
+    if ds.ring_attn_size > 1 and train.logit_chunk:
+        yield f"{_say(config, 'train.logit_chunk')} does not work with ds.ring_attn_size; set it to 0"
 
 
 def _on_gpus(config: Config, plan: Plan) -> Iterator[str]:
@@ -297,7 +324,8 @@ def _on_gpus(config: Config, plan: Plan) -> Iterator[str]:
         )
 
 
-def _on_cpu(config: Config, workers: int) -> Iterator[str]:
+def _on_cpu(config: Config) -> Iterator[str]:
+    workers = config.actor.num_nodes * config.actor.num_gpus_per_node
     if config.ds.zero_stage == 3 and workers > 1:
         yield "ds.zero_stage 3 with several workers gives wrong weights on a machine without GPUs; use stage 2"
     for name in ("vllm.enable_sleep", "ds.enable_sleep", "ds.adam_offload", "ds.use_liger_kernel"):
@@ -307,23 +335,37 @@ def _on_cpu(config: Config, workers: int) -> Iterator[str]:
         yield f"ds.attn_implementation {config.ds.attn_implementation} needs a GPU, but this machine has none; use sdpa"
 
 
-def _environment(config: Config) -> None:
+def _environment_settings(config: Config) -> Iterator[str]:
+    from agent_envs import registry
+
+    env = config.env
+    if env.max_steps is not None and "max_steps" in env.options:
+        yield "the step limit is given twice; keep env.max_steps and remove max_steps from env.options"
+    try:
+        for plugin in env.plugin:
+            registry.load_plugin(plugin)
+        if env.name and not registry.get(env.name).needs.hint():
+            registry.check_options(env.name, env_options(config))
+    except registry.RegistryError as error:
+        yield _about_environment(config, error)
+
+
+def _environment(config: Config) -> Iterator[str]:
     from agent_envs import registry
     from agent_envs.base import EnvError
 
     env = config.env
+    if env.eval_split is None and (config.eval_only or config.eval.steps > 0):
+        yield f"{'--eval_only' if config.eval_only else 'eval.steps'} needs a split to play; set --env.eval_split"
     if not env.name:
-        raise ConfigError("no environment is given; set --env.name (gagpo env list shows what there is)")
-    if env.max_steps is not None and "max_steps" in env.options:
-        raise ConfigError("the step limit is given twice; keep env.max_steps and remove max_steps from env.options")
+        yield "no environment is given; set --env.name (gagpo env list shows what there is)"
+        return
     try:
-        for plugin in env.plugin:
-            registry.load_plugin(plugin)
         instance = registry.make(env.name, **env_options(config))
         try:
             estimator = config.algo.advantage.estimator
             if _GAIN in estimators.get(estimator).needs and not instance.prompt.answer:
-                raise ConfigError(
+                yield (
                     f"{estimator} asks how likely the golden answer becomes, and {env.name} has none; choose another "
                     "--algo.advantage.estimator, or an environment with answers, such as a search QA"
                 )
@@ -332,14 +374,18 @@ def _environment(config: Config) -> None:
                 if split is None:
                     continue
                 if split not in instance.splits:
-                    raise ConfigError(f"{name} is {split!r}; {env.name} has {', '.join(instance.splits)}")
-                if not instance.tasks(split):
-                    raise ConfigError(f"{name} {split!r} of {env.name} has no tasks; check env.options")
+                    yield f"{name} is {split!r}; {env.name} has {', '.join(instance.splits)}"
+                elif not instance.tasks(split):
+                    yield f"{name} {split!r} of {env.name} has no tasks; check env.options"
         finally:
             instance.close()
-    except (registry.RegistryError, EnvError, ValueError, TypeError, OSError) as error:
-        where = _say(config, "env.options") if env.options else f"env.name {env.name}"
-        raise ConfigError(f"{where}: {str(error).rstrip('.')}") from None
+    except (EnvError, ValueError, TypeError, OSError) as error:
+        yield _about_environment(config, error)
+
+
+def _about_environment(config: Config, error: Exception) -> str:
+    where = _say(config, "env.options") if config.env.options else f"env.name {config.env.name}"
+    return f"{where}: {str(error).rstrip('.')}"
 
 
 def _say(config: Config, name: str) -> str:
