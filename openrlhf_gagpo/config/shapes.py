@@ -94,17 +94,22 @@ def find_shape(name: str | None) -> ModelShape | str:
     """Return the shape of a model folder or of a hub model that was fetched before; a sentence if it is not known."""
     if not name:
         return "no model is given"
-    folder = Path(name).expanduser()
-    files = [folder / "config.json"] if folder.is_dir() else sorted(cache_folder(name).glob("snapshots/*/config.json"))
-    if name in _PUBLISHED and not files:
-        return _PUBLISHED[name]
-    if not files or not files[-1].is_file():
-        return f"the config.json of {name} is not at hand; fetch the model, or give a folder that holds this file"
     try:
-        content = json.loads(files[-1].read_text(encoding="utf-8"))
-        return _shape(content, name)
-    except (OSError, ValueError, TypeError, KeyError, ZeroDivisionError) as error:
-        return f"{files[-1]} does not give the sizes of a model ({type(error).__name__}: {error})"
+        file = _config_file(name)
+        if file is None:
+            return _PUBLISHED.get(name) or (
+                f"the config.json of {name} is not at hand; fetch the model, or give a folder that holds this file"
+            )
+        return _shape(json.loads(file.read_text(encoding="utf-8")), name)
+    except (OSError, RuntimeError, ValueError, TypeError, KeyError, ZeroDivisionError) as error:
+        return f"the config.json of {name} does not give the sizes of a model ({type(error).__name__}: {error})"
+
+
+def _config_file(name: str) -> Path | None:
+    """Return the file of a folder, or the newest that the hub's cache has of a model."""
+    folder = Path(name).expanduser()
+    files = [folder / "config.json"] if folder.is_dir() else cache_folder(name).glob("snapshots/*/config.json")
+    return max((file for file in files if file.is_file()), key=lambda file: file.stat().st_mtime, default=None)
 
 
 def _shape(content: Mapping[str, Any], name: str) -> ModelShape | str:

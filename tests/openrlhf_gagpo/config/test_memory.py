@@ -77,6 +77,8 @@ def test_a_model_without_known_sizes_is_told_of(tmp_path: Path, content: str, wo
 def test_models_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     assert "is not at hand" in str(find_shape("someone/some-model"))
+    assert "is not at hand" in str(find_shape(str(tmp_path)))
+    assert "does not give the sizes of a model (OSError" in str(find_shape("a" * 300))
     assert find_shape(None) == "no model is given"
     snapshot = tmp_path / "models--someone--some-model" / "snapshots" / "1"
     snapshot.mkdir(parents=True)
