@@ -142,7 +142,11 @@ _TABLE: tuple[tuple[str, str, str], ...] = (
     ("policy/policy_loss", "The same without the KL and entropy terms.", "1"),
     ("policy/clip_share", "Share of probability ratios in the clipped part of the objective.", "share"),
     ("policy/kl_ref", "KL divergence from the reference model, by the configured estimator.", "nats per token"),
-    ("policy/entropy", "Entropy of the next-token distribution over response tokens.", "nats per token"),
+    (
+        "policy/entropy",
+        "Entropy of the next-token distribution over response tokens; only with `actor.entropy_coef`, 0 or more.",
+        "nats per token",
+    ),
     (
         "policy/approx_kl",
         "Estimated KL divergence between the policy before the update and the one trained.",

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from agent_envs import EnvError, registry
 from openrlhf_gagpo import hygiene
-from openrlhf_gagpo.config.checks import env_options
+from openrlhf_gagpo.config.reading import env_options
 from openrlhf_gagpo.config.resolve import Config, resolve
 from openrlhf_gagpo.errors import ConfigError, RunError
 from openrlhf_gagpo.files import hold

@@ -21,7 +21,7 @@ from transformers.utils.logging import disable_progress_bar
 from openrlhf_gagpo.backends.checkpoints import read_checkpoint, write_checkpoint
 from openrlhf_gagpo.backends.local_critic import LocalCritic
 from openrlhf_gagpo.backends.local_models import build_optimizer, eos_ids, load_model, run_updates, write_model
-from openrlhf_gagpo.backends.response_logits import ResponseLogits, response_logits
+from openrlhf_gagpo.backends.response_pass import ResponseScores, response_pass
 from openrlhf_gagpo.backends.sampler import BatchSampler
 from openrlhf_gagpo.backends.trackers import Trackers
 from openrlhf_gagpo.machine import GIB
@@ -29,17 +29,12 @@ from openrlhf_gagpo.rollout.player import EpisodePlayer, RolloutSettings
 from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, SamplingParams
 from openrlhf_gagpo.training.backend import OnStage, Restored, unnoticed
 from openrlhf_gagpo.training.collate import TokenValues, action_tensors, per_row
-from openrlhf_gagpo.training.objective import (
-    LossScale,
-    finish_metrics,
-    masked_entropy,
-    step_loss,
-    token_log_probs,
-)
+from openrlhf_gagpo.training.objective import LossScale, finish_metrics, step_loss
 from openrlhf_gagpo.training.rows import MicroBatch, TokenRow, TrainingRow, unique_rows
 from openrlhf_gagpo.training.settings import BackendSettings, CriticSettings, TrackerSettings
 from openrlhf_gagpo.training.steps import StepLog
 from openrlhf_gagpo.training.table import LOG_PROB
+from openrlhf_gagpo.training.token_scores import Reading
 from openrlhf_gagpo.training.values import value_columns
 from openrlhf_gagpo.training.watchdog import own_stacks
 
@@ -193,9 +188,10 @@ class LocalBackend:
         known = [row.old_log_probs for row in rows if row.old_log_probs is not None]
         return known if len(known) == len(rows) else self._log_probs(self.model, rows)
 
-    def _forward(self, model: Any, rows: Sequence[TokenRow]) -> ResponseLogits:
+    def _forward(self, model: Any, rows: Sequence[TokenRow], *, entropy: bool = False) -> ResponseScores:
+        reading = Reading(self.settings.temperature, entropy, self.settings.logit_chunk)
         with self._autocast():
-            return response_logits(model, rows, self.tokenizer.pad_token_id)
+            return response_pass(model, rows, self.tokenizer.pad_token_id, reading)
 
     @torch.no_grad()
     def _log_probs(self, model: Any, rows: Sequence[TokenRow]) -> list[Tensor]:
@@ -205,13 +201,10 @@ class LocalBackend:
         results: list[Tensor] = [torch.empty(0)] * len(unique)
         for batch in self.settings.batches.plan_by_prompt(unique):
             output = self._forward(model, [unique[row] for row in batch.rows])
-            values = per_row(self._token_log_probs(output), output.mask)
+            values = per_row(output.log_probs, output.mask)
             for row, value in zip(batch.rows, values, strict=True):
                 results[row] = value
         return [results[index] for index in inverse]
-
-    def _token_log_probs(self, output: ResponseLogits) -> Tensor:
-        return token_log_probs(output.logits, output.tokens, self.settings.temperature)
 
     def _loss(
         self,
@@ -226,9 +219,7 @@ class LocalBackend:
         chosen = [rows[row] for row in batch.rows]
         # Equal rows go through the model once; indexing repeats the result, and its gradient adds up.
         unique, inverse = unique_rows(chosen)
-        output = self._forward(self.model, unique)
-        with torch.set_grad_enabled(bool(self.objective.entropy_coef)):
-            entropy = masked_entropy(output.logits, output.mask, self.settings.temperature)
+        output = self._forward(self.model, unique, entropy=self.objective.entropy_coef is not None)
         repeat = torch.tensor(inverse, device=self.device)
         actions = action_tensors(
             chosen,
@@ -237,8 +228,9 @@ class LocalBackend:
             output.mask[repeat].cpu(),
             sampled=sampled,
         ).to(self.device)
-        log_probs = self._token_log_probs(output)[repeat]
-        return step_loss(log_probs, entropy[repeat], actions, scale, self.objective)
+        log_probs = output.log_probs[repeat]
+        entropy = None if output.entropy is None else output.entropy[repeat]
+        return step_loss(log_probs, entropy, actions, scale, self.objective)
 
     def sync(self) -> None:
         """Do nothing, because the sampler runs the policy itself."""

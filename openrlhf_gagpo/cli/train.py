@@ -16,14 +16,15 @@ __all__ = ["main"]
 def main(argv: Sequence[str]) -> int:
     """Run the command and return the exit status. Raises ``ConfigError`` for a configuration that cannot run."""
     config = resolve(argv)
-    plan = check(config)
     if config.dry_run:
         from rich.console import Console
 
+        from openrlhf_gagpo.config.foresight import foresee
         from openrlhf_gagpo.config.render import show
 
-        show(config, plan, Console())
+        show(config, foresee(config), Console())
         return 0
+    check(config)
     from openrlhf_gagpo.run import run
 
     return run(config)

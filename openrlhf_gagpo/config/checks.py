@@ -2,56 +2,37 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Iterable, Iterator
-from importlib.util import find_spec
-from pathlib import Path
-from typing import Any
+from itertools import chain
 
-from openrlhf_gagpo import losses, machine
+from openrlhf_gagpo import losses
 from openrlhf_gagpo.backends import BACKENDS
 from openrlhf_gagpo.config.families import families
 from openrlhf_gagpo.config.flags import all_flags
-from openrlhf_gagpo.config.models import cached, check_hub_model, check_model_folder, offline
+from openrlhf_gagpo.config.machine_checks import machine_problems
 from openrlhf_gagpo.config.placement import Plan, place
-from openrlhf_gagpo.config.resolve import COMMAND_LINE, DEFAULT, DERIVED, Config, uses_critic
+from openrlhf_gagpo.config.reading import GAIN, about_environment, correction_range, env_options, say
+from openrlhf_gagpo.config.resolve import COMMAND_LINE, Config, uses_critic
 from openrlhf_gagpo.credit import registry as estimators
 from openrlhf_gagpo.errors import ConfigError
-from openrlhf_gagpo.files import LOCK
 
-__all__ = ["check", "correction_range", "env_options"]
-
-_RUN_FILES = ("run.json", "config.yaml", "metrics.jsonl", "eval.jsonl", "rollouts")
-_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+__all__ = ["check", "settings_problems"]
 
 
 def check(config: Config) -> Plan:
     """Return the placement plan of ``config``, or raise ``ConfigError`` for the first problem."""
     plan = place(config)
-    for rule in (_backend, _batches, _algorithm, _correction, _filtering, _trackers, _run_dir, _model):
-        for sentence in rule(config):
-            raise ConfigError(sentence)
-    for sentence in _local(config, plan) if BACKENDS[plan.backend].one_process else _distributed(config, plan):
+    for sentence in chain(settings_problems(config, plan), machine_problems(config, plan)):
         raise ConfigError(sentence)
-    _environment(config)
     return plan
 
 
-_GAIN = "ig"
-"""Model column that the training loop computes from the log-probabilities of golden answers, with any backend."""
-
-
-def env_options(config: Config) -> dict[str, Any]:
-    """Return the options of the environment: ``env.options``, and ``max_steps`` if ``env.max_steps`` is set."""
-    limit = {} if config.env.max_steps is None else {"max_steps": config.env.max_steps}
-    return {**config.env.options, **limit}
-
-
-def correction_range(config: Config) -> tuple[float, float]:
-    """Return the allowed range of the sampler correction's statistic; a single threshold is its upper end."""
-    *low, high = config.algo.advantage.is_correction_threshold
-    return (low[0] if low else 0.0, high)
+def settings_problems(config: Config, plan: Plan) -> Iterator[str]:
+    """Yield why no machine could run the configuration."""
+    for rule in (_backend, _batches, _algorithm, _correction, _filtering):
+        yield from rule(config)
+    yield from _local(config) if BACKENDS[plan.backend].one_process else _distributed(config, plan)
+    yield from _environment_settings(config)
 
 
 def _backend(config: Config) -> Iterator[str]:
@@ -66,17 +47,17 @@ def _batches(config: Config) -> Iterator[str]:
     fewest = estimators.get(config.algo.advantage.estimator).group_min
     if config.rollout.n_samples_per_prompt < fewest and not config.eval_only:
         yield (
-            f"{_say(config, 'rollout.n_samples_per_prompt')} is {config.rollout.n_samples_per_prompt}, but "
+            f"{say(config, 'rollout.n_samples_per_prompt')} is {config.rollout.n_samples_per_prompt}, but "
             f"{config.algo.advantage.estimator} compares the episodes of a group; set it to {fewest} or more"
         )
     if config.data.max_len <= config.rollout.max_new_tokens:
         yield (
-            f"{_say(config, 'data.max_len')} ({config.data.max_len}) counts prompt and response together, so it must "
+            f"{say(config, 'data.max_len')} ({config.data.max_len}) counts prompt and response together, so it must "
             f"be more than rollout.max_new_tokens ({config.rollout.max_new_tokens})"
         )
     if config.train.micro_batch_size > config.train.batch_size:
         yield (
-            f"{_say(config, 'train.micro_batch_size')} is {config.train.micro_batch_size}, more than train.batch_size "
+            f"{say(config, 'train.micro_batch_size')} is {config.train.micro_batch_size}, more than train.batch_size "
             f"({config.train.batch_size}); lower it"
         )
 
@@ -86,7 +67,7 @@ def _algorithm(config: Config) -> Iterator[str]:
     if kl.init_coef > 0 and not kl.use_loss:
         yield "a KL inside the reward is not supported; set algo.kl.use_loss, or algo.kl.init_coef to 0"
     estimator = estimators.get(config.algo.advantage.estimator)
-    missing = sorted(estimator.needs - BACKENDS[config.backend].columns - {_GAIN})
+    missing = sorted(estimator.needs - BACKENDS[config.backend].columns - {GAIN})
     if missing:
         yield (
             f"the estimator {estimator.name} needs {', '.join(missing)} of every step, which the {config.backend} "
@@ -100,7 +81,7 @@ def _algorithm(config: Config) -> Iterator[str]:
         )
     if uses_critic(config) and config.critic.freezing_steps >= config.train.num_iterations:
         yield (
-            f"{_say(config, 'critic.freezing_steps')} is {config.critic.freezing_steps}, so none of the "
+            f"{say(config, 'critic.freezing_steps')} is {config.critic.freezing_steps}, so none of the "
             f"{config.train.num_iterations} iterations would train the policy; lower it"
         )
     attention, dtype = config.ds.attn_implementation, config.ds.param_dtype
@@ -109,14 +90,11 @@ def _algorithm(config: Config) -> Iterator[str]:
     evaluation = config.eval
     if evaluation.greedy != "never" and evaluation.temperature == 0:
         yield (
-            f"{_say(config, 'eval.greedy')} is {evaluation.greedy}, but with eval.temperature 0 every evaluation is "
+            f"{say(config, 'eval.greedy')} is {evaluation.greedy}, but with eval.temperature 0 every evaluation is "
             "greedy; set it to never, or raise eval.temperature"
         )
     if config.rollout.context == "window":
         yield from _idle(config, "rollout.context transcript", ("rollout.transcript_overflow",))
-    wants_eval = config.eval_only or evaluation.steps > 0
-    if wants_eval and config.env.eval_split is None:
-        yield f"{'--eval_only' if config.eval_only else 'eval.steps'} needs a split to play; set --env.eval_split"
 
 
 def _correction(config: Config) -> Iterator[str]:
@@ -134,10 +112,10 @@ def _correction(config: Config) -> Iterator[str]:
     for name in (f"{flag}_mode", f"{flag}_gating", f"{flag}_threshold"):
         if loss.correction is losses.Correction.OLD_LOG_PROBS and config.get(name) != Config.default(name):
             yield (
-                f"{_say(config, name)} weighs tokens, but the policy loss {loss.name} compares with the sampler's "
+                f"{say(config, name)} weighs tokens, but the policy loss {loss.name} compares with the sampler's "
                 "log-probabilities instead; remove it"
             )
-    threshold = _say(config, f"{flag}_threshold")
+    threshold = say(config, f"{flag}_threshold")
     if len(chosen.is_correction_threshold) > 2:
         yield f"{threshold} wants HIGH or LOW HIGH, not {len(chosen.is_correction_threshold)} values"
     low, high = correction_range(config)
@@ -166,7 +144,7 @@ def _filtering(config: Config) -> Iterator[str]:
     if config.rollout.n_samples_per_prompt < 2:
         yield f"{flag}_enable compares the episodes of a group; set rollout.n_samples_per_prompt to 2 or more"
     low, high = algo.dynamic_filtering_range
-    bounds, rule = _say(config, f"{flag}_range"), algo.dynamic_filtering_rule
+    bounds, rule = say(config, f"{flag}_range"), algo.dynamic_filtering_rule
     if not low < high:
         yield f"{bounds} is {low:g} to {high:g}, and no mean score lies in between; give the smaller number first"
     if rule != "range" and [low, high] != Config.default(f"{flag}_range"):
@@ -177,81 +155,17 @@ def _idle(config: Config, switch: str, names: Iterable[str]) -> Iterator[str]:
     """Refuse values that do nothing as long as ``switch`` is off."""
     for name in names:
         if config.get(name) != Config.default(name):
-            yield f"{_say(config, name)} has no effect without --{switch}; set that too, or remove it"
+            yield f"{say(config, name)} has no effect without --{switch}; set that too, or remove it"
 
 
-def _trackers(config: Config) -> Iterator[str]:
-    wanted = {"logger.tensorboard_dir": "tensorboard", "logger.wandb.key": "wandb"}
-    for flag, package in wanted.items():
-        # A folder of that name, such as wandb's own for its runs, is a package without an origin.
-        if config.get(flag) and ((spec := find_spec(package)) is None or spec.origin is None):
-            yield f"{_say(config, flag)} logs with {package}, which is not installed; install it, or leave the flag out"
-
-
-def _run_dir(config: Config) -> Iterator[str]:
-    path = Path(config.run_dir)
-    yield from _folder(path, _say(config, "run_dir"))
-    present = sorted({item.name for item in path.iterdir()} - {LOCK}) if os.path.isdir(path) else []
-    for name in ("ckpt.path", "ckpt.output_dir", "logger.tensorboard_dir"):
-        if config.get(name):
-            yield from _folder(Path(config.get(name)), _say(config, name))
-    held = [name for name in _RUN_FILES if name in present]
-    if held and not config.ckpt.load_enable:
-        yield f"{path} already holds a run ({held[0]}); give another --run_dir, or resume it with --ckpt.load_enable"
-    if present and not held:
-        yield f"{path} is not empty and holds no run ({present[0]} is there); give a new folder with --run_dir"
-
-
-def _folder(path: Path, flag: str) -> Iterator[str]:
-    """Yield why a folder can be neither used nor made."""
-    where = f"{flag} {path}"
-    try:
-        if path.exists() and not path.is_dir():
-            yield f"{where} is a file; give a folder"
-            return
-        home = next(folder for folder in (path, *path.resolve().parents) if folder.exists())
-    except OSError as error:
-        yield f"{where} cannot be used: {error.strerror}; give a folder elsewhere"
-        return
-    if not home.is_dir() or not os.access(home, os.W_OK | os.X_OK):
-        yield f"{where} cannot be made: {home} cannot be written; give a folder elsewhere"
-
-
-def _model(config: Config) -> Iterator[str]:
-    if not config.actor.model_name_or_path:
-        yield "no model is given; set --actor.model_name_or_path to a model folder or a Hugging Face name"
-        return
-    yield from _model_at("actor.model_name_or_path", config)
-    if uses_critic(config) and config.critic.model_name_or_path != config.actor.model_name_or_path:
-        # Policy and critic read the same token ids, so one tokenizer does for both.
-        yield from _model_at("critic.model_name_or_path", config, tokenizer=False)
-
-
-def _model_at(flag: str, config: Config, *, tokenizer: bool = True) -> Iterator[str]:
-    name = config.get(flag)
-    # os.path takes names for which pathlib raises: those of unknown users, and longer ones than a file may have.
-    folder = os.path.expanduser(name)
-    if os.path.isdir(folder):
-        yield from check_model_folder(Path(folder), flag, tokenizer=tokenizer)
-    elif os.path.exists(folder) or not _HUB_NAME.fullmatch(name) or name.startswith("."):
-        yield f"there is no model folder {name}; check --{flag}"
-    elif not cached(name):
-        if offline():
-            yield f"there is no model folder {name}, and the hub is switched off (HF_HUB_OFFLINE); give a local folder"
-        elif not config.dry_run:
-            yield from check_hub_model(name)
-
-
-def _local(config: Config, plan: Plan) -> Iterator[str]:
-    if plan.device == "cuda" and not machine.has_cuda():
-        yield "--train.device cuda needs an NVIDIA GPU, but this machine shows none; use --train.device cpu"
+def _local(config: Config) -> Iterator[str]:
     if config.ds.param_dtype == "fp16":
-        yield f"{_say(config, 'ds.param_dtype')} fp16 needs loss scaling, which --backend local lacks; use bf16 or fp32"
+        yield f"{say(config, 'ds.param_dtype')} fp16 needs loss scaling, which --backend local lacks; use bf16 or fp32"
     level = "algo.advantage.is_correction_level"
     # In these runs the local backend takes the sampler's log-probabilities for those before the update.
     if config.get(level) != "off" and config.ds.param_dtype == "fp32" and config.rollout.top_p == 1:
         yield (
-            f"{_say(config, level)} {config.get(level)} has nothing to correct, because --backend local samples in "
+            f"{say(config, level)} {config.get(level)} has nothing to correct, because --backend local samples in "
             f"fp32 with the model that it trains; set {level} to off"
         )
 
@@ -294,16 +208,15 @@ def _distributed(config: Config, plan: Plan) -> Iterator[str]:
         yield "ray.num_gpus applies only to a Ray that this command starts; remove it or ray.address"
     if config.ray.num_gpus is not None and config.ray.num_gpus < plan.gpus:
         yield f"ray.num_gpus is {config.ray.num_gpus}, but the placement needs {plan.gpus}; raise it or leave it out"
+    if ds.ring_attn_size > 1 and train.logit_chunk:
+        yield f"{say(config, 'train.logit_chunk')} does not work with ds.ring_attn_size; set it to 0"
     yield from _deepspeed(config)
-    yield from _on_cpu(config, workers) if plan.device == "cpu" else _on_gpus(config, plan)
 
 
 def _deepspeed(config: Config) -> Iterator[str]:
     """Refuse what DeepSpeed accepts and then computes wrongly, or fails at after everything was loaded."""
     if config.ds.zero_stage == 0:
         yield "ds.zero_stage 0 makes bf16 updates too small and reports a gradient norm of 0 in fp32; use 1 or 2"
-    if config.ds.ring_attn_size > 1 and find_spec("ring_flash_attn") is None:
-        yield "ds.ring_attn_size above 1 needs the package ring-flash-attn; install it, or leave the flag out"
     for section in ("actor", "critic") if uses_critic(config) else ("actor",):
         if config.get(f"{section}.optim") == "muon" and config.get(f"{section}.max_norm"):
             yield (
@@ -312,66 +225,16 @@ def _deepspeed(config: Config) -> Iterator[str]:
             )
 
 
-def _on_gpus(config: Config, plan: Plan) -> Iterator[str]:
-    present = machine.gpus()
-    if not config.ray.address and present is not None and plan.gpus > present:
-        yield (
-            f"the placement needs {plan.gpus} GPUs, but this machine shows {present}; lower actor.num_gpus_per_node or "
-            "vllm.num_engines, share GPUs with --train.colocate_all, or join a cluster with --ray.address"
-        )
-
-
-def _on_cpu(config: Config, workers: int) -> Iterator[str]:
-    if config.ds.zero_stage == 3 and workers > 1:
-        yield "ds.zero_stage 3 with several workers gives wrong weights on a machine without GPUs; use stage 2"
-    for name in ("vllm.tensor_parallel_size", "ds.ring_attn_size", "ds.tensor_parallel_size"):
-        if config.get(name) > 1:
-            yield f"{_say(config, name)} {config.get(name)} needs GPUs, but this machine has none; leave it at 1"
-    for name in ("vllm.enable_sleep", "ds.enable_sleep", "ds.adam_offload", "ds.use_liger_kernel"):
-        if config.get(name):
-            yield f"{_say(config, name)} needs a GPU, but this machine has none; remove it"
-    if "flash" in config.ds.attn_implementation:
-        yield f"ds.attn_implementation {config.ds.attn_implementation} needs a GPU, but this machine has none; use sdpa"
-
-
-def _environment(config: Config) -> None:
+def _environment_settings(config: Config) -> Iterator[str]:
     from agent_envs import registry
-    from agent_envs.base import EnvError
 
     env = config.env
-    if not env.name:
-        raise ConfigError("no environment is given; set --env.name (gagpo env list shows what there is)")
     if env.max_steps is not None and "max_steps" in env.options:
-        raise ConfigError("the step limit is given twice; keep env.max_steps and remove max_steps from env.options")
+        yield "the step limit is given twice; keep env.max_steps and remove max_steps from env.options"
     try:
         for plugin in env.plugin:
             registry.load_plugin(plugin)
-        instance = registry.make(env.name, **env_options(config))
-        try:
-            estimator = config.algo.advantage.estimator
-            if _GAIN in estimators.get(estimator).needs and not instance.prompt.answer:
-                raise ConfigError(
-                    f"{estimator} asks how likely the golden answer becomes, and {env.name} has none; choose another "
-                    "--algo.advantage.estimator, or an environment with answers, such as a search QA"
-                )
-            for name in ("env.split", "env.eval_split"):
-                split = config.get(name)
-                if split is None:
-                    continue
-                if split not in instance.splits:
-                    raise ConfigError(f"{name} is {split!r}; {env.name} has {', '.join(instance.splits)}")
-                if not instance.tasks(split):
-                    raise ConfigError(f"{name} {split!r} of {env.name} has no tasks; check env.options")
-        finally:
-            instance.close()
-    except (registry.RegistryError, EnvError, ValueError, TypeError, OSError) as error:
-        where = _say(config, "env.options") if env.options else f"env.name {env.name}"
-        raise ConfigError(f"{where}: {str(error).rstrip('.')}") from None
-
-
-def _say(config: Config, name: str) -> str:
-    """Return ``name`` with the place where it was set."""
-    origin = config.origin(name)
-    if origin == COMMAND_LINE:
-        return f"--{name}"
-    return name if origin in (DEFAULT, DERIVED) else f"{name} ({origin})"
+        if env.name and not registry.get(env.name).needs.hint():
+            registry.check_options(env.name, env_options(config))
+    except registry.RegistryError as error:
+        yield about_environment(config, error)

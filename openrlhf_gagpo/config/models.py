@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["cached", "check_hub_model", "check_model_folder", "offline"]
+__all__ = ["cache_folder", "cached", "check_hub_model", "check_model_folder", "offline"]
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt")
 _JSON_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
@@ -65,11 +65,16 @@ def offline() -> bool:
 
 def cached(name: str) -> bool:
     """Return whether a hub model was fetched before."""
+    return os.path.isdir(cache_folder(name))
+
+
+def cache_folder(name: str) -> Path:
+    """Return where the hub's client keeps a model."""
     variables = os.environ
     user_cache = variables.get("XDG_CACHE_HOME") or "~/.cache"
     home = variables.get("HF_HOME") or f"{user_cache}/huggingface"
     cache = variables.get("HF_HUB_CACHE") or variables.get("HUGGINGFACE_HUB_CACHE") or f"{home}/hub"
-    return os.path.isdir(Path(cache).expanduser() / f"models--{name.replace('/', '--')}")
+    return Path(cache).expanduser() / f"models--{name.replace('/', '--')}"
 
 
 def _check_json(file: Path) -> Iterator[str]:

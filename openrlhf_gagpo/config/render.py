@@ -1,24 +1,31 @@
-"""The resolved configuration and the placement as tables for a terminal."""
+"""The resolved configuration, the placement and the estimated memory as tables for a terminal."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from openrlhf_gagpo.backends import BACKENDS
 from openrlhf_gagpo.config.flags import all_flags
+from openrlhf_gagpo.config.foresight import Foresight
+from openrlhf_gagpo.config.memory import PARTS, Estimate
 from openrlhf_gagpo.config.placement import Plan
 from openrlhf_gagpo.config.resolve import DEFAULT, Config
+from openrlhf_gagpo.machine import GIB
 
 __all__ = ["show"]
 
 
-def show(config: Config, plan: Plan, console: Console) -> None:
-    """Print both to ``console``, with values that are not the default highlighted."""
-    console.print(Group(_settings(config), _placement(plan), _work(config, plan)))
+def show(config: Config, ahead: Foresight, console: Console) -> None:
+    """Print all of it to ``console``, with values that are not the default highlighted."""
+    plan = ahead.plan
+    console.print(
+        Group(_settings(config), _placement(plan), _work(config, plan), *_memory(ahead.memory), *_warnings(ahead))
+    )
 
 
 def _settings(config: Config) -> Table:
@@ -73,3 +80,35 @@ def _work(config: Config, plan: Plan) -> Table:
     table.add_row("episodes per iteration", f"{groups} groups x {size} = {plan.episodes}")
     table.add_row("optimizer steps per iteration", plan.updates)
     return table
+
+
+def _memory(memory: Estimate | str) -> Iterator[RenderableType]:
+    """Yield the estimate by process and phase, or why there is none."""
+    if isinstance(memory, str):
+        yield Text(f"\nno estimate of memory: {memory}")
+        return
+    table = Table(title="\nestimated memory of one device, in GiB", title_justify="left", box=None, pad_edge=False)
+    for heading in ("process", "phase"):
+        table.add_column(heading)
+    for heading in (*PARTS, "all"):
+        table.add_column(heading, justify="right")
+    process = ""
+    for phase in memory.phases:
+        shown = "" if phase.process == process else phase.process
+        process = phase.process
+        parts = (phase.parts.get(part, 0.0) for part in PARTS)
+        table.add_row(shown, phase.name, *(_gib(value) if value else "-" for value in parts), _gib(phase.total))
+    for name, total in memory.shared.items():
+        table.add_row("all of them together", name, *["" for _ in PARTS], _gib(total), style="bold")
+    yield table
+    yield from (Text(f"  {note}") for note in memory.notes)
+
+
+def _gib(number: float) -> str:
+    return f"{number / GIB:.2g}" if number < GIB else f"{number / GIB:.1f}"
+
+
+def _warnings(ahead: Foresight) -> Iterator[RenderableType]:
+    if ahead.warnings:
+        yield Text("\nmissing on this machine")
+        yield from (Text(f"  {warning}") for warning in ahead.warnings)

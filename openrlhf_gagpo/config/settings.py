@@ -7,9 +7,9 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from openrlhf_gagpo.config.checks import correction_range, env_options
 from openrlhf_gagpo.config.families import families
 from openrlhf_gagpo.config.placement import place
+from openrlhf_gagpo.config.reading import correction_range, env_options
 from openrlhf_gagpo.config.resolve import Config, uses_critic
 from openrlhf_gagpo.credit import registry as estimators
 from openrlhf_gagpo.credit.gains import GainOptions
@@ -96,7 +96,7 @@ def objective_settings(config: Config) -> ObjectiveSettings:
         options={item.name: getattr(options, item.name) for item in fields(options)},
         kl_coef=config.algo.kl.init_coef,
         kl_estimator=config.algo.kl.estimator,
-        entropy_coef=config.actor.entropy_coef or 0.0,
+        entropy_coef=config.actor.entropy_coef,
         response_limit=config.rollout.max_new_tokens,
         correction=_correction(config),
         plugins=absolute(config.algo.plugin),
@@ -177,6 +177,7 @@ def backend_settings(config: Config) -> BackendSettings:
         critic=_critic(config) if uses_critic(config) else None,
         checkpoints=CheckpointSettings(Path(config.ckpt.path), Path(config.ckpt.output_dir), config.ckpt.max_num),
         trackers=_trackers(config),
+        logit_chunk=train.logit_chunk,
         gpus=place(config).gpus,
         stall_timeout=rollout.stall_timeout,
         device=train.device,

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from openrlhf_gagpo.config.checks import env_options
+from openrlhf_gagpo.config.reading import env_options
 from openrlhf_gagpo.config.resolve import Config
 from openrlhf_gagpo.errors import ConfigError
 from openrlhf_gagpo.experiment.cells import GAGPO, Cell, is_finished

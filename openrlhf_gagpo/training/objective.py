@@ -21,11 +21,8 @@ __all__ = [
     "Objective",
     "finish_metrics",
     "kl_estimate",
-    "masked_entropy",
     "merge_sums",
     "step_loss",
-    "token_entropy",
-    "token_log_probs",
 ]
 
 
@@ -40,7 +37,8 @@ class Objective:
     """Response tokens that an action may have at most."""
     kl_coef: float = 0.0
     kl_estimator: str = "k3"
-    entropy_coef: float = 0.0
+    entropy_coef: float | None = None
+    """Weight of the entropy bonus; 0 only measures the entropy, None does not compute it."""
     correction: SamplerCorrection | None = None
     """None leaves differences between the sampler and the training pass alone."""
 
@@ -56,31 +54,6 @@ class LossScale:
     def tokens(self) -> int:
         """The divisor of sums over tokens: at least 1, so that the loss of a step without response tokens is 0."""
         return max(self.token_normalizer, 1)
-
-
-def token_log_probs(logits: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
-    """Return the log-probabilities of ``targets`` (B, A) under ``logits`` (B, A, V), in float32."""
-    logits = logits.float()
-    if temperature != 1.0:
-        logits = logits / temperature
-    return logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - torch.logsumexp(logits, dim=-1)
-
-
-def token_entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """Return the entropy in nats at every position, (..., V) -> (...)."""
-    log_probs = torch.log_softmax(logits.float() / temperature, dim=-1)
-    return -(log_probs.exp() * log_probs).sum(-1)
-
-
-def masked_entropy(logits: Tensor, mask: Tensor, temperature: float = 1.0, chunk: int = 1024) -> Tensor:
-    """Return the entropy (B, A) at positions where ``mask`` is 1, zero elsewhere, for (B, A, V) logits.
-
-    Only those positions are computed, ``chunk`` at a time, because the vocabulary of a real model makes each one large.
-    """
-    chosen = mask.bool()
-    parts = [token_entropy(part, temperature) for part in logits[chosen].split(chunk)]
-    out = torch.zeros(mask.shape, dtype=torch.float32, device=logits.device)
-    return out.masked_scatter(chosen, torch.cat(parts)) if parts else out
 
 
 def _k3(difference: Tensor) -> Tensor:

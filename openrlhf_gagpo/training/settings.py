@@ -95,7 +95,7 @@ class ObjectiveSettings:
     """Fields of the loss's options class; the rest keep their defaults."""
     kl_coef: float = 0.0
     kl_estimator: str = "k3"
-    entropy_coef: float = 0.0
+    entropy_coef: float | None = None
     correction: SamplerCorrection | None = None
     plugins: tuple[str, ...] = ()
 
@@ -209,6 +209,8 @@ class BackendSettings:
     critic: CriticSettings | None = None
     """None if the estimator needs no critic."""
     trackers: TrackerSettings = TrackerSettings()
+    logit_chunk: int = 0
+    """Response positions whose logits exist at a time in passes; 0 for all."""
     gpus: int = 0
     """GPUs that the placement needs; on a machine without GPUs they are logical ones, which only Ray counts."""
     stall_timeout: float = 0.0

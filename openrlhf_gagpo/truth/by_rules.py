@@ -13,7 +13,7 @@ from agent_envs.base import TextEnv, View
 from agent_envs.errors import EnvError
 from openrlhf_gagpo.comparison.compute import Credit
 from openrlhf_gagpo.comparison.steps import Source, Steps
-from openrlhf_gagpo.config.checks import env_options
+from openrlhf_gagpo.config.reading import env_options
 from openrlhf_gagpo.config.resolve import Config
 from openrlhf_gagpo.config.settings import rollout_settings
 from openrlhf_gagpo.credit.sets import Floats

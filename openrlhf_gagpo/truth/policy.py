@@ -18,8 +18,8 @@ from openrlhf_gagpo.credit.sets import Floats
 from openrlhf_gagpo.errors import ConfigError, RunError
 from openrlhf_gagpo.runfolder import RunFolder
 from openrlhf_gagpo.training.collate import collate
-from openrlhf_gagpo.training.objective import token_log_probs
 from openrlhf_gagpo.training.rows import TokenRow, unique_rows
+from openrlhf_gagpo.training.token_scores import log_probs_of
 
 __all__ = ["LoadedPolicy", "load_policy", "load_tokenizer"]
 
@@ -108,7 +108,7 @@ class LoadedPolicy:
             logits = self.model(
                 input_ids=sequences, attention_mask=mask, position_ids=positions, use_cache=False
             ).logits[:, :-1]
-        log_probs = token_log_probs(logits, sequences[:, 1:], self.temperature)
+        log_probs = log_probs_of(logits, sequences[:, 1:], self.temperature)
         return tokens.responses.read(log_probs), tokens.responses.mask.to(device).bool()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from openrlhf_gagpo import run as run_module
-from openrlhf_gagpo.config import checks
+from openrlhf_gagpo.config import machine_checks
 from openrlhf_gagpo.config.resolve import resolve
 from openrlhf_gagpo.errors import ConfigError, RunError
 from openrlhf_gagpo.progress import ProgressDisplay
@@ -41,7 +41,7 @@ def test_a_folder_that_another_process_uses_is_refused(tmp_path: Path) -> None:
     ):
         run_module._hold(tmp_path / "run")
     # The file that stays behind does not make the folder a taken one.
-    assert list(checks._run_dir(resolve(["--env.name", "vault", "--run_dir", str(tmp_path / "run")]))) == []
+    assert list(machine_checks._run_dir(resolve(["--env.name", "vault", "--run_dir", str(tmp_path / "run")]))) == []
     run_module._hold(tmp_path / "run").close()
 
 

@@ -110,6 +110,28 @@ def test_every_recipe_passes_a_dry_run(argv, name, capsys, monkeypatch):
     assert plan.device == ("cuda" if gpus(name) else "cpu")
 
 
+@pytest.mark.parametrize("path", [*RECIPES, *VARIANTS], ids=lambda path: "-".join(path.with_suffix("").parts[-3:]))
+def test_every_recipe_can_be_shown_on_a_machine_that_has_nothing(path, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, value in {
+        "XDG_CACHE_HOME": str(tmp_path), "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "COLUMNS": "200",
+        "CUDA_VISIBLE_DEVICES": "",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    for name in ("ALFWORLD_DATA", "WEBSHOP_DATA", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    assert train(["--config", str(path), "--dry_run"]) == 0
+    out = capsys.readouterr().out
+    config = resolve(["--config", str(path)])
+    for_gpus = config.vllm.enable_sleep
+    wanted = [(str(config.actor.num_gpus_per_node), "" if for_gpus else "logical ")]
+    bundles = re.findall(r"(\d+) bundles? of 1 (logical )?GPU", out)
+    assert bundles == ([] if BACKENDS[config.backend].one_process else wanted)
+    assert ("this machine has no GPU" in out) == for_gpus
+    assert ("estimated memory of one device" in out) == ("Qwen/" in (config.actor.model_name_or_path or ""))
+    assert ("no estimate of memory" in out) != ("estimated memory" in out)
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if gpus(name) == 0])
 def test_cpu_recipes_run_on_the_local_backend_too(argv, name):
     config = resolve(argv(name, "--backend", "local"))

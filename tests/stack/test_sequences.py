@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -44,13 +44,12 @@ class Kept:
         self.steps = steps
 
 
-def experience_maker(group: Kept, model: Any) -> Any:
+def experience_maker(group: Kept, forward: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Any:
     from openrlhf_gagpo.backends.distributed.experience import StepExperienceMaker
 
     def dispatch(group: Any, *, sync_condition: bool, sequences: Any, action_mask: Any, attention_mask: Any) -> Any:
-        inputs = zip(sequences, action_mask, attention_mask, strict=True)
         with torch.no_grad():
-            return [model(ids, action_mask=actions, attention_mask=mask) for ids, actions, mask in inputs]
+            return [forward(*inputs) for inputs in zip(sequences, action_mask, attention_mask, strict=True)]
 
     maker = object.__new__(StepExperienceMaker)
     maker.args = SimpleNamespace(
@@ -64,23 +63,28 @@ def experience_maker(group: Kept, model: Any) -> Any:
     return maker
 
 
-def numbers(rows: Sequence[TrainingRow], actor: Any, critic: Any, *, packing: bool) -> Numbers:
+def numbers(rows: Sequence[TrainingRow], actor: Any, critic: Any) -> Numbers:
     from openrlhf_gagpo.backends.distributed.actors import StepPolicyTrainer
     from openrlhf_gagpo.backends.distributed.critic import StepCriticTrainer
+    from openrlhf_gagpo.backends.distributed.response_pass import response_pass
 
     passes = [batch for step in BATCHES.plan_forward(rows) for batch in step.shards[0]]
     plan = BATCHES.plan_training(rows, 1, seed=0)
-    strategy = SimpleNamespace(ring_attn_group=None, accumulate=lambda loss, *_: loss.backward())
-    arguments = SimpleNamespace(ds=SimpleNamespace(packing_samples=packing))
+    strategy: Any = SimpleNamespace(
+        ring_attn_group=None,
+        accumulate=lambda loss, *_: loss.backward(),
+        args=SimpleNamespace(train=SimpleNamespace(logit_chunk=0)),
+    )
     totals: dict[str, float] = {}
     tokens = 0
 
     group = Kept()
-    maker = experience_maker(group, actor.eval())
+    actor.eval()
+    maker = experience_maker(group, lambda ids, actions, mask: response_pass(actor, ids, mask, actions, strategy)[0])
     log_probs = maker.log_probs(rows, passes, None)
     maker.hand_over(rows, plan, [row + 0.1 for row in log_probs], [row - 0.3 for row in log_probs])
     trainer = SimpleNamespace(
-        actor=actor, strategy=strategy, actor_optim=None, args=arguments,
+        actor=actor, strategy=strategy, actor_optim=None,
         objective=objective(ppo.NAME, kl_coef=0.05, entropy_coef=0.02),
     )  # fmt: skip
     actor.zero_grad()
@@ -90,7 +94,8 @@ def numbers(rows: Sequence[TrainingRow], actor: Any, critic: Any, *, packing: bo
             merge_sums(totals, StepPolicyTrainer._backward(trainer, batch, actions, step.scale, True))
     gradients = {name: p.grad.clone() for name, p in actor.named_parameters()}
 
-    maker = experience_maker(group, critic.eval())
+    critic.eval()
+    maker = experience_maker(group, lambda ids, actions, mask: critic(ids, action_mask=actions, attention_mask=mask))
     values = maker.values(rows, passes)
     maker.hand_over_values(rows, plan)
     trainer = SimpleNamespace(critic=critic, strategy=strategy, critic_optim=None, value_clip=0.5)
@@ -125,7 +130,7 @@ def test_a_transcript_gives_the_numbers_of_one_row_per_action(tmp_path: Path, mo
         critic = get_llm_for_sequence_regression(
             str(head), "critic", normalize_reward=False, init_value_head=False, value_head_prefix="score", **options
         )
-        whole, single = (numbers(given, actor, critic, packing=packing) for given in (rows, apart(rows)))
+        whole, single = (numbers(given, actor, critic) for given in (rows, apart(rows)))
         np.testing.assert_allclose(_flat(whole.log_probs), _flat(single.log_probs), atol=1e-5)
         np.testing.assert_allclose(_flat(whole.values), _flat(single.values), atol=1e-5)
         assert whole.sums == pytest.approx(single.sums, rel=1e-4, abs=1e-5)

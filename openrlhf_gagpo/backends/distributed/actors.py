@@ -18,10 +18,11 @@ from openrlhf.utils.deepspeed import DeepspeedStrategy
 from openrlhf.utils.distributed_util import torch_dist_barrier_and_cuda_sync
 
 from openrlhf_gagpo.backends.distributed import compat
+from openrlhf_gagpo.backends.distributed.response_pass import response_pass
 from openrlhf_gagpo.backends.distributed.stacks import Place, listen
 from openrlhf_gagpo.backends.distributed.weights import weight_file
 from openrlhf_gagpo.training.collate import ActionTensors, TokenBatch
-from openrlhf_gagpo.training.objective import LossScale, finish_metrics, masked_entropy, merge_sums, step_loss
+from openrlhf_gagpo.training.objective import LossScale, finish_metrics, merge_sums, step_loss
 from openrlhf_gagpo.training.schedule import offset_warmup
 from openrlhf_gagpo.training.settings import ObjectiveSettings
 from openrlhf_gagpo.training.steps import StepLog
@@ -169,22 +170,14 @@ class StepPolicyTrainer(ppo_actor.ActorPPOTrainer):
         device = torch.device(torch.cuda.current_device())
         actions = actions.to(device)
         self.actor.train()
-        entropy_counts = bool(self.objective.entropy_coef)
-        log_probs, output = self.actor(
+        log_probs, entropy = response_pass(
+            self.actor,
             tokens.sequences.to(device),
+            tokens.attention_mask.to(device),
             tokens.action_mask.to(device),
-            attention_mask=tokens.attention_mask.to(device),
-            return_output=True,
-            ring_attn_group=self.strategy.ring_attn_group,
-            # Packed logits are not divided into rows, so OpenRLHF has to compute the entropy before it unpacks them.
-            return_entropy=self.args.ds.packing_samples and entropy_counts,
+            self.strategy,
+            entropy=self.objective.entropy_coef is not None,
         )
-        if self.args.ds.packing_samples:
-            entropy = output.entropy if entropy_counts else None
-        else:
-            with torch.set_grad_enabled(entropy_counts):
-                # The actor has already divided the logits by the temperature.
-                entropy = masked_entropy(output["logits"][:, :-1], tokens.action_mask.to(device))
         # A model reads sequences; the loss gets one row per action.
         log_probs = tokens.responses.read(log_probs)
         entropy = None if entropy is None else tokens.responses.read(entropy)
@@ -247,6 +240,10 @@ class PolicyActorBase(_OpenrlhfPolicy):
         """Prepare this process for ``stacks_of``, and return where it is."""
         return listen("policy")
 
+    def forward(self, sequences: torch.Tensor, action_mask: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Compute the log-probabilities (S, T-1) where ``action_mask`` is 1."""
+        return _log_probs(self.actor, sequences, action_mask, attention_mask, self.strategy)
+
     def plan(self, steps: Sequence[UpdateStep]) -> None:
         """Set the optimizer steps of the next ``fit``."""
         self.trainer.planned = list(steps)
@@ -273,6 +270,26 @@ class ReferenceActorBase(_OpenrlhfReference):
     def listen(self) -> Place:
         """Prepare this process for ``stacks_of``, and return where it is."""
         return listen("reference")
+
+    def forward(self, sequences: torch.Tensor, action_mask: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Compute the log-probabilities (S, T-1) where ``action_mask`` is 1."""
+        return _log_probs(self.model, sequences, action_mask, attention_mask, self.strategy)
+
+
+@torch.no_grad()
+def _log_probs(
+    model: Actor,
+    sequences: torch.Tensor,
+    action_mask: torch.Tensor,
+    attention_mask: torch.Tensor,
+    strategy: StepStrategy,
+) -> torch.Tensor:
+    device = torch.device(torch.cuda.current_device())
+    model.eval()
+    log_probs, _ = response_pass(
+        model, sequences.to(device), attention_mask.to(device), action_mask.to(device), strategy
+    )
+    return log_probs.cpu()
 
 
 PolicyActor = ray.remote(num_gpus=1)(PolicyActorBase)

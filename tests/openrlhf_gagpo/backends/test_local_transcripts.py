@@ -12,7 +12,7 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from openrlhf_gagpo import metrics as glossary
-from openrlhf_gagpo.backends import response_logits
+from openrlhf_gagpo.backends import response_pass
 from openrlhf_gagpo.backends.local import LocalBackend
 from openrlhf_gagpo.config.resolve import resolve
 from openrlhf_gagpo.config.settings import backend_settings, loop_settings
@@ -22,6 +22,7 @@ from openrlhf_gagpo.runfolder import RunFolder
 from openrlhf_gagpo.training.loop import Trainer
 from openrlhf_gagpo.training.rows import TrainingRow
 from openrlhf_gagpo.training.table import LOG_PROB, StepTable
+from openrlhf_gagpo.training.token_scores import Reading
 from support import tiny_vault
 from support.models import make_critic
 from support.transcripts import PlannedBySequence, apart, merging_tokenizer, segments
@@ -78,13 +79,13 @@ def test_log_probabilities_and_values_are_those_of_one_row_per_action(make: Make
 def test_a_transcript_goes_through_the_model_once(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = make(train__micro_batch_size=100, rollout__micro_batch_size=100)
     read: list[int] = []
-    plain = response_logits.plain_pass
+    plain = response_pass.plain_pass
 
-    def counting(model: object, rows: list[TrainingRow], pad_id: int) -> object:
-        read.append(response_logits.collate(rows, pad_id=pad_id).attention_mask.sum().item())
-        return plain(model, rows, pad_id)
+    def counting(model: object, rows: list[TrainingRow], pad_id: int, reading: Reading) -> object:
+        read.append(response_pass.collate(rows, pad_id=pad_id).attention_mask.sum().item())
+        return plain(model, rows, pad_id, reading)
 
-    monkeypatch.setattr(response_logits, "plain_pass", counting)
+    monkeypatch.setattr(response_pass, "plain_pass", counting)
     rows = segments(len(backend.tokenizer), SIZES)
     backend.compute(rows, {LOG_PROB})
     longest = {row.sequence: 0 for row in rows}

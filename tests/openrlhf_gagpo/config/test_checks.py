@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from openrlhf_gagpo import losses, machine
-from openrlhf_gagpo.config.checks import check, env_options
+from openrlhf_gagpo.config.checks import check
 from openrlhf_gagpo.config.placement import place
+from openrlhf_gagpo.config.reading import env_options
 from openrlhf_gagpo.config.resolve import resolve
 from openrlhf_gagpo.credit import registry
 from openrlhf_gagpo.errors import ConfigError

@@ -552,7 +552,7 @@ def test_the_objective_follows_openrlhfs_flags(tmp_path: Path) -> None:
 
     default = objective("--algo.kl.init_coef", "0.1", "--algo.kl.estimator", "k2")
     assert (default.policy.name, default.options.eps_clip_low_high) == ("gspo", (0.2, 0.2))
-    assert (default.kl_coef, default.kl_estimator, default.entropy_coef) == (0.1, "k2", 0.0)
+    assert (default.kl_coef, default.kl_estimator, default.entropy_coef) == (0.1, "k2", None)
     assert objective("--actor.eps_clip", "0.3").options.eps_clip_low_high == (0.3, 0.3)
     token = objective(
         *("--actor.policy_loss_type", "ppo", "--actor.eps_clip_low_high", "0.1", "0.3", "--actor.dual_clip", "2"),

@@ -20,8 +20,6 @@ from openrlhf_gagpo.training.objective import (
     kl_estimate,
     merge_sums,
     step_loss,
-    token_entropy,
-    token_log_probs,
 )
 from support.objectives import actions, objective
 
@@ -36,38 +34,6 @@ OBJECTIVES = {
         "ppo", kl_coef=0.05, entropy_coef=0.02, loss_agg_mode="seq-mean-token-sum-norm", response_limit=6
     ),
 }
-
-
-def test_token_log_probs_by_hand() -> None:
-    logits = torch.tensor([[[0.0, math.log(3.0)], [math.log(4.0), 0.0]]])
-    targets = torch.tensor([[1, 1]])
-    expected = torch.tensor([[math.log(3 / 4), math.log(1 / 5)]])
-    torch.testing.assert_close(token_log_probs(logits, targets), expected)
-    # Dividing by 0.5 squares the odds: 9 to 1 and 16 to 1.
-    expected = torch.tensor([[math.log(9 / 10), math.log(1 / 17)]])
-    torch.testing.assert_close(token_log_probs(logits, targets, temperature=0.5), expected)
-
-
-def test_token_log_probs_are_float32_from_half_precision_and_differentiate() -> None:
-    logits = torch.randn(2, 3, 5, dtype=torch.bfloat16, requires_grad=True)
-    targets = torch.tensor([[0, 1, 2], [3, 4, 0]])
-    values = token_log_probs(logits, targets, 0.7)
-    assert values.dtype == torch.float32
-    values.sum().backward()
-    one_hot = torch.nn.functional.one_hot(targets, 5)
-    expected = (one_hot - torch.softmax(logits.detach().float() / 0.7, -1)) / 0.7
-    torch.testing.assert_close(logits.grad.float(), expected, atol=1e-2, rtol=1e-2)
-
-
-def test_entropy_by_hand_and_its_gradient() -> None:
-    logits = torch.tensor([[0.0, 0.0], [math.log(3.0), 0.0]])
-    expected = torch.tensor([math.log(2), -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))])
-    torch.testing.assert_close(token_entropy(logits), expected)
-    logits = torch.randn(3, 6, requires_grad=True)
-    entropy = token_entropy(logits, 0.5)
-    (gradient,) = torch.autograd.grad(entropy.sum(), logits)
-    log_p = torch.log_softmax(logits / 0.5, -1)
-    torch.testing.assert_close(gradient, -log_p.exp() * (log_p + entropy[:, None]) / 0.5)
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
-from openrlhf_gagpo.backends import response_logits as module
-from openrlhf_gagpo.backends.response_logits import ResponseLogits, plain_pass, response_logits, shared_pass
-from openrlhf_gagpo.training.objective import token_log_probs
+from openrlhf_gagpo.backends import response_pass as module
+from openrlhf_gagpo.backends.response_pass import ResponseScores, plain_pass, response_pass, shared_pass
 from openrlhf_gagpo.training.rows import TokenRow
+from openrlhf_gagpo.training.token_scores import Reading
 
 WORDS = 24
 
@@ -49,35 +49,34 @@ def _by_hand(model: PreTrainedModel, row: TokenRow) -> Tensor:
     return torch.log_softmax(logits, -1).gather(-1, torch.tensor(row.response_ids)[:, None])[:, 0]
 
 
-def _log_probs(output: ResponseLogits) -> Tensor:
-    return token_log_probs(output.logits, output.tokens) * output.mask
-
-
+@pytest.mark.parametrize("chunk", [0, 3])
 @pytest.mark.parametrize("read", [plain_pass, shared_pass])
 @pytest.mark.parametrize(("prompts", "responses"), [([4, 9, 1], [1, 5, 3]), ([7], [1]), ([2, 6], [4])])
 def test_both_passes_give_what_each_row_gives_alone(
-    read: Callable[..., ResponseLogits], prompts: list[int], responses: list[int]
+    read: Callable[..., ResponseScores], prompts: list[int], responses: list[int], chunk: int
 ) -> None:
     model, rows = _model(), _rows(prompts, responses)
-    output = read(model, rows, 0)
-    assert output.logits.shape == (len(rows), max(responses), WORDS)
-    assert [ids[mask.bool()].tolist() for ids, mask in zip(output.tokens, output.mask, strict=True)] == [
-        row.response_ids for row in rows
-    ]
-    for row, values, mask in zip(rows, _log_probs(output), output.mask, strict=True):
+    output = read(model, rows, 0, Reading(chunk=chunk))
+    assert output.log_probs.shape == (len(rows), max(responses))
+    assert not output.log_probs[output.mask == 0].any()
+    assert output.entropy is None
+    for row, values, mask in zip(rows, output.log_probs, output.mask, strict=True):
         torch.testing.assert_close(values[mask.bool()], _by_hand(model, row), atol=2e-6, rtol=1e-6)
 
 
 def test_the_gradient_flows_through_the_prompts() -> None:
     rows = _rows([4, 9, 1], [1, 5, 3])
     gradients = []
-    for read in (plain_pass, shared_pass):
+    for read, chunk in ((plain_pass, 0), (shared_pass, 0), (plain_pass, 4), (shared_pass, 4)):
         model = _model().train()
-        (_log_probs(read(model, rows, 0)) * torch.linspace(-1, 1, len(rows))[:, None]).sum().backward()
+        output = read(model, rows, 0, Reading(0.8, entropy=True, chunk=chunk))
+        assert output.entropy is not None
+        ((output.log_probs + 0.3 * output.entropy) * torch.linspace(-1, 1, len(rows))[:, None]).sum().backward()
         gradients.append({name: value.grad for name, value in model.named_parameters()})
-    plain, shared = gradients
+    plain, *others = gradients
     for name, value in plain.items():
-        torch.testing.assert_close(shared[name], value, atol=2e-5, rtol=1e-4, msg=name)
+        for other in others:
+            torch.testing.assert_close(other[name], value, atol=2e-5, rtol=1e-4, msg=name)
 
 
 @pytest.fixture
@@ -94,16 +93,16 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_prompts_are_shared_where_that_is_worth_it(passes: list[str]) -> None:
     model = _model()
-    response_logits(model, _rows([4, 9], [1, 5, 3]), 0)
-    response_logits(model, _rows([4, 9, 3], [2]), 0)
+    response_pass(model, _rows([4, 9], [1, 5, 3]), 0, Reading())
+    response_pass(model, _rows([4, 9, 3], [2]), 0, Reading())
     assert passes == ["shared_pass", "plain_pass"]
 
 
 def test_prompts_are_not_shared_under_gradient_checkpointing(passes: list[str]) -> None:
     model, rows = _model(), _rows([4, 9], [1, 5, 3])
     model.gradient_checkpointing_enable({"use_reentrant": False})
-    kept = _log_probs(response_logits(model.train(), rows, 0))
-    again = _log_probs(response_logits(model.eval(), rows, 0))
+    kept = response_pass(model.train(), rows, 0, Reading()).log_probs
+    again = response_pass(model.eval(), rows, 0, Reading()).log_probs
     # Without a gradient nothing is checkpointed.
     assert passes == ["plain_pass", "shared_pass"]
     torch.testing.assert_close(kept, again, atol=2e-6, rtol=1e-6)
@@ -112,7 +111,7 @@ def test_prompts_are_not_shared_under_gradient_checkpointing(passes: list[str]) 
 def test_prompts_are_not_shared_through_a_sliding_window(passes: list[str]) -> None:
     model = _model(use_sliding_window=True, sliding_window=4, max_window_layers=0)
     rows = _rows([4, 9], [1, 5, 3])
-    output = response_logits(model, rows, 0)
+    output = response_pass(model, rows, 0, Reading())
     assert passes == ["plain_pass"]
-    for row, values, mask in zip(rows, _log_probs(output), output.mask, strict=True):
+    for row, values, mask in zip(rows, output.log_probs, output.mask, strict=True):
         torch.testing.assert_close(values[mask.bool()], _by_hand(model, row), atol=2e-6, rtol=1e-6)
