@@ -10,7 +10,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from openrlhf_gagpo.backends.trackers import Trackers
-from openrlhf_gagpo.config import checks
+from openrlhf_gagpo.config import checks, machine_checks
 from openrlhf_gagpo.config.resolve import resolve
 from openrlhf_gagpo.config.settings import backend_settings
 from openrlhf_gagpo.errors import ConfigError
@@ -88,6 +88,6 @@ def test_a_tracker_that_is_not_installed_is_said_before_the_start(
 ) -> None:
     config = resolve([*tiny_vault.arguments(vault_model, tmp_path / "run")[1:], *words])
     checks.check(config)
-    monkeypatch.setattr(checks, "find_spec", lambda name: None if name == package else object())
+    monkeypatch.setattr(machine_checks, "find_spec", lambda name: None if name == package else object())
     with pytest.raises(ConfigError, match=f"{words[0]} logs with {package}, which is not installed"):
         checks.check(config)
