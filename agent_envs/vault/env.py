@@ -91,8 +91,13 @@ class VaultEnv(TextEnv):
             raise ValueError(f"vault: keys is {keys}; it must be between 1 and {len(COLOURS)}.")
         if keys + 3 > size**2:
             raise ValueError(f"vault: {keys} keys need {keys + 3} rooms, but size {size} has {size**2}; raise size.")
-        if max_steps < 1:
-            raise ValueError(f"vault: max_steps is {max_steps}; it must be at least 1.")
+        # Every key is taken, the chest opened, the gem taken and put, and each of these places is another room.
+        shortest = 2 * keys + 5
+        if max_steps < shortest:
+            raise ValueError(
+                f"vault: max_steps is {max_steps}, but with {keys} {'key' if keys == 1 else 'keys'} no solution is "
+                f"shorter than {shortest} steps; raise it."
+            )
         if min(train_tasks, valid_tasks, test_tasks) < 0:
             raise ValueError("vault: a split size is negative; use 0 for a split without tasks.")
         self.max_steps = max_steps

@@ -181,7 +181,7 @@ def test_unknown_tasks(task: str) -> None:
         ({"size": 1}, "size is 1"),
         ({"keys": 9}, "keys is 9"),
         ({"size": 2, "keys": 2}, "raise size"),
-        ({"max_steps": 0}, "max_steps is 0"),
+        ({"max_steps": 8}, "max_steps is 8, but with 2 keys no solution is shorter than 9 steps"),
         ({"train_tasks": -1}, "negative"),
     ],
 )
