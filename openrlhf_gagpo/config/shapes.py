@@ -76,16 +76,21 @@ class ModelShape:
         return 2 * self.layers * self.keys * number_bytes
 
 
-def _qwen2(words: int, width: int, inner: int, heads: int, key_heads: int, *, tied: bool) -> ModelShape:
-    """Return the shape of a Qwen2.5 model of 28 layers and heads of 128 numbers."""
+def _qwen(
+    words: int, width: int, inner: int, layers: int, heads: int, key_heads: int, *, tied: bool, third: bool = False
+) -> ModelShape:
+    """Return the shape of a Qwen2.5 model, or of a Qwen3 (``third``); both have heads of 128 numbers."""
     return ModelShape(
-        words, width, inner, 28, heads * 128, key_heads * 128, heads, key_heads, tied, biases=True, head_norms=False
-    )
+        words, width, inner, layers, heads * 128, key_heads * 128, heads, key_heads, tied,
+        biases=not third, head_norms=third,
+    )  # fmt: skip
 
 
 _PUBLISHED: Mapping[str, ModelShape] = {
-    "Qwen/Qwen2.5-1.5B-Instruct": _qwen2(151936, 1536, 8960, 12, 2, tied=True),
-    "Qwen/Qwen2.5-7B-Instruct": _qwen2(152064, 3584, 18944, 28, 4, tied=False),
+    "Qwen/Qwen2.5-1.5B-Instruct": _qwen(151936, 1536, 8960, 28, 12, 2, tied=True),
+    "Qwen/Qwen2.5-3B-Instruct": _qwen(151936, 2048, 11008, 36, 16, 2, tied=True),
+    "Qwen/Qwen2.5-7B-Instruct": _qwen(152064, 3584, 18944, 28, 28, 4, tied=False),
+    "Qwen/Qwen3-4B": _qwen(151936, 2560, 9728, 36, 32, 8, tied=True, third=True),
 }
 """Shapes of the models that the recipes name, as their authors publish them."""
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from openrlhf_gagpo import losses, machine
+from openrlhf_gagpo.config import machine_checks
 from openrlhf_gagpo.config.checks import check
 from openrlhf_gagpo.config.placement import place
 from openrlhf_gagpo.config.reading import env_options
@@ -113,7 +114,10 @@ def test_a_sound_configuration_passes(base):
         ("--ds.attn_implementation flash_attention_2", ["needs a GPU", "sdpa"]),
         ("--ds.attn_implementation flash_attention_2 --ds.param_dtype fp32", ["fp32", "sdpa"]),
         ("--ds.zero_stage 0", ["ds.zero_stage 0", "use 1 or 2"]),
-        ("--ds.ring_attn_size 2 --actor.num_gpus_per_node 2 --vllm.num_engines 2", ["ring-flash-attn"]),
+        (
+            "--ds.ring_attn_size 2 --actor.num_gpus_per_node 2 --vllm.num_engines 2",
+            ["--ds.ring_attn_size 2 needs GPUs"],
+        ),
         ("--vllm.tensor_parallel_size 2 --actor.num_gpus_per_node 2", ["--vllm.tensor_parallel_size 2 needs GPUs"]),
         ("--actor.optim muon", ["actor.max_norm 1", "set actor.max_norm to 0"]),
         (f"{GAE} --critic.optim muon --actor.max_norm 0", ["critic.max_norm 1"]),
@@ -332,6 +336,16 @@ def test_more_gpus_than_there_are(base, monkeypatch):
     check(resolve(base.split()))
     fails(f"{base} --train.no_colocate_all", "needs 10 GPUs", "shows 1", "--train.colocate_all")
     check(resolve(f"{base} --train.no_colocate_all --ray.address auto".split()))
+
+
+def test_ring_attention_needs_its_package(base, monkeypatch):
+    monkeypatch.setattr(machine, "gpus", lambda: 2)
+    monkeypatch.setattr(machine, "torch_has_cuda", lambda: True)
+    line = f"{base} --ds.ring_attn_size 2 --actor.num_gpus_per_node 2 --vllm.num_engines 2"
+    monkeypatch.setattr(machine_checks, "find_spec", lambda name: None)
+    fails(line, "ring-flash-attn")
+    monkeypatch.setattr(machine_checks, "find_spec", lambda name: object())
+    check(resolve(line.split()))
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ def test_no_flag_is_the_negation_of_another():
         (["--qqqq"], ["--qqqq is not a flag", "--help"]),
         (["stray"], ["'stray'"]),
         (["--config", "a.yaml", "--config", "b.yaml"], ["--config is given 2 times", "base: FILE"]),
-        (["--train.seed", "-1"], ["--train.seed is -1; it must be 0 or more"]),
+        (["--train.seed", "-1"], ["--train.seed is -1; it must be from 0 to 2^32 - 1"]),
         (["--actor.adam.betas", "0.9", "1"], ["--actor.adam.betas is 1.0", "from 0 to below 1"]),
         (["--train.seed", "abc"], ["--train.seed wants a whole number, not 'abc'"]),
         (["--train.seed", "1.5"], ["--train.seed wants a whole number"]),
@@ -352,7 +352,7 @@ def test_recipe_directory_is_not_empty():
 
 
 @given(
-    st.integers(min_value=0),
+    st.integers(0, 2**32 - 1),
     st.floats(min_value=0, exclude_min=True, allow_nan=False, allow_infinity=False),
     st.sampled_from(["ppo", "gspo"]),
 )
