@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_model
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import DynamicCache, get_scheduler
 from transformers.cache_utils import DynamicLayer
@@ -62,12 +62,18 @@ def eos_ids(model: Any, tokenizer: Any) -> list[int]:
 
 
 def write_model(model: Any, folder: Path) -> None:
-    """Write a Hugging Face folder like ``save_pretrained``, which would import DeepSpeed if it is installed."""
+    """Write a Hugging Face folder like ``save_pretrained``, which would import DeepSpeed if it is installed.
+
+    A tied weight is written once, under the name that other programs read: vLLM passes over the output layer of a model
+    with tied embeddings, and would leave the embedding as it was drawn.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     model.config.save_pretrained(folder)
     if model.can_generate():
         model.generation_config.save_pretrained(folder)
-    save_model(model, str(folder / "model.safetensors"), metadata={"format": "pt"})
+    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items() if name not in tied}
+    save_file(weights, str(folder / "model.safetensors"), metadata={"format": "pt"})
 
 
 def build_optimizer(model: Any, settings: OptimizerSettings, iterations: int) -> tuple[torch.optim.AdamW, Any]:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 
+from openrlhf_gagpo.backends.local_models import write_model
 from openrlhf_gagpo.evaluation.store import EvaluationFolder
 from openrlhf_gagpo.rollout.types import Episode
 from support.paths import REPOSITORY
@@ -48,18 +49,29 @@ def evaluate(out: Path, *flags: str) -> list[Episode]:
 
 
 @pytest.fixture(scope="module")
-def server(vault_model: Path) -> Iterator[str]:
+def exported(vault_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model as the local backend exports it, with tied embeddings."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = tmp_path_factory.mktemp("exported") / "model"
+    write_model(AutoModelForCausalLM.from_pretrained(vault_model, dtype=torch.float32), folder)
+    AutoTokenizer.from_pretrained(vault_model).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(exported: Path) -> Iterator[str]:
     """The address of vLLM's own OpenAI server."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [
-        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(vault_model), "--served-model-name",
+        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(exported), "--served-model-name",
         "tiny", "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--max-model-len", "64",
         "--enforce-eager", "--kv-cache-memory-bytes", str(2**29), "--max-num-seqs", "32",
     ]  # fmt: skip
     # Its output is kept in a file: nobody reads a pipe while the tests run.
-    log = vault_model.parent / "server.log"
+    log = exported.parent / "server.log"
     with log.open("wb") as output:
         process = subprocess.Popen(command, env=environment(), stdout=output, stderr=output)
     try:
@@ -83,18 +95,18 @@ def _answers(url: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def here(vault_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Episode]:
+def here(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Episode]:
     """Greedy episodes of the model in a process of its own, with token ids."""
-    flags = ("--policy.model", str(vault_model), "--policy.threads", "1")
+    flags = ("--policy.model", str(exported), "--policy.threads", "1")
     return evaluate(tmp_path_factory.mktemp("here") / "out", *flags)
 
 
 @pytest.fixture(scope="module")
-def margins(vault_model: Path, here: list[Episode]) -> list[list[float]]:
+def margins(exported: Path, here: list[Episode]) -> list[list[float]]:
     """Per step, the smallest difference of the two best tokens' log-probabilities at any position of its response."""
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(vault_model, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(exported, dtype=torch.float32).eval()
     found = []
     for episode in here:
         found.append([])
@@ -125,10 +137,10 @@ def assert_same_actions(here: list[Episode], there: list[Episode], margins: list
 
 @pytest.mark.parametrize("tokens_here", [False, True], ids=["text", "token ids"])
 def test_the_server_acts_like_the_model_in_this_process(
-    server: str, vault_model: Path, here: list[Episode], margins: list[list[float]], tmp_path: Path, tokens_here: bool
+    server: str, exported: Path, here: list[Episode], margins: list[list[float]], tmp_path: Path, tokens_here: bool
 ) -> None:
     flags = ["--policy.base_url", server, "--policy.model", "tiny"]
-    flags += ["--policy.tokenizer", str(vault_model)] if tokens_here else []
+    flags += ["--policy.tokenizer", str(exported)] if tokens_here else []
     there = evaluate(tmp_path / "out", *flags)
     assert_same_actions(here, there, margins)
     numbers = EvaluationFolder(tmp_path / "out").result()["numbers"]
@@ -140,9 +152,9 @@ def test_the_server_acts_like_the_model_in_this_process(
 
 
 def test_the_engine_acts_like_the_model_in_this_process(
-    vault_model: Path, here: list[Episode], margins: list[list[float]], tmp_path: Path
+    exported: Path, here: list[Episode], margins: list[list[float]], tmp_path: Path
 ) -> None:
-    there = evaluate(tmp_path / "out", "--policy", "vllm_engine", "--policy.model", str(vault_model))
+    there = evaluate(tmp_path / "out", "--policy", "vllm_engine", "--policy.model", str(exported))
     assert_same_actions(here, there, margins)
 
 
