@@ -149,9 +149,9 @@ def test_make_uses_the_option_where_there_is_one(
 @pytest.mark.parametrize(
     "make_pool",
     [
-        lambda plugin: EnvPool("unlimited-vault", {"size": 4}, plugins=[plugin], max_steps=2),
-        lambda plugin: EnvPool("unlimited-vault", {"max_steps": 2}, plugins=[plugin]),
-        lambda plugin: EnvPool("vault", {"max_steps": 2, "train_tasks": 0, "valid_tasks": 0}, max_steps=2),
+        lambda plugin: EnvPool("unlimited-vault", {"size": 4}, plugins=[plugin], max_steps=9),
+        lambda plugin: EnvPool("unlimited-vault", {"max_steps": 9}, plugins=[plugin]),
+        lambda plugin: EnvPool("vault", {"max_steps": 9, "train_tasks": 0, "valid_tasks": 0}, max_steps=9),
     ],
 )
 def test_workers_have_the_limit(plugin: str, make_pool: Callable[[str], EnvPool]) -> None:
@@ -159,7 +159,7 @@ def test_workers_have_the_limit(plugin: str, make_pool: Callable[[str], EnvPool]
         async with make_pool(plugin) as pool:
             return await (await pool.open()).max_steps()
 
-    assert asyncio.run(run()) == 2
+    assert asyncio.run(run()) == 9
 
 
 def test_preload_gets_what_the_class_takes(plugin: str) -> None:
