@@ -39,6 +39,7 @@ class Plan:
     groups: tuple[Bundles, ...]
     """Empty for the local backend, which is one process."""
     environments: int
+    """Environment processes of a node, which its engines share."""
     episodes: int
     """Training episodes per iteration."""
     rows_per_update: int
@@ -70,7 +71,7 @@ def place(config: Config) -> Plan:
         device=device,
         nodes=1 if local else max(config.actor.num_nodes, 1),
         groups=() if local else _groups(config),
-        environments=config.env.workers * (1 if local else config.vllm.num_engines or 1),
+        environments=config.env.workers,
         episodes=config.rollout.batch_size * config.rollout.n_samples_per_prompt,
         rows_per_update=config.train.batch_size,
         epochs=config.train.max_epochs,

@@ -66,7 +66,7 @@ def _placement(plan: Plan) -> Table:
         for process in group.processes:
             table.add_row(where, process.name, str(process.count), f"{process.gpus_each:g}")
             where = ""
-    table.add_row("CPU", "environment worker", str(plan.environments), "0")
+    table.add_row("CPU", "environment worker of a node", str(plan.environments), "0")
     return table
 
 
