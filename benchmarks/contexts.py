@@ -33,18 +33,21 @@ CASES: dict[str, dict[str, Any]] = {
         "recipe": "alfworld_cpu.yaml",
         "options": ["state_key=situation", "max_steps=20"],
         "history": 2,
+        "max_len": 2048,
         "clone": "--rollout.list_actions --layers 3 --episodes 800 --batch_size 16 --epochs 4",
     },
     "webshop": {
         "recipe": "webshop_cpu.yaml",
         "options": ["test_goals=50", "observation=text_rich", "nouns=words", "max_steps=10"],
-        "history": 0,
-        "clone": "--rollout.list_actions --episodes 300 --batch_size 16 --epochs 6",
+        "history": 2,
+        "max_len": 8192,  # Ten pages of a shop.
+        "clone": "--rollout.list_actions --episodes 300 --batch_size 16 --epochs 6 --max_positions 8192",
     },
     "search_qa": {
         "recipe": "search_qa_cpu.yaml",
         "options": ["max_steps=4"],
         "history": 4,
+        "max_len": 2048,
         "clone": "--noise 0.1 --episodes 1500 --batch_size 16 --epochs 4",
     },
 }
@@ -81,7 +84,7 @@ def train(environment: str, context: str, data: Path, model: Path, out: Path, it
     gagpo(
         "train", "--config", str(RECIPES / case["recipe"]), "--backend", "distributed",
         "--env.options", f"data_dir={data}", *case["options"][:-1], *wording(context, case["history"]),
-        "--actor.model_name_or_path", str(model), "--run_dir", str(out), "--data.max_len", "2048",
+        "--actor.model_name_or_path", str(model), "--run_dir", str(out), "--data.max_len", str(case["max_len"]),
         "--vllm.enable_prefix_caching", "--train.num_iterations", str(iterations), "--eval.no_before_train",
         "--eval.no_after_train", "--eval.steps", "-1", "--no_report",
     )  # fmt: skip

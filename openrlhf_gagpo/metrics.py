@@ -219,6 +219,7 @@ _TABLE: tuple[tuple[str, str, str], ...] = (
     ("eval/success/<category>", "Success rate on the tasks of one category.", "share"),
     ("eval/success_low/<category>", "Lower end of its 95 % interval.", "share"),
     ("eval/success_high/<category>", "Upper end of its 95 % interval.", "share"),
+    ("eval/greedy_success/<category>", "Success rate of the greedy episodes on the tasks of one category.", "share"),
     ("eval/tasks/<category>", "Tasks of one category with an episode that counts in its success rate.", "count"),
     ("time/rollout", "Playing the episodes, from first reset to last step.", "s"),
     ("time/columns", "Computing the columns that credit needs from a model.", "s"),

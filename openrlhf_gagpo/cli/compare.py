@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import shlex
 import sys
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from openrlhf_gagpo.errors import ConfigError, RunError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from openrlhf_gagpo.experiment.results import Run
+    from openrlhf_gagpo.experiment.archive import Archive
     from openrlhf_gagpo.experiment.runner import Runner
 
 __all__ = ["main", "parse"]
@@ -35,12 +36,15 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Return checked arguments. Raises ``ConfigError`` for unusable ones and ``SystemExit`` after ``--help``."""
     parser = _Parser(
         prog="gagpo compare",
-        usage="gagpo compare MATRIX.yaml --out DIR [--jobs N] [--dry_run] | gagpo compare [NAME=]RUN ... --out DIR",
+        usage="gagpo compare MATRIX.yaml --out DIR [--jobs N] [--dry_run] | gagpo compare [NAME=]RUN ... --out DIR | "
+        "gagpo compare runs.jsonl.gz --out DIR",
         description="Run algorithms x settings x seeds cell by cell and compare them. The same command goes on after "
-        "an interruption: finished cells are kept.",
+        "an interruption: finished cells are kept. From runs.jsonl.gz, which it writes, the report is made again.",
         allow_abbrev=False,
     )
-    parser.add_argument("inputs", nargs="+", metavar="MATRIX_OR_RUN", help="a matrix file, or finished run folders")
+    parser.add_argument(
+        "inputs", nargs="+", metavar="MATRIX_OR_RUN", help="a matrix file, finished run folders, or an archive"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of cells and report")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="cells side by side (default %(default)s)")
     parser.add_argument("--dry_run", action="store_true", help="print cells and commands, then stop")
@@ -50,6 +54,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--primary", metavar="METRIC", help="of finished runs: what is compared; default eval/success")
     given = parser.parse_args(list(argv))
     given.matrix = len(given.inputs) == 1 and Path(given.inputs[0]).suffix in (".yaml", ".yml")
+    given.archive = len(given.inputs) == 1 and given.inputs[0].endswith(".jsonl.gz")
     if given.jobs < 1:
         raise ConfigError(f"--jobs is {given.jobs}; it must be at least 1")
     for name in ("baseline", "primary"):
@@ -71,10 +76,13 @@ def main(argv: Sequence[str]) -> int:
     from rich.console import Console
 
     console = Console(highlight=False)
+    if given.archive:
+        return _archive(given, console)
     return _matrix(given, console) if given.matrix else _runs(given, console)
 
 
 def _matrix(given: argparse.Namespace, console: Console) -> int:
+    from openrlhf_gagpo.experiment.archive import Archive
     from openrlhf_gagpo.experiment.cells import plan
     from openrlhf_gagpo.experiment.jobs import read_json
     from openrlhf_gagpo.experiment.matrix import read_matrix
@@ -101,7 +109,7 @@ def _matrix(given: argparse.Namespace, console: Console) -> int:
         ]
         tuning = read_json(out / "tuning.json") if matrix.tuning else {}
         if runs:
-            _report(out, runs, matrix.baseline, matrix.primary, tuning, runner.failed, console)
+            _report(out, Archive(runs, matrix.baseline, matrix.primary, tuning, runner.failed), console)
     if runner.failed:
         raise RunError(
             f"{len(runner.failed)} cells or starts have no result ({', '.join(runner.failed)}): see stderr.txt "
@@ -132,6 +140,7 @@ def _show(runner: Runner, console: Console) -> None:
 def _runs(given: argparse.Namespace, console: Console) -> int:
     from openrlhf_gagpo.config.families import ESTIMATOR
     from openrlhf_gagpo.experiment.aggregate import label_runs
+    from openrlhf_gagpo.experiment.archive import Archive
     from openrlhf_gagpo.experiment.cells import OWN
     from openrlhf_gagpo.experiment.matrix import PRIMARY
     from openrlhf_gagpo.experiment.results import read_run
@@ -148,31 +157,42 @@ def _runs(given: argparse.Namespace, console: Console) -> int:
         runs.append(read_run(folder.path, _RUNS, label or estimator))
     label_runs(runs, OWN)
     names = list(dict.fromkeys(run.algorithm for run in runs))
-    baseline = given.baseline or names[0]
-    if baseline not in names:
-        raise ConfigError(f"--baseline is {baseline!r}; it must be one of {', '.join(names)}")
+    found = Archive(runs, names[0], PRIMARY, {}, [])
     with locked(given.out):
-        _report(given.out, runs, baseline, given.primary or PRIMARY, {}, [], console)
+        _report(given.out, _chosen(found, given), console)
     return 0
 
 
-def _report(
-    out: Path,
-    runs: Sequence[Run],
-    baseline: str,
-    primary: str,
-    tuning: dict[str, object],
-    failed: Sequence[str],
-    console: Console,
-) -> None:
+def _archive(given: argparse.Namespace, console: Console) -> int:
+    from openrlhf_gagpo.experiment.archive import read_archive
+    from openrlhf_gagpo.experiment.runner import locked
+
+    found = _chosen(read_archive(Path(given.inputs[0])), given)
+    with locked(given.out):
+        _report(given.out, found, console)
+    return 0
+
+
+def _chosen(found: Archive, given: argparse.Namespace) -> Archive:
+    """Apply what the command line says about a comparison of finished runs."""
+    names = list(dict.fromkeys(run.algorithm for run in found.runs))
+    baseline = given.baseline or found.baseline
+    if baseline not in names:
+        raise ConfigError(f"--baseline is {baseline!r}; it must be one of {', '.join(names)}")
+    return dataclasses.replace(found, baseline=baseline, primary=given.primary or found.primary)
+
+
+def _report(out: Path, found: Archive, console: Console) -> None:
     from openrlhf_gagpo.experiment.aggregate import aggregate
+    from openrlhf_gagpo.experiment.archive import ARCHIVE, write_archive
 
     try:
         from openrlhf_gagpo.experiment.output import write_results
     except ModuleNotFoundError as error:
         raise ConfigError(f"the report draws with {error.name}, which is not installed; install it") from error
 
-    page = write_results(out, aggregate(runs, baseline, primary), tuning, failed)
+    write_archive(out / ARCHIVE, found)
+    page = write_results(out, aggregate(found.runs, found.baseline, found.primary), found.tuning, found.failed)
     console.print(f"report: {page}", markup=False, soft_wrap=True)
 
 

@@ -79,4 +79,5 @@ def evaluation_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
 def greedy_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
     """Compute the main metrics of greedy episodes, under names of their own beside those of sampled ones."""
     metrics = evaluation_metrics(episodes)
-    return {f"eval/greedy_{name}": metrics[f"eval/{name}"] for name in _GREEDY}
+    categories = [f"success/{entry.category}" for entry in success_by_category(episodes) if entry.category]
+    return {f"eval/greedy_{name}": metrics[f"eval/{name}"] for name in (*_GREEDY, *categories)}

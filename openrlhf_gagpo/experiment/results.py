@@ -105,7 +105,7 @@ def series(run: Run, metric: str, along: str) -> tuple[Floats, Floats]:
     return np.array([x for x, _ in kept], dtype=float), np.array([y for _, y in kept], dtype=float)
 
 
-_CATEGORY = "eval/success/"
+_CATEGORIES = ("eval/success/", "eval/greedy_success/")
 _AVERAGED = (
     "rollout/episode_length",
     "policy/grad_norm",
@@ -128,7 +128,7 @@ def reduced(run: Run) -> dict[str, float]:
     evals = [row for row in run.evals if math.isfinite(_of(row, "eval/success"))]
     ends = [("start", row) for row in evals if row["iteration"] == 0] + [("final", row) for row in evals[-1:]]
     for word, row in ends:
-        categories = (name for name in row if name.startswith(_CATEGORY))
+        categories = (name for name in row if name.startswith(_CATEGORIES))
         for name in ("eval/success", "eval/greedy_success", "eval/episode_length", *categories):
             numbers[f"{word} {name}"] = _of(row, name)
     numbers["area rollout/success"] = mean(_finite(run.rows, "rollout/success"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from openrlhf_gagpo.evaluation.summary import success_by_category
+from openrlhf_gagpo.evaluation.summary import greedy_metrics, success_by_category
 from support.report_runs import episode
 
 
@@ -27,3 +27,11 @@ def test_repeated_episodes_do_not_narrow_the_interval_of_a_category() -> None:
     (one,), (eight,) = success_by_category(once), success_by_category(once * 8)
     assert (eight.episodes, eight.tasks) == (16, 2)
     assert eight.interval == one.interval
+
+
+def test_greedy_episodes_are_counted_by_category_too() -> None:
+    played = [episode(0, success=True), episode(1, success=False)]
+    played[0].category, played[1].category = "heat", "cool"
+    metrics = greedy_metrics(played)
+    assert (metrics["eval/greedy_success/heat"], metrics["eval/greedy_success/cool"]) == (1.0, 0.0)
+    assert not any(name.startswith("eval/success") for name in metrics)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import fcntl
+import gzip
 import json
 import os
 import select
@@ -17,6 +18,7 @@ import yaml
 from openrlhf_gagpo.cli import compare
 from openrlhf_gagpo.errors import ConfigError, RunError
 from openrlhf_gagpo.experiment import jobs
+from openrlhf_gagpo.experiment.archive import ARCHIVE
 from openrlhf_gagpo.experiment.cells import Cell
 from openrlhf_gagpo.experiment.matrix import Warmstart
 from support import pretend_gagpo, tiny_vault
@@ -221,3 +223,26 @@ def test_a_comparison_survives_a_kill_without_repeating_finished_cells(compared:
     assert compare.main([*finished, "--out", str(out / "again"), "--baseline", "gagpo"]) == 0
     names = {"one": "gagpo", "two": "grpo", "three": "rloo"}
     assert numbers(out / "again") == {(names[key[0]], *key[1:]): value for key, value in numbers(out).items()}
+
+    # So does the archive, but for the last digits.
+    assert compare.main([str(out / ARCHIVE), "--out", str(out / "archived")]) == 0
+    archived = numbers(out / "archived")
+    assert archived == {key: pytest.approx(value, rel=1e-4, nan_ok=True) for key, value in numbers(out).items()}
+    assert (out / "archived" / ARCHIVE).read_bytes() == (out / ARCHIVE).read_bytes()
+
+
+def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "runs.jsonl.gz"
+    for content in (
+        b"no gzip",
+        gzip.compress(b"{}\n"),
+        gzip.compress(b"[1]\n"),
+        gzip.compress(b""),
+        gzip.compress(b'{"format":2}\n'),
+        gzip.compress(b'{"format":1}\n{}\n')[:-9],
+    ):
+        file.write_bytes(content)
+        with pytest.raises(ConfigError, match=r"archive|reads format 1"):
+            compare.main([str(file), "--out", str(tmp_path / "out")])
+    with pytest.raises(ConfigError, match="cannot be read"):
+        compare.main([str(tmp_path / "absent.jsonl.gz"), "--out", str(tmp_path / "out")])
