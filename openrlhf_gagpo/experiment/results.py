@@ -121,8 +121,9 @@ def reduced(run: Run) -> dict[str, float]:
     """Reduce a run to single numbers by name; those that it did not log are left out.
 
     Success is there for each category of tasks too. ``start`` is its evaluation before the first iteration and
-    ``final`` the last one; ``area`` is the mean over iterations of the success of the training episodes (area under the
-    curve, per iteration); ``variation`` is a standard deviation over iterations divided by the mean.
+    ``final`` the last one, ``rise`` the latter minus the former; ``area`` is the mean over iterations of the success of
+    the training episodes (area under the curve, per iteration); ``variation`` is a standard deviation over iterations
+    divided by the mean.
     """
     numbers: dict[str, float] = {}
     evals = [row for row in run.evals if math.isfinite(_of(row, "eval/success"))]
@@ -131,6 +132,8 @@ def reduced(run: Run) -> dict[str, float]:
         categories = (name for name in row if name.startswith(_CATEGORIES))
         for name in ("eval/success", "eval/greedy_success", "eval/episode_length", *categories):
             numbers[f"{word} {name}"] = _of(row, name)
+    for name in [name.removeprefix("start ") for name in numbers if name.startswith("start ")]:
+        numbers[f"rise {name}"] = numbers.get(f"final {name}", math.nan) - numbers[f"start {name}"]
     numbers["area rollout/success"] = mean(_finite(run.rows, "rollout/success"))
     for name in _AVERAGED:
         numbers[f"mean {name}"] = mean(_finite(run.rows, name))

@@ -83,6 +83,8 @@ def test_a_run_is_reduced_to_numbers(runs: Sequence[Run]) -> None:
             "final eval/success": 0.7,
             "start eval/greedy_success": 0.0,
             "final eval/greedy_success": 0.35,
+            "rise eval/success": 0.6,
+            "rise eval/greedy_success": 0.35,
             "area rollout/success": 0.525,
             "mean policy/grad_norm": 2.0,
             "variation policy/grad_norm": 2**0.5 / 2,
