@@ -34,21 +34,23 @@ CASES: dict[str, dict[str, Any]] = {
         "options": ["state_key=situation", "max_steps=20"],
         "history": 2,
         "max_len": 2048,
-        "clone": "--rollout.list_actions --layers 3 --episodes 800 --batch_size 16 --epochs 4",
+        "clone": "--rollout.list_actions --layers 3 --episodes 800 --epochs 4",
+        "batch_size": {"transcript": 2},  # A sequence is a whole episode there.
     },
     "webshop": {
         "recipe": "webshop_cpu.yaml",
         "options": ["test_goals=50", "observation=text_rich", "nouns=words", "max_steps=10"],
         "history": 2,
         "max_len": 8192,  # Ten pages of a shop.
-        "clone": "--rollout.list_actions --episodes 300 --batch_size 16 --epochs 6 --max_positions 8192",
+        "clone": "--rollout.list_actions --episodes 300 --epochs 6 --max_positions 8192",
+        "batch_size": {"transcript": 4},
     },
     "search_qa": {
         "recipe": "search_qa_cpu.yaml",
         "options": ["max_steps=4"],
         "history": 4,
         "max_len": 2048,
-        "clone": "--noise 0.1 --episodes 1500 --batch_size 16 --epochs 4",
+        "clone": "--noise 0.1 --episodes 1500 --epochs 4",
     },
 }
 FOLDERS = {"alfworld": "alfworld", "webshop": "webshop", "search_qa": "search"}
@@ -72,9 +74,11 @@ def wording(context: str, history: int) -> list[str]:
 def clone(environment: str, context: str, data: Path, out: Path) -> None:
     """Make the starting model of an environment and context."""
     case = CASES[environment]
+    batch = case.get("batch_size", {}).get(context, 16)
     gagpo(
         "warmstart", "--env.name", environment, "--env.options", f"data_dir={data}", *case["options"],
-        *wording(context, case["history"]), *case["clone"].split(), "--out", str(out), "--eval.tasks", "0",
+        *wording(context, case["history"]), *case["clone"].split(), "--batch_size", str(batch),
+        "--out", str(out), "--eval.tasks", "0",
     )  # fmt: skip
 
 
@@ -85,6 +89,7 @@ def train(environment: str, context: str, data: Path, model: Path, out: Path, it
         "train", "--config", str(RECIPES / case["recipe"]), "--backend", "distributed",
         "--env.options", f"data_dir={data}", *case["options"][:-1], *wording(context, case["history"]),
         "--actor.model_name_or_path", str(model), "--run_dir", str(out), "--data.max_len", str(case["max_len"]),
+        "--rollout.batch_size", "8", "--rollout.n_samples_per_prompt", "8",
         "--vllm.enable_prefix_caching", "--train.num_iterations", str(iterations), "--eval.no_before_train",
         "--eval.no_after_train", "--eval.steps", "-1", "--no_report",
     )  # fmt: skip

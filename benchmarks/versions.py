@@ -5,7 +5,8 @@ CPU seconds are those of the whole command, and those of its iterations alone (s
 Per seed one warm start is made with the baseline; both checkouts then train from it on the local backend with the
 baseline's vault recipe, whose flags both know; the order alternates from seed to seed. Success is sampled on 256
 held-out tasks after the last iteration. With ``--setting recipe`` start and recipe are the baseline's own; ``slack``
-has a limit of 30 steps and a weaker start, where runs with other random numbers end far apart.
+has a limit of 30 steps and a weaker start, where runs with other random numbers end far apart; ``settled`` has that
+limit, a better start and a learning rate that falls, so that runs end close together.
 
     git worktree add ../before v0.1.0
     python benchmarks/versions.py --baseline ../before --out benchmarks/results/versions.json
@@ -30,12 +31,17 @@ from openrlhf_gagpo.stats import mean_interval
 RECIPE = "examples/recipes/vault_demo.yaml"
 STARTS = {
     "slack": ("--env.options", "max_steps=30", "--episodes", "500", "--noise", "0.55", "--steps", "130"),
+    "settled": ("--env.options", "max_steps=30", "--episodes", "500", "--noise", "0.3", "--steps", "250"),
     "recipe": (),
 }
 SETTINGS = {
     "slack": (
         "--env.max_steps", "30", "--train.num_iterations", "24", "--actor.adam.lr", "2.5e-4", "--actor.lr_scheduler",
         "constant",
+    ),
+    "settled": (
+        "--env.max_steps", "30", "--train.num_iterations", "24", "--actor.adam.lr", "4e-4", "--actor.lr_scheduler",
+        "cosine_with_min_lr",
     ),
     "recipe": (),
 }  # fmt: skip
