@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file
 
 from openrlhf_gagpo.backends.local import LocalBackend
 from openrlhf_gagpo.config.settings import backend_settings
@@ -26,6 +27,10 @@ PLANS = {
         "--rollout.temperature 0.7 --actor.gradient_checkpointing_enable",
         "--actor.num_gpus_per_node 2 --ref.num_gpus_per_node 1 --vllm.num_engines 1 --ds.zero_stage 1 "
         "--train.no_colocate_all",
+    ),
+    "adapters": (
+        "--ds.lora.rank 4 --ds.lora.alpha 8 --algo.kl.init_coef 0",
+        "--actor.num_gpus_per_node 2 --vllm.num_engines 1 --ds.zero_stage 2 --train.no_colocate_all",
     ),
 }
 
@@ -47,6 +52,8 @@ def pair(
     try:
         local.start()
         many.start()
+        # Adapters are drawn at random; everything else is equal.
+        local.model.load_state_dict(policy_parameters(many), strict=False)
         yield many, local
     finally:
         local.close()
@@ -72,7 +79,24 @@ def test_updates_of_any_size_equal_those_of_one_process_and_reach_every_engine(p
         reached = policy_parameters(many)
         for name, value in local.parameters().items():
             assert float((value - reached[name]).abs().max()) <= 1e-5, name
+    # The policy is another one now, which the engines have to learn of.
+    assert gap(many, episodes) > 1e-3
     many.sync()
     after = play(many, iteration=2, tasks=8)
     assert len(after) == 32
     assert gap(many, after) <= 5e-6
+
+
+@pytest.mark.parametrize("pair", ["adapters"], indirect=True)
+def test_adapters_are_written_as_they_are_and_merged(pair: tuple[Any, LocalBackend]) -> None:
+    many, local = pair
+    many.export()
+    local.export()
+    folders = [backend.settings.checkpoints.output_dir for backend in pair]
+    for file in ("model.safetensors", "adapter/adapter_model.safetensors"):
+        there, here = (load_file(folder / file) for folder in folders)
+        assert there.keys() == here.keys()
+        for name, value in here.items():
+            assert float((value - there[name]).abs().max()) <= 1e-5, name
+    for name in ("config.json", "tokenizer.json", "adapter/adapter_config.json"):
+        assert (folders[0] / name).is_file()
