@@ -147,6 +147,8 @@ def step_log(args: Any, model: str, flags: str) -> StepLog:
 class StepPolicyTrainer(ppo_actor.ActorPPOTrainer):
     """Runs planned optimizer steps on the policy and sends its weights to the engines."""
 
+    actor: Any
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if compat.cuda_available():
             super().__init__(*args, **kwargs)
