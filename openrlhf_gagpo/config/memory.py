@@ -123,9 +123,10 @@ def activation_bytes(shape: ModelShape, passes: Passes, adapters: AdapterShape |
     return kept + 3 * passes.tokens * shape.width * _FLOAT
 
 
-def _transient_bytes(shape: ModelShape, passes: Passes, *, backward: bool) -> float:
+def _transient_bytes(shape: ModelShape, passes: Passes, *, backward: bool, adapters: bool) -> float:
     """Return what a layer's own computation takes for a moment."""
-    feed_forward = (1 if backward else 3) * shape.inner + 2 * shape.width
+    # What an adapter adds to a layer's output is made beside it.
+    feed_forward = (1 if backward else 3 + adapters) * shape.inner + 2 * shape.width
     return passes.tokens * max(feed_forward, 4 * shape.queries) * passes.number_bytes
 
 
@@ -178,10 +179,11 @@ def _update_parts(
     """
     logits = 0.0 if model.value_head else logit_bytes(model.shape, passes, backward=True)
     # Either the logits are there or the last layer's own computation, and a gradient before it is added up.
-    transient = _transient_bytes(model.shape, passes, backward=True)
+    transient = _transient_bytes(model.shape, passes, backward=True, adapters=model.adapters is not None)
     spare = max(0.0, transient - logits)
     return {
-        "weights": model.numbers * passes.weight_bytes / split["weights"] + _rounded_weights(model.shape, passes),
+        "weights": model.numbers * passes.weight_bytes / split["weights"]
+        + _rounded_weights(model, passes, backward=True),
         "gradients": model.trained * passes.weight_bytes / split["gradients"] + model.largest * passes.weight_bytes,
         "optimizer": model.trained * optimizer_bytes / split["optimizer"],
         "activations": activation_bytes(model.shape, passes, model.adapters) + spare,
@@ -194,19 +196,27 @@ def _forward_parts(
 ) -> dict[str, float]:
     """Return the parts of a pass without gradient; arguments as for ``_update_parts``."""
     logits = 0.0 if model.value_head else logit_bytes(model.shape, passes, backward=False)
-    spare = max(0.0, _transient_bytes(model.shape, passes, backward=False) - logits)
+    transient = _transient_bytes(model.shape, passes, backward=False, adapters=model.adapters is not None)
+    spare = max(0.0, transient - logits)
     hidden = passes.tokens * model.shape.width * _FLOAT
     return {
-        "weights": model.numbers * passes.weight_bytes / split["weights"] + _rounded_weights(model.shape, passes),
+        "weights": model.numbers * passes.weight_bytes / split["weights"]
+        + _rounded_weights(model, passes, backward=False),
         "optimizer": model.trained * optimizer_bytes / split["optimizer"],
         "activations": 2 * hidden + spare,
         "logits": logits,
     }
 
 
-def _rounded_weights(shape: ModelShape, passes: Passes) -> float:
+def _rounded_weights(model: _Model, passes: Passes, *, backward: bool) -> float:
     """Return the copies of weights that autocast makes for a pass; an embedding alone needs none."""
-    rounded = shape.parameters - shape.words * shape.width * (not shape.tied)
+    shape = model.shape
+    rounded: float = shape.parameters - shape.words * shape.width * (not shape.tied)
+    if model.adapters is not None and not backward:
+        # Autocast itself keeps copies of what is trained; those of other weights stay for a backward pass alone.
+        rounded = shape.largest
+    elif model.adapters is not None and passes.checkpointing:
+        rounded = max(shape.largest, rounded / shape.layers)
     return rounded * passes.number_bytes * (passes.number_bytes < passes.weight_bytes)
 
 

@@ -31,7 +31,8 @@ LARGE = ((500, 192, 512, 3, 4, 4, False, "llama"), (8, 40, 8, 4, 2))
         pytest.param(WIDE, "fp32", ("--train.logit_chunk", "16"), id="chunks"),
         pytest.param(LARGE, "fp32", ("--ds.lora.rank", "8", "--algo.kl.init_coef", "0.1"), id="adapters"),
         pytest.param(DEEP, "fp32", ("--ds.lora.rank", "16", "--ds.lora.dropout", "0.1"), id="adapters, dropout"),
-        pytest.param(DEEP, "bf16", ("--ds.lora.rank", "4"), id="adapters, bf16"),
+        pytest.param(LARGE, "bf16", ("--ds.lora.rank", "8"), id="adapters, bf16"),
+        pytest.param(LARGE, "bf16", ("--ds.lora.rank", "4", "--actor.gradient_checkpointing_enable"), id="all three"),
     ],
 )
 def test_estimates_are_close_to_what_lives(
