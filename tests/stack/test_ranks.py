@@ -35,7 +35,7 @@ PLANS = {
 }
 
 
-@pytest.fixture(scope="module", params=list(PLANS))
+@pytest.fixture(scope="module")
 def pair(
     request: pytest.FixtureRequest, ray_runtime: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Any, LocalBackend]]:
@@ -60,6 +60,7 @@ def pair(
         many.close()
 
 
+@pytest.mark.parametrize("pair", ["colocated", "apart"], indirect=True)
 def test_updates_of_any_size_equal_those_of_one_process_and_reach_every_engine(pair: tuple[Any, LocalBackend]) -> None:
     many, local = pair
     episodes = play(many, iteration=1, tasks=8)
@@ -79,8 +80,6 @@ def test_updates_of_any_size_equal_those_of_one_process_and_reach_every_engine(p
         reached = policy_parameters(many)
         for name, value in local.parameters().items():
             assert float((value - reached[name]).abs().max()) <= 1e-5, name
-    # The policy is another one now, which the engines have to learn of.
-    assert gap(many, episodes) > 1e-3
     many.sync()
     after = play(many, iteration=2, tasks=8)
     assert len(after) == 32
@@ -88,8 +87,22 @@ def test_updates_of_any_size_equal_those_of_one_process_and_reach_every_engine(p
 
 
 @pytest.mark.parametrize("pair", ["adapters"], indirect=True)
-def test_adapters_are_written_as_they_are_and_merged(pair: tuple[Any, LocalBackend]) -> None:
+def test_adapters_are_trained_alike_and_reach_the_engine_and_the_files_merged(pair: tuple[Any, LocalBackend]) -> None:
     many, local = pair
+    episodes = play(many, iteration=1)
+    assert gap(many, episodes) <= 5e-6
+    rows = rows_of(episodes, 37)
+    for seed in (0, 1):
+        norms = [backend.update(rows, seed=seed)["policy/grad_norm"] for backend in pair]
+        assert norms[0] == pytest.approx(norms[1], rel=1e-4)
+    reached = policy_parameters(many)
+    for name, value in local.parameters().items():
+        assert float((value - reached[name]).abs().max()) <= 1e-5, name
+    # The policy is another one now, which the engine has to learn of.
+    assert gap(many, episodes) > 1e-3
+    many.sync()
+    assert gap(many, play(many, iteration=1)) <= 5e-6
+
     many.export()
     local.export()
     folders = [backend.settings.checkpoints.output_dir for backend in pair]
