@@ -81,8 +81,9 @@ def adapter_problems(config: Config) -> Iterator[str]:
         yield f"{rank} needs weights that are whole on every worker, to merge them; set ds.zero_stage to 2"
     if config.ds.tensor_parallel_size > 1:
         yield f"{rank} needs weights that are whole on every worker, to merge them; set ds.tensor_parallel_size to 1"
-    if config.actor.optim == "muon":
-        yield f"{rank}: Muon is for whole weights, not for the two factors of an adapter; set actor.optim to adam"
+    for section in ("actor", "critic") if uses_critic(config) else ("actor",):
+        if config.get(f"{section}.optim") == "muon":
+            yield f"{rank}: Muon is for whole weights, not for an adapter's two factors; set {section}.optim to adam"
 
 
 def _layers(config: Config) -> Iterator[str]:

@@ -135,6 +135,7 @@ def test_a_sound_configuration_passes(base):
         ("--ds.lora.rank 8 --ds.zero_stage 3", ["--ds.lora.rank 8 needs weights", "ds.zero_stage to 2"]),
         ("--ds.lora.rank 8 --ds.tensor_parallel_size 2 --actor.num_gpus_per_node 2", ["ds.tensor_parallel_size to 1"]),
         ("--ds.lora.rank 8 --actor.optim muon --actor.max_norm 0", ["Muon", "actor.optim to adam"]),
+        (f"{GAE} --ds.lora.rank 8 --critic.optim muon --critic.max_norm 0", ["Muon", "critic.optim to adam"]),
         ("--ds.lora.rank 8 --ds.lora.target_modules", ["--ds.lora.target_modules names no layer"]),
         ("--ds.lora.rank 8 --ds.lora.target_modules q_proj all-linear", ["all-linear includes the others"]),
         (f"{GAE} --ds.lora.rank 8 --ds.lora.target_modules q_proj", ["leaves out the critic's head", "add score"]),
