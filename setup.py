@@ -51,7 +51,7 @@ setup(
         "scipy>=1.11",
     ],
     extras_require={
-        "local": ["torch>=2.6", "transformers>=5.0", "accelerate", "matplotlib>=3.9"],
+        "local": ["torch>=2.6", "transformers>=5.0", "accelerate", "peft>=0.18", "matplotlib>=3.9"],
         "gpu": [*STACK, "vllm==0.29.0", "flash-attn==2.8.3", "matplotlib>=3.9"],
         "view": ["starlette>=0.40", "uvicorn>=0.30"],
         "api": ["httpx>=0.27"],

@@ -20,7 +20,14 @@ from transformers.utils.logging import disable_progress_bar
 
 from openrlhf_gagpo.backends.checkpoints import read_checkpoint, write_checkpoint
 from openrlhf_gagpo.backends.local_critic import LocalCritic
-from openrlhf_gagpo.backends.local_models import build_optimizer, eos_ids, load_model, run_updates, write_model
+from openrlhf_gagpo.backends.local_models import (
+    add_adapters,
+    build_optimizer,
+    eos_ids,
+    load_model,
+    run_updates,
+    write_model,
+)
 from openrlhf_gagpo.backends.response_pass import ResponseScores, response_pass
 from openrlhf_gagpo.backends.sampler import BatchSampler
 from openrlhf_gagpo.backends.trackers import Trackers
@@ -77,6 +84,7 @@ class LocalBackend:
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.model = self._load_model(settings.model)
+        self.adapters = add_adapters(self.model, settings.lora)
         self.reference = (
             self._load_model(settings.model).requires_grad_(False) if settings.objective.kl_coef > 0 else None
         )
@@ -97,6 +105,7 @@ class LocalBackend:
         return LocalCritic(
             settings,
             self.settings.batches,
+            self.settings.lora,
             iterations=self.settings.iterations,
             pad_id=self.tokenizer.pad_token_id,
             device=self.device,
@@ -146,6 +155,8 @@ class LocalBackend:
         return computed
 
     def update(self, rows: Sequence[TrainingRow], seed: int, *, policy: bool = True) -> dict[str, float]:
+        # What adapters drop depends on the iteration alone, so that a resumed run drops the same.
+        torch.manual_seed(seed)
         metrics: dict[str, float] = {}
         if self.critic is not None:
             started = time.perf_counter()
@@ -246,7 +257,7 @@ class LocalBackend:
 
     def save_checkpoint(self, tag: str, state: dict[str, Any]) -> None:
         def write(folder: Path) -> None:
-            write_model(self.model, folder)
+            write_model(self.model, folder, self.adapters)
             torch.save(
                 {"optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict()},
                 folder / "state.pt",
@@ -262,8 +273,11 @@ class LocalBackend:
         return read_checkpoint(self.settings.checkpoints.path, self._restore)
 
     def _restore(self, folder: Path) -> dict[str, Any]:
-        weights = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        self.model.load_state_dict(weights.state_dict())
+        if self.adapters is None:
+            weights = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+            self.model.load_state_dict(weights.state_dict())
+        else:
+            self.adapters.load(folder)
         self._name_weights()
         states = torch.load(folder / "state.pt", map_location=self.device, weights_only=True)
         self.optimizer.load_state_dict(states["optimizer"])
@@ -274,7 +288,7 @@ class LocalBackend:
         return state
 
     def export(self) -> None:
-        write_model(self.model, self.settings.checkpoints.output_dir)
+        write_model(self.model, self.settings.checkpoints.output_dir, self.adapters)
         self.tokenizer.save_pretrained(self.settings.checkpoints.output_dir)
         if self.critic is not None and self.critic.settings.export:
             self.critic.export(self.settings.checkpoints.critic_dir)

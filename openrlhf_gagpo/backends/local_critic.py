@@ -12,11 +12,17 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 from transformers.utils.logging import set_verbosity_error
 
-from openrlhf_gagpo.backends.local_models import build_optimizer, load_model, run_updates, write_model
+from openrlhf_gagpo.backends.local_models import (
+    add_adapters,
+    build_optimizer,
+    load_model,
+    run_updates,
+    write_model,
+)
 from openrlhf_gagpo.training.collate import TokenBatch, collate, per_row
 from openrlhf_gagpo.training.objective import LossScale
 from openrlhf_gagpo.training.rows import TokenRow, TrainingRow, unique_rows
-from openrlhf_gagpo.training.settings import BatchSettings, CriticSettings
+from openrlhf_gagpo.training.settings import BatchSettings, CriticSettings, LoraSettings
 from openrlhf_gagpo.training.steps import StepLog
 from openrlhf_gagpo.training.values import (
     finish_value_metrics,
@@ -37,6 +43,7 @@ class LocalCritic:
         self,
         settings: CriticSettings,
         batches: BatchSettings,
+        lora: LoraSettings | None,
         *,
         iterations: int,
         pad_id: int,
@@ -57,6 +64,7 @@ class LocalCritic:
             # As OpenRLHF starts the head of a critic that is made from the policy's weights.
             with torch.no_grad():
                 self.model.score.weight.normal_(0.0, 1 / (self.model.config.hidden_size + 1))
+        self.adapters = add_adapters(self.model, lora, value_head=True)
         if settings.gradient_checkpointing:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
         self.optimizer, self.scheduler = build_optimizer(self.model, settings.optimizer, iterations)
@@ -117,22 +125,29 @@ class LocalCritic:
 
     def save(self, folder: Path) -> None:
         """Write weights, optimizer and schedule."""
-        write_model(self.model, folder)
-        torch.save(
-            {"optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict()}, folder / "state.pt"
-        )
+        write_model(self.model, folder, self.adapters)
+        states = {"optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict()}
+        if self.adapters is not None:
+            # Drawn at the start, and not to be told from its adapter where they are merged.
+            states["head"] = self.model.score.weight.detach()
+        torch.save(states, folder / "state.pt")
 
     def load(self, folder: Path) -> None:
         """Restore what ``save`` wrote."""
-        saved = load_model(AutoModelForSequenceClassification, str(folder), "ckpt.path", num_labels=1)
-        self.model.load_state_dict(saved.state_dict())
         states = torch.load(folder / "state.pt", map_location=self.device, weights_only=True)
+        if self.adapters is None:
+            saved = load_model(AutoModelForSequenceClassification, str(folder), "ckpt.path", num_labels=1)
+            self.model.load_state_dict(saved.state_dict())
+        else:
+            self.adapters.load(folder)
+            with torch.no_grad():
+                self.model.score.weight.copy_(states["head"])
         self.optimizer.load_state_dict(states["optimizer"])
         self.scheduler.load_state_dict(states["scheduler"])
 
     def export(self, folder: Path) -> None:
         """Write the weights as a Hugging Face folder."""
-        write_model(self.model, folder)
+        write_model(self.model, folder, self.adapters)
 
     def parameters(self) -> dict[str, Tensor]:
         """Return copies of all parameters by name (for tests)."""

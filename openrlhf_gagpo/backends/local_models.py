@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save_file
@@ -17,10 +17,21 @@ from openrlhf_gagpo.errors import RunError
 from openrlhf_gagpo.training.objective import LossScale, merge_sums
 from openrlhf_gagpo.training.rows import MicroBatch, OptimizerStep
 from openrlhf_gagpo.training.schedule import offset_warmup
-from openrlhf_gagpo.training.settings import OptimizerSettings
+from openrlhf_gagpo.training.settings import LoraSettings, OptimizerSettings
 from openrlhf_gagpo.training.steps import StepLog
 
-__all__ = ["build_optimizer", "eos_ids", "keeps_every_token", "load_model", "run_updates", "write_model"]
+if TYPE_CHECKING:
+    from openrlhf_gagpo.backends.adapters import Adapters
+
+__all__ = [
+    "add_adapters",
+    "build_optimizer",
+    "eos_ids",
+    "keeps_every_token",
+    "load_model",
+    "run_updates",
+    "write_model",
+]
 
 # Parameters without weight decay, by name, as in OpenRLHF's optimizer groups.
 _NO_DECAY = ("bias", "layer_norm.weight", "layernorm.weight", "norm.weight", "ln_f.weight")
@@ -61,27 +72,43 @@ def eos_ids(model: Any, tokenizer: Any) -> list[int]:
     return [token for token in {*configured, tokenizer.eos_token_id} if token is not None]
 
 
-def write_model(model: Any, folder: Path) -> None:
+def add_adapters(model: Any, settings: LoraSettings | None, *, value_head: bool = False) -> Adapters | None:
+    """Give ``model`` the adapters that are asked for (see ``Adapters.put_on``); None without any."""
+    if settings is None:
+        return None
+    # Imported here, because only these runs need peft.
+    from openrlhf_gagpo.backends.adapters import Adapters
+
+    return Adapters.put_on(model, settings, value_head=value_head)
+
+
+def write_model(model: Any, folder: Path, adapters: Adapters | None = None) -> None:
     """Write a Hugging Face folder like ``save_pretrained``, which would import DeepSpeed if it is installed.
 
     A tied weight is written once, under the name that other programs read: vLLM passes over the output layer of a model
     with tied embeddings, and would leave the embedding as it was drawn.
+
+    Args:
+        adapters: those of the model, which are merged into the weights, and written as they are (``Adapters.save``).
     """
     folder.mkdir(parents=True, exist_ok=True)
     model.config.save_pretrained(folder)
     if model.can_generate():
         model.generation_config.save_pretrained(folder)
     tied = set(getattr(model, "all_tied_weights_keys", None) or ())
-    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items() if name not in tied}
+    state = model.state_dict() if adapters is None else adapters.state()
+    weights = {name: tensor.contiguous() for name, tensor in state.items() if name not in tied}
     save_file(weights, str(folder / "model.safetensors"), metadata={"format": "pt"})
+    if adapters is not None:
+        adapters.save(folder)
 
 
 def build_optimizer(model: Any, settings: OptimizerSettings, iterations: int) -> tuple[torch.optim.AdamW, Any]:
-    """Build AdamW and a schedule over iterations, with OpenRLHF's parameter groups."""
+    """Build AdamW over what is trained and a schedule over iterations, with OpenRLHF's parameter groups."""
 
     def parameters(decayed: bool) -> Iterator[Tensor]:
         for name, parameter in model.named_parameters():
-            if any(part in name for part in _NO_DECAY) != decayed:
+            if parameter.requires_grad and any(part in name for part in _NO_DECAY) != decayed:
                 yield parameter
 
     groups = [

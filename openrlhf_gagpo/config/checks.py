@@ -7,6 +7,7 @@ from itertools import chain
 
 from openrlhf_gagpo import losses
 from openrlhf_gagpo.backends import BACKENDS
+from openrlhf_gagpo.config.adapters import adapter_problems
 from openrlhf_gagpo.config.families import families
 from openrlhf_gagpo.config.flags import all_flags
 from openrlhf_gagpo.config.machine_checks import machine_problems
@@ -29,7 +30,7 @@ def check(config: Config) -> Plan:
 
 def settings_problems(config: Config, plan: Plan) -> Iterator[str]:
     """Yield why no machine could run the configuration."""
-    for rule in (_backend, _batches, _algorithm, _correction, _filtering):
+    for rule in (_backend, _batches, _algorithm, _correction, _filtering, adapter_problems):
         yield from rule(config)
     yield from _local(config) if BACKENDS[plan.backend].one_process else _distributed(config, plan)
     yield from _environment_settings(config)

@@ -125,7 +125,9 @@ class Flag:
             raise ConfigError(f"{where} wants {self.nargs} values, not {len(items)}")
         if self.nargs == "+" and not items:
             raise ConfigError(f"{where} wants at least one value")
-        return [self._one(item, where) for item in items]
+        values = [self._one(item, where) for item in items]
+        # OpenRLHF's default of a list flag may be a single value.
+        return self.default if values == [self.default] else values
 
     def _one(self, raw: Any, where: str) -> Any:
         value = _convert(raw, self.kind)

@@ -25,7 +25,7 @@ _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 def machine_problems(config: Config, plan: Plan) -> Iterator[str]:
     """Yield what is missing: packages, the run's folder, the model, devices, the environment and its data."""
-    for rule in (_trackers, _run_dir, _model):
+    for rule in (_trackers, _adapters, _run_dir, _model):
         yield from rule(config)
     yield from device_problems(config, plan)
     yield from _environment(config)
@@ -48,6 +48,11 @@ def _trackers(config: Config) -> Iterator[str]:
         # A folder of that name, such as wandb's own for its runs, is a package without an origin.
         if config.get(flag) and ((spec := find_spec(package)) is None or spec.origin is None):
             yield f"{say(config, flag)} logs with {package}, which is not installed; install it, or leave the flag out"
+
+
+def _adapters(config: Config) -> Iterator[str]:
+    if config.ds.lora.rank and find_spec("peft") is None:
+        yield f"{say(config, 'ds.lora.rank')} needs the package peft, which is not installed; install it"
 
 
 def _run_dir(config: Config) -> Iterator[str]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from openrlhf_gagpo.backends import BACKENDS
+from openrlhf_gagpo.config.adapters import AdapterShape, adapter_shape
 from openrlhf_gagpo.config.placement import Plan
 from openrlhf_gagpo.config.resolve import Config, uses_critic
 from openrlhf_gagpo.config.shapes import ModelShape
@@ -100,9 +101,18 @@ def _layer_bytes(shape: ModelShape, passes: Passes) -> float:
     return norms + 2 * 4 * inner + attention + rest
 
 
-def activation_bytes(shape: ModelShape, passes: Passes) -> float:
+def _adapter_bytes(adapters: AdapterShape, passes: Passes) -> float:
+    """Return what the backward pass of the adapters of all layers needs beside what the layers keep, per token."""
+    numbers = sum(adapters.rank + layer.inputs * adapters.dropout for layer in adapters.layers)
+    # Which numbers were dropped is kept in a byte each.
+    return numbers * passes.number_bytes + adapters.dropout * sum(layer.inputs for layer in adapters.layers)
+
+
+def activation_bytes(shape: ModelShape, passes: Passes, adapters: AdapterShape | None = None) -> float:
     """Return what the backward pass of the whole model needs of the forward pass."""
     layer = passes.tokens * _layer_bytes(shape, passes)
+    if adapters is not None:
+        layer += passes.tokens * _adapter_bytes(adapters, passes) / shape.layers
     if passes.masked:
         # The mask as numbers to add, and keys and values repeated for every head.
         pairs = passes.sequences * passes.length**2
@@ -113,9 +123,10 @@ def activation_bytes(shape: ModelShape, passes: Passes) -> float:
     return kept + 3 * passes.tokens * shape.width * _FLOAT
 
 
-def _transient_bytes(shape: ModelShape, passes: Passes, *, backward: bool) -> float:
+def _transient_bytes(shape: ModelShape, passes: Passes, *, backward: bool, adapters: bool) -> float:
     """Return what a layer's own computation takes for a moment."""
-    feed_forward = (1 if backward else 3) * shape.inner + 2 * shape.width
+    # What an adapter adds to a layer's output is made beside it.
+    feed_forward = (1 if backward else 3 + adapters) * shape.inner + 2 * shape.width
     return passes.tokens * max(feed_forward, 4 * shape.queries) * passes.number_bytes
 
 
@@ -127,47 +138,85 @@ def logit_bytes(shape: ModelShape, passes: Passes, *, backward: bool) -> float:
     return made * max(2 * own if backward else own, own + rounded) + 2 * _FLOAT * min(made, BLOCK)
 
 
-def _update_parts(shape: ModelShape, passes: Passes, *, split: Mapping[str, float], optimizer_bytes: int = 8,
-                 value_head: bool = False) -> dict[str, float]:  # fmt: skip
+@dataclass(frozen=True)
+class _Model:
+    """A model of a run as far as it takes memory."""
+
+    shape: ModelShape
+    adapters: AdapterShape | None = None
+    """None if all weights are trained, or none."""
+    value_head: bool = False
+    """Whether the model ends in one number instead of logits."""
+
+    @property
+    def trained(self) -> int:
+        """Number of parameters that are trained."""
+        return self.adapters.parameters if self.adapters else self._own
+
+    @property
+    def numbers(self) -> int:
+        """Number of all parameters."""
+        return self._own + (self.adapters.parameters if self.adapters else 0)
+
+    @property
+    def largest(self) -> int:
+        """Number of parameters in the largest tensor that is trained."""
+        return self.adapters.largest if self.adapters else self.shape.largest
+
+    @property
+    def _own(self) -> int:
+        return self.shape.parameters - self.value_head * self.shape.words * self.shape.width * (not self.shape.tied)
+
+
+def _update_parts(
+    model: _Model, passes: Passes, *, split: Mapping[str, float], optimizer_bytes: int = 8
+) -> dict[str, float]:
     """Return the parts of a pass with backward pass, while gradients of earlier passes are there.
 
     Args:
         split: by how many devices weights, gradients and optimizer states are divided.
-        optimizer_bytes: per parameter.
-        value_head: whether the model ends in one number instead of logits.
+        optimizer_bytes: per parameter that is trained.
     """
-    numbers = shape.parameters - value_head * shape.words * shape.width * (not shape.tied)
-    logits = 0.0 if value_head else logit_bytes(shape, passes, backward=True)
+    logits = 0.0 if model.value_head else logit_bytes(model.shape, passes, backward=True)
     # Either the logits are there or the last layer's own computation, and a gradient before it is added up.
-    transient = _transient_bytes(shape, passes, backward=True)
+    transient = _transient_bytes(model.shape, passes, backward=True, adapters=model.adapters is not None)
     spare = max(0.0, transient - logits)
     return {
-        "weights": numbers * passes.weight_bytes / split["weights"] + _rounded_weights(shape, passes),
-        "gradients": numbers * passes.weight_bytes / split["gradients"] + shape.largest * passes.weight_bytes,
-        "optimizer": numbers * optimizer_bytes / split["optimizer"],
-        "activations": activation_bytes(shape, passes) + spare,
+        "weights": model.numbers * passes.weight_bytes / split["weights"]
+        + _rounded_weights(model, passes, backward=True),
+        "gradients": model.trained * passes.weight_bytes / split["gradients"] + model.largest * passes.weight_bytes,
+        "optimizer": model.trained * optimizer_bytes / split["optimizer"],
+        "activations": activation_bytes(model.shape, passes, model.adapters) + spare,
         "logits": logits,
     }
 
 
-def _forward_parts(shape: ModelShape, passes: Passes, *, split: Mapping[str, float], optimizer_bytes: int = 0,
-                  value_head: bool = False) -> dict[str, float]:  # fmt: skip
+def _forward_parts(
+    model: _Model, passes: Passes, *, split: Mapping[str, float], optimizer_bytes: int = 0
+) -> dict[str, float]:
     """Return the parts of a pass without gradient; arguments as for ``_update_parts``."""
-    numbers = shape.parameters - value_head * shape.words * shape.width * (not shape.tied)
-    logits = 0.0 if value_head else logit_bytes(shape, passes, backward=False)
-    spare = max(0.0, _transient_bytes(shape, passes, backward=False) - logits)
-    hidden = passes.tokens * shape.width * _FLOAT
+    logits = 0.0 if model.value_head else logit_bytes(model.shape, passes, backward=False)
+    transient = _transient_bytes(model.shape, passes, backward=False, adapters=model.adapters is not None)
+    spare = max(0.0, transient - logits)
+    hidden = passes.tokens * model.shape.width * _FLOAT
     return {
-        "weights": numbers * passes.weight_bytes / split["weights"] + _rounded_weights(shape, passes),
-        "optimizer": numbers * optimizer_bytes / split["optimizer"],
+        "weights": model.numbers * passes.weight_bytes / split["weights"]
+        + _rounded_weights(model, passes, backward=False),
+        "optimizer": model.trained * optimizer_bytes / split["optimizer"],
         "activations": 2 * hidden + spare,
         "logits": logits,
     }
 
 
-def _rounded_weights(shape: ModelShape, passes: Passes) -> float:
+def _rounded_weights(model: _Model, passes: Passes, *, backward: bool) -> float:
     """Return the copies of weights that autocast makes for a pass; an embedding alone needs none."""
-    rounded = shape.parameters - shape.words * shape.width * (not shape.tied)
+    shape = model.shape
+    rounded: float = shape.parameters - shape.words * shape.width * (not shape.tied)
+    if model.adapters is not None and not backward:
+        # Autocast itself keeps copies of what is trained; those of other weights stay for a backward pass alone.
+        rounded = shape.largest
+    elif model.adapters is not None and passes.checkpointing:
+        rounded = max(shape.largest, rounded / shape.layers)
     return rounded * passes.number_bytes * (passes.number_bytes < passes.weight_bytes)
 
 
@@ -176,9 +225,13 @@ _WHOLE = {"weights": 1.0, "gradients": 1.0, "optimizer": 1.0}
 
 def estimate(config: Config, plan: Plan, policy: ModelShape, critic: ModelShape | None = None) -> Estimate:
     """Return the estimate of a run whose policy and critic have these shapes (the policy's, if it has no other)."""
-    value_model = (critic or policy) if uses_critic(config) else None
+    trained = _Model(policy, adapter_shape(config, policy))
+    value_model = None
+    if uses_critic(config):
+        values = critic or policy
+        value_model = _Model(values, adapter_shape(config, values, value_head=True), value_head=True)
     one_process = BACKENDS[plan.backend].one_process
-    return (_local if one_process else _distributed)(config, plan, policy, value_model)
+    return (_local if one_process else _distributed)(config, plan, trained, value_model)
 
 
 def _passes(config: Config, *, local: bool, forward: bool = False) -> Passes:
@@ -204,47 +257,49 @@ def _passes(config: Config, *, local: bool, forward: bool = False) -> Passes:
     )
 
 
-def _local(config: Config, plan: Plan, policy: ModelShape, critic: ModelShape | None) -> Estimate:
+def _local(config: Config, plan: Plan, policy: _Model, critic: _Model | None) -> Estimate:
     training, reading = _passes(config, local=True), _passes(config, local=True, forward=True)
     references = config.algo.kl.init_coef > 0
-    others = {"weights": policy.parameters * _FLOAT * references, "optimizer": 0.0}
+    shape = policy.shape
+    others = {"weights": shape.parameters * _FLOAT * references, "optimizer": 0.0}
     if critic is not None:
-        others["weights"] += critic.parameters * _FLOAT
-        others["optimizer"] += critic.parameters * 2 * _FLOAT
+        others["weights"] += critic.numbers * _FLOAT
+        others["optimizer"] += critic.trained * 2 * _FLOAT
     episodes = min(config.rollout.concurrency, plan.episodes)
-    cache = episodes * config.data.max_len * policy.cache_bytes(training.number_bytes)
-    resident = {"weights": policy.parameters * _FLOAT, "optimizer": policy.parameters * 2 * _FLOAT}
+    cache = episodes * config.data.max_len * shape.cache_bytes(training.number_bytes)
+    resident = {"weights": policy.numbers * _FLOAT, "optimizer": policy.trained * 2 * _FLOAT}
     phases = {
-        "rollout": _sum(resident, others, {"cache": cache, "logits": episodes * policy.words * _FLOAT}),
+        "rollout": _sum(resident, others, {"cache": cache, "logits": episodes * shape.words * _FLOAT}),
         "forward": _sum(_forward_parts(policy, reading, split=_WHOLE, optimizer_bytes=2 * _FLOAT), others),
         "update": _sum(_update_parts(policy, training, split=_WHOLE), others),
     }
     if critic is not None:
-        phases["critic update"] = _sum(_update_parts(critic, training, split=_WHOLE, value_head=True), resident)
+        phases["critic update"] = _sum(_update_parts(critic, training, split=_WHOLE), resident)
         if references:
-            phases["critic update"]["weights"] += policy.parameters * _FLOAT
+            phases["critic update"]["weights"] += shape.parameters * _FLOAT
     return Estimate(tuple(Phase("this process", name, parts) for name, parts in phases.items()))
 
 
-def _distributed(config: Config, plan: Plan, policy: ModelShape, critic: ModelShape | None) -> Estimate:
+def _distributed(config: Config, plan: Plan, policy: _Model, critic: _Model | None) -> Estimate:
     training, reading = _passes(config, local=False), _passes(config, local=False, forward=True)
     ds, vllm = config.ds, config.vllm
     phases = _worker("policy worker", config.actor, config, policy, training, reading)
     if config.algo.kl.init_coef > 0:
         ranks = _ranks(config.ref, ds) if ds.zero_stage == 3 else 1
         split = {"weights": ds.tensor_parallel_size * ranks, "optimizer": 1.0}
-        parts = _forward_parts(policy, reading, split=split)
+        parts = _forward_parts(_Model(policy.shape), reading, split=split)
         kept = {} if config.ref.offload else {"weights": parts["weights"]}
         each = {"rollout": kept, "forward": parts, "update": kept}
         phases += [Phase("reference worker", name, chosen) for name, chosen in each.items()]
     if critic is not None:
-        phases += _worker("critic worker", config.critic, config, critic, training, reading, value_head=True)
+        phases += _worker("critic worker", config.critic, config, critic, training, reading)
     engines = max(vllm.num_engines or 0, 1)
     episodes = -(-min(config.rollout.concurrency, plan.episodes) // engines)
     share = vllm.tensor_parallel_size
-    token = policy.cache_bytes(training.number_bytes)
+    token = policy.shape.cache_bytes(training.number_bytes)
     engine = {
-        "weights": policy.parameters * training.number_bytes / share,
+        # Adapters are merged into what an engine gets.
+        "weights": policy.shape.parameters * training.number_bytes / share,
         "cache": episodes * config.data.max_len * token / share,
     }
     phases.append(Phase("vLLM engine", "rollout", engine))
@@ -261,8 +316,9 @@ def _distributed(config: Config, plan: Plan, policy: ModelShape, critic: ModelSh
     return Estimate(tuple(phases), notes, shared)
 
 
-def _worker(process: str, section: Any, config: Config, shape: ModelShape, training: Passes, reading: Passes, *,
-            value_head: bool = False) -> list[Phase]:  # fmt: skip
+def _worker(
+    process: str, section: Any, config: Config, model: _Model, training: Passes, reading: Passes
+) -> list[Phase]:
     """Return the phases of a model that DeepSpeed trains: ZeRO-1 divides optimizer states, 2 gradients, 3 weights."""
     ds = config.ds
     ranks, parallel = _ranks(section, ds), ds.tensor_parallel_size
@@ -273,8 +329,8 @@ def _worker(process: str, section: Any, config: Config, shape: ModelShape, train
     }
     # Float32 weights and the two moments of AdamW.
     state = 0 if ds.adam_offload else 3 * _FLOAT
-    update = _update_parts(shape, training, split=split, optimizer_bytes=state, value_head=value_head)
-    forward = _forward_parts(shape, reading, split=split, optimizer_bytes=state, value_head=value_head)
+    update = _update_parts(model, training, split=split, optimizer_bytes=state)
+    forward = _forward_parts(model, reading, split=split, optimizer_bytes=state)
     resident = {} if ds.enable_sleep else {name: forward[name] for name in ("weights", "optimizer")}
     return [Phase(process, name, parts) for name, parts in
             (("rollout", resident), ("forward", forward), ("update", update))]  # fmt: skip

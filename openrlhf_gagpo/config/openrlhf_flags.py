@@ -300,6 +300,17 @@ _DEEPSPEED = [
     _flag("ds.ring_attn_size", int, 1, _D, "GPUs that split one sequence", bound=AT_LEAST_ONE),
     _flag("ds.ring_attn_head_stride", int, 1, _D, "heads per ring-attention round", bound=AT_LEAST_ONE),
 ]
+_LORA = [
+    _flag("ds.lora.rank", int, 0, _B, "rank of LoRA adapters, which alone are trained; 0: all weights are",
+          bound=NOT_NEGATIVE),
+    _flag("ds.lora.alpha", int, 16, _B, "an adapter's output is multiplied by this and divided by the rank",
+          bound=AT_LEAST_ONE),
+    _flag("ds.lora.target_modules", str, "all-linear", _B,
+          "names of the layers that get adapters, as the model calls them (q_proj v_proj); all-linear: every linear "
+          "layer but the output layer", nargs="*"),
+    _flag("ds.lora.dropout", float, 0, _B, "share of an adapter's inputs that is dropped in training",
+          bound=SHARE_BELOW_ONE),
+]  # fmt: skip
 _OPTIM = {"choices": ("adam", "muon")}
 _PAIR = {"nargs": 2}
 _REFUSED = [
@@ -343,12 +354,8 @@ _REFUSED = [
         ("data.apply_chat_template", bool, False),
     ),
     *_refused(
-        "the whole model is trained in one number format; remove it, and use --ds.zero_stage 3 to save memory",
+        "weights are kept in the number format of --ds.param_dtype; remove it, and use --ds.lora.rank to save memory",
         ("ds.load_in_4bit", bool, False),
-        ("ds.lora.rank", int, 0),
-        ("ds.lora.alpha", int, 16),
-        ("ds.lora.target_modules", str, "all-linear", {"nargs": "*"}),
-        ("ds.lora.dropout", float, 0),
     ),
     *_refused(
         "environments are text only; remove it",
@@ -396,5 +403,6 @@ CRITIC_FLAGS: tuple[str, ...] = tuple(flag.name for flag in _CRITIC)
 """Flags that have a meaning only with an estimator that needs a critic."""
 
 OPENRLHF_FLAGS: tuple[Flag, ...] = (
-    *_PLACEMENT, *_VLLM, *_ALGORITHM, *_POLICY, *_CRITIC, *_TRAIN, *_ROLLOUT, *_CHECKPOINTS, *_DEEPSPEED, *_REFUSED,
+    *_PLACEMENT, *_VLLM, *_ALGORITHM, *_POLICY, *_CRITIC, *_TRAIN, *_ROLLOUT, *_CHECKPOINTS, *_DEEPSPEED, *_LORA,
+    *_REFUSED,
 )  # fmt: skip

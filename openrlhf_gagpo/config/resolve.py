@@ -170,8 +170,7 @@ def _set_values(values: Mapping[str, Any]) -> dict[str, Any]:
 def _refuse(layer: _Layer, flags: Mapping[str, Flag]) -> None:
     for name, value in layer.values.items():
         flag = flags[name]
-        # OpenRLHF's default of a list flag may be a single value.
-        if flag.disposition is Disposition.REFUSED and value not in (_copy(flag.default), [flag.default]):
+        if flag.disposition is Disposition.REFUSED and value != _copy(flag.default):
             raise ConfigError(f"{layer.name(name)} is not supported: {flag.help}")
 
 

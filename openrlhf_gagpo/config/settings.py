@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from openrlhf_gagpo.config.adapters import adapted_names
 from openrlhf_gagpo.config.families import families
 from openrlhf_gagpo.config.placement import place
 from openrlhf_gagpo.config.reading import correction_range, env_options
@@ -25,6 +26,7 @@ from openrlhf_gagpo.training.settings import (
     CheckpointSettings,
     CriticSettings,
     LoopSettings,
+    LoraSettings,
     ObjectiveSettings,
     OptimizerSettings,
     TrackerSettings,
@@ -130,6 +132,11 @@ def _critic(config: Config) -> CriticSettings:
     )
 
 
+def _lora(config: Config) -> LoraSettings | None:
+    lora = config.ds.lora
+    return LoraSettings(lora.rank, lora.alpha, lora.dropout, adapted_names(config)) if lora.rank else None
+
+
 def _correction(config: Config) -> SamplerCorrection | None:
     chosen = config.algo.advantage
     if chosen.is_correction_level == "off":
@@ -174,6 +181,7 @@ def backend_settings(config: Config) -> BackendSettings:
         ),
         objective=objective_settings(config),
         optimizer=_optimizer(actor, train.max_bad_steps),
+        lora=_lora(config),
         critic=_critic(config) if uses_critic(config) else None,
         checkpoints=CheckpointSettings(Path(config.ckpt.path), Path(config.ckpt.output_dir), config.ckpt.max_num),
         trackers=_trackers(config),

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from openrlhf_gagpo.config.models import cache_folder
 
-__all__ = ["ModelShape", "find_shape"]
+__all__ = ["LinearLayer", "ModelShape", "find_shape"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,16 @@ _KINDS: Mapping[str, _Kind] = {
     "qwen3": _Kind(head_norms=True),
 }
 """Types of dense models with gated layers, by ``model_type``."""
+
+
+@dataclass(frozen=True)
+class LinearLayer:
+    """A linear layer between embedding and output layer."""
+
+    name: str
+    """Its full name in the model."""
+    inputs: int
+    outputs: int
 
 
 @dataclass(frozen=True)
@@ -70,6 +80,21 @@ class ModelShape:
     def head_size(self) -> int:
         """Numbers in a head."""
         return self.queries // self.heads
+
+    def linear_layers(self) -> Iterator[LinearLayer]:
+        """Yield the linear layers between embedding and output layer."""
+        sizes = {
+            "self_attn.q_proj": (self.width, self.queries),
+            "self_attn.k_proj": (self.width, self.keys),
+            "self_attn.v_proj": (self.width, self.keys),
+            "self_attn.o_proj": (self.queries, self.width),
+            "mlp.gate_proj": (self.width, self.inner),
+            "mlp.up_proj": (self.width, self.inner),
+            "mlp.down_proj": (self.inner, self.width),
+        }
+        for number in range(self.layers):
+            for name, (inputs, outputs) in sizes.items():
+                yield LinearLayer(f"model.layers.{number}.{name}", inputs, outputs)
 
     def cache_bytes(self, number_bytes: int) -> int:
         """Return the bytes of keys and values of one token."""

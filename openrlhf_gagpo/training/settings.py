@@ -31,6 +31,7 @@ __all__ = [
     "CheckpointSettings",
     "CriticSettings",
     "LoopSettings",
+    "LoraSettings",
     "ObjectiveSettings",
     "OptimizerSettings",
     "TrackerSettings",
@@ -133,6 +134,18 @@ class OptimizerSettings:
 
 
 @dataclass(frozen=True)
+class LoraSettings:
+    """Low-rank adapters, which alone are trained: W x + (alpha / rank) B A x in place of W x."""
+
+    rank: int
+    alpha: int
+    dropout: float
+    """Share of x that is dropped before A in training."""
+    layers: tuple[str, ...] | None
+    """The ends of the names of the layers W; None for all linear ones but the output layer."""
+
+
+@dataclass(frozen=True)
 class CriticSettings:
     """The critic of estimators that need its values."""
 
@@ -206,6 +219,8 @@ class BackendSettings:
     objective: ObjectiveSettings
     optimizer: OptimizerSettings
     checkpoints: CheckpointSettings
+    lora: LoraSettings | None = None
+    """None if all weights are trained."""
     critic: CriticSettings | None = None
     """None if the estimator needs no critic."""
     trackers: TrackerSettings = TrackerSettings()

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file
 
 from openrlhf_gagpo.backends.local import LocalBackend
 from openrlhf_gagpo.config.settings import backend_settings
@@ -27,10 +28,14 @@ PLANS = {
         "--actor.num_gpus_per_node 2 --ref.num_gpus_per_node 1 --vllm.num_engines 1 --ds.zero_stage 1 "
         "--train.no_colocate_all",
     ),
+    "adapters": (
+        "--ds.lora.rank 4 --ds.lora.alpha 8 --algo.kl.init_coef 0",
+        "--actor.num_gpus_per_node 2 --vllm.num_engines 1 --ds.zero_stage 2 --train.no_colocate_all",
+    ),
 }
 
 
-@pytest.fixture(scope="module", params=list(PLANS))
+@pytest.fixture(scope="module")
 def pair(
     request: pytest.FixtureRequest, ray_runtime: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Any, LocalBackend]]:
@@ -47,12 +52,15 @@ def pair(
     try:
         local.start()
         many.start()
+        # Adapters are drawn at random; everything else is equal.
+        local.model.load_state_dict(policy_parameters(many), strict=False)
         yield many, local
     finally:
         local.close()
         many.close()
 
 
+@pytest.mark.parametrize("pair", ["colocated", "apart"], indirect=True)
 def test_updates_of_any_size_equal_those_of_one_process_and_reach_every_engine(pair: tuple[Any, LocalBackend]) -> None:
     many, local = pair
     episodes = play(many, iteration=1, tasks=8)
@@ -76,3 +84,32 @@ def test_updates_of_any_size_equal_those_of_one_process_and_reach_every_engine(p
     after = play(many, iteration=2, tasks=8)
     assert len(after) == 32
     assert gap(many, after) <= 5e-6
+
+
+@pytest.mark.parametrize("pair", ["adapters"], indirect=True)
+def test_adapters_are_trained_alike_and_reach_the_engine_and_the_files_merged(pair: tuple[Any, LocalBackend]) -> None:
+    many, local = pair
+    episodes = play(many, iteration=1)
+    assert gap(many, episodes) <= 5e-6
+    rows = rows_of(episodes, 37)
+    for seed in (0, 1):
+        norms = [backend.update(rows, seed=seed)["policy/grad_norm"] for backend in pair]
+        assert norms[0] == pytest.approx(norms[1], rel=1e-4)
+    reached = policy_parameters(many)
+    for name, value in local.parameters().items():
+        assert float((value - reached[name]).abs().max()) <= 1e-5, name
+    # The policy is another one now, which the engine has to learn of.
+    assert gap(many, episodes) > 1e-3
+    many.sync()
+    assert gap(many, play(many, iteration=1)) <= 5e-6
+
+    many.export()
+    local.export()
+    folders = [backend.settings.checkpoints.output_dir for backend in pair]
+    for file in ("model.safetensors", "adapter/adapter_model.safetensors"):
+        there, here = (load_file(folder / file) for folder in folders)
+        assert there.keys() == here.keys()
+        for name, value in here.items():
+            assert float((value - there[name]).abs().max()) <= 1e-5, name
+    for name in ("config.json", "tokenizer.json", "adapter/adapter_config.json"):
+        assert (folders[0] / name).is_file()

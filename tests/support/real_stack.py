@@ -65,10 +65,11 @@ def rows_of(episodes: list[Episode], count: int, seed: int = 0) -> list[Training
 
 
 def policy_parameters(backend: Any) -> dict[str, torch.Tensor]:
+    """The policy's parameters, with adapters under the names that they have in the local backend."""
     import ray
 
     actor = backend.trainer.actor_model_group._actor_handlers[0]
-    return ray.get(actor.parameters.remote())
+    return {name.removeprefix("base_model.model."): value for name, value in ray.get(actor.parameters.remote()).items()}
 
 
 def critic_parameters(backend: Any) -> dict[str, torch.Tensor]:

@@ -6,8 +6,11 @@ weight-sync routes. Only the update itself differs: it runs a plan of optimizer 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import ray
@@ -16,7 +19,9 @@ from openrlhf.models import Actor
 from openrlhf.trainer.ray import launcher, ppo_actor
 from openrlhf.utils.deepspeed import DeepspeedStrategy
 from openrlhf.utils.distributed_util import torch_dist_barrier_and_cuda_sync
+from peft import PeftModel
 
+from openrlhf_gagpo.backends.adapters import Adapters
 from openrlhf_gagpo.backends.distributed import compat
 from openrlhf_gagpo.backends.distributed.response_pass import response_pass
 from openrlhf_gagpo.backends.distributed.stacks import Place, listen
@@ -73,6 +78,19 @@ class StepStrategy(DeepspeedStrategy):
         config["train_micro_batch_size_per_gpu"] = 1
         return config
 
+    def save_model(self, model: Any, tokenizer: Any, output_dir: str, **kwargs: Any) -> None:
+        module = self._unwrap_model(model)
+        if not isinstance(module, PeftModel):
+            super().save_model(model, tokenizer, output_dir, **kwargs)
+            return
+        if self.is_rank_0():
+            # OpenRLHF would write the adapters alone.
+            adapters = Adapters(module)
+            module.get_base_model().save_pretrained(output_dir, state_dict=adapters.state())
+            tokenizer.save_pretrained(output_dir)
+            adapters.save(Path(output_dir))
+        torch_dist_barrier_and_cuda_sync()
+
     def accumulate(self, loss: torch.Tensor, model: Any, optimizer: Any, boundary: bool) -> None:
         """Run the backward pass of a micro-batch; ``boundary`` marks the last one before an optimizer step."""
         # DeepSpeed averages gradients over the data-parallel ranks; the totals in the loss already span them.
@@ -128,6 +146,8 @@ def step_log(args: Any, model: str, flags: str) -> StepLog:
 
 class StepPolicyTrainer(ppo_actor.ActorPPOTrainer):
     """Runs planned optimizer steps on the policy and sends its weights to the engines."""
+
+    actor: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if compat.cuda_available():
@@ -189,15 +209,37 @@ class StepPolicyTrainer(ppo_actor.ActorPPOTrainer):
         """Send the weights to every engine, then drop the cached prefixes that were computed with the old ones."""
         try:
             if compat.cuda_available():
-                super().broadcast_to_vllm()
+                with self._merged():
+                    super().broadcast_to_vllm()
             elif torch.distributed.get_rank() == 0:
-                with weight_file(self.actor.model.module.named_parameters()) as path:
+                with weight_file(self._plain_weights()) as path:
                     ray.get([engine.load_weight_file.remote(path) for engine in self.vllm_engines or ()])
             if torch.distributed.get_rank() == 0:
                 ray.get([engine.reset_prefix_cache.remote() for engine in self.vllm_engines or ()])
         finally:
             # Also if an engine failed, for which the other ranks must not wait.
             torch_dist_barrier_and_cuda_sync()
+
+    def _plain_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield the weights of a model without adapters, which are all that an engine knows."""
+        module = self.actor.model.module
+        if not isinstance(module, PeftModel):
+            yield from module.named_parameters()
+            return
+        for name, weight in Adapters(module).parameters():
+            yield name, weight.data
+
+    @contextmanager
+    def _merged(self) -> Iterator[None]:
+        """Let OpenRLHF send merged weights where there are adapters; it reads one parameter after the other."""
+        actor = self.actor
+        if isinstance(actor.model.module, PeftModel):
+            plain = SimpleNamespace(named_parameters=Adapters(actor.model.module).parameters)
+            self.actor = SimpleNamespace(model=SimpleNamespace(module=plain))
+        try:
+            yield
+        finally:
+            self.actor = actor
 
     def replace_engine(self, number: int, handle: Any) -> None:
         """Put ``handle`` in the place of engine ``number``, and send it the weights; the other engines may be busy."""

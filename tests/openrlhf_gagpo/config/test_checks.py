@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -127,6 +128,18 @@ def test_a_sound_configuration_passes(base):
         (f"{IS}_mode clip", [f"{IS}_mode has no effect without {IS}_level"]),
         (f"{PPO} seq {IS}_gating tv {IS}_threshold 5", ["total variation is at most 1"]),
         ("--algo.dynamic_filtering_rule spread", ["no effect without --algo.dynamic_filtering_enable"]),
+        ("--ds.lora.rank -1", ["--ds.lora.rank is -1", "0 or more"]),
+        ("--ds.lora.rank 8 --ds.lora.dropout 1", ["--ds.lora.dropout", "below 1"]),
+        ("--ds.lora.alpha 8", ["--ds.lora.alpha has no effect without --ds.lora.rank"]),
+        ("--ds.lora.target_modules q_proj", ["--ds.lora.target_modules has no effect without --ds.lora.rank"]),
+        ("--ds.lora.rank 8 --ds.zero_stage 3", ["--ds.lora.rank 8 needs weights", "ds.zero_stage to 2"]),
+        ("--ds.lora.rank 8 --ds.tensor_parallel_size 2 --actor.num_gpus_per_node 2", ["ds.tensor_parallel_size to 1"]),
+        ("--ds.lora.rank 8 --actor.optim muon --actor.max_norm 0", ["Muon", "actor.optim to adam"]),
+        (f"{GAE} --ds.lora.rank 8 --critic.optim muon --critic.max_norm 0", ["Muon", "critic.optim to adam"]),
+        ("--ds.lora.rank 8 --ds.lora.target_modules", ["--ds.lora.target_modules names no layer"]),
+        ("--ds.lora.rank 8 --ds.lora.target_modules q_proj all-linear", ["all-linear includes the others"]),
+        (f"{GAE} --ds.lora.rank 8 --ds.lora.target_modules q_proj", ["leaves out the critic's head", "add score"]),
+        (f"{GAE} --ds.lora.rank 8 --ds.lora.target_modules score", ["names no layer of the policy"]),
         ("--algo.advantage.estimator gae --critic.lr_scheduler foo", ["critic.lr_scheduler", "foo"]),
         ("--env.name valt", ["valt", "vault"]),
         ("--env.split tran", ["env.split is 'tran'", "train, valid, test"]),
@@ -142,6 +155,19 @@ def test_bad_settings_are_named(base, extra, parts):
     if "--backend local" in extra:
         parts = ["for the distributed backend only"]
     fails(f"{base} {extra}", *parts)
+
+
+def test_layers_that_a_model_lacks_are_named_before_anything_starts(base, model):
+    base += " --ds.lora.rank 8 --ds.lora.target_modules"
+    # Of a model of another type, only loading it says which layers it has.
+    check(resolve(f"{base} q_prog".split()))
+    sizes = {"vocab_size": 9, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2}
+    (model / "config.json").write_text(json.dumps({"model_type": "llama", "num_attention_heads": 2} | sizes))
+    has = "q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj"
+    for name in ("q_prog", "proj", "layers.2.mlp.up_proj", "lm_head", "score"):
+        fails(f"{base} q_proj {name}", f"--ds.lora.target_modules names {name}", has)
+    check(resolve(f"{base} layers.1.mlp.up_proj v_proj".split()))
+    check(resolve(f"{base} q_proj score {GAE}".split()))
 
 
 def test_a_loss_that_ignores_the_correction_is_refused(base):

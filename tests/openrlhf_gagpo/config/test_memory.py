@@ -29,6 +29,10 @@ LARGE = ((500, 192, 512, 3, 4, 4, False, "llama"), (8, 40, 8, 4, 2))
         pytest.param(LARGE, "fp32", (), id="weights"),
         pytest.param(DEEP, "bf16", ("--actor.gradient_checkpointing_enable",), id="checkpointing, bf16"),
         pytest.param(WIDE, "fp32", ("--train.logit_chunk", "16"), id="chunks"),
+        pytest.param(LARGE, "fp32", ("--ds.lora.rank", "8", "--algo.kl.init_coef", "0.1"), id="adapters"),
+        pytest.param(DEEP, "fp32", ("--ds.lora.rank", "16", "--ds.lora.dropout", "0.1"), id="adapters, dropout"),
+        pytest.param(LARGE, "bf16", ("--ds.lora.rank", "8"), id="adapters, bf16"),
+        pytest.param(LARGE, "bf16", ("--ds.lora.rank", "4", "--actor.gradient_checkpointing_enable"), id="all three"),
     ],
 )
 def test_estimates_are_close_to_what_lives(
@@ -141,6 +145,27 @@ def test_deepspeed_divides_what_its_stage_says() -> None:
     assert [stage["gradients"] - largest for stage in stages.values()] == [count * 2, count * 2 / 4, count * 2 / 4]
     assert [stage["weights"] for stage in stages.values()] == [count * 2, count * 2, count * 2 / 4]
     assert parts("--ds.adam_offload")["policy worker", "update"]["optimizer"] == 0
+
+
+def test_adapters_alone_have_gradients_and_states() -> None:
+    base = shape().parameters
+    count = 4 * 3 * (2 * (64 + 64) + 2 * (64 + 32) + 3 * (64 + 128))
+    found = parts("--ds.lora.rank", "4")
+    update = found["policy worker", "update"]
+    assert update["weights"] == (base + count) * 2
+    assert update["gradients"] == count * 2 / 4 + 4 * 128 * 2
+    assert update["optimizer"] == count * 12 / 4
+    plain = parts()
+    per_token = (update["activations"] - plain["policy worker", "update"]["activations"]) / resolve(FLAGS).data.max_len
+    assert per_token == pytest.approx(4 * 3 * 7 * 2)
+    # Reference and engine have none: there they are merged or absent.
+    for name in (("reference worker", "update"), ("vLLM engine", "update")):
+        assert found[name] == plain[name]
+    some = parts("--ds.lora.rank", "4", "--ds.lora.target_modules", "v_proj", "layers.2.mlp.up_proj")
+    few = 4 * (3 * (64 + 32) + 64 + 128)
+    assert some["policy worker", "update"]["optimizer"] == few * 12 / 4
+    critic = parts("--ds.lora.rank", "4", "--algo.advantage.estimator", "gae")["critic worker", "update"]
+    assert critic["optimizer"] == (count + 4 * (64 + 1)) * 12 / 4
 
 
 def test_sleeping_processes_take_nothing() -> None:

@@ -122,7 +122,7 @@ def test_no_flag_is_the_negation_of_another():
         (["--train.colocate_critic_reward"], ["--train.colocate_critic_reward is not supported", "no reward model"]),
         (["--train.async_enable"], ["--train.async_enable is not supported"]),
         (["--data.prompt_dataset", "x"], ["not supported", "--env.name"]),
-        (["--ds.lora.rank", "8"], ["not supported", "--ds.zero_stage 3"]),
+        (["--ds.load_in_4bit"], ["not supported", "--ds.lora.rank"]),
     ],
 )
 def test_bad_command_lines_give_one_sentence(argv, parts):
@@ -130,7 +130,15 @@ def test_bad_command_lines_give_one_sentence(argv, parts):
 
 
 def test_a_refused_flag_at_its_default_passes():
-    resolve(["--critic.max_norm", "1.0", "--reward.clip_range", "-10", "10", "--ds.lora.target_modules", "all-linear"])
+    resolve(["--critic.max_norm", "1.0", "--reward.clip_range", "-10", "10"])
+
+
+def test_the_one_word_of_a_list_is_the_same_however_it_is_given(tmp_path):
+    config = resolve(["--ds.lora.target_modules", "all-linear"])
+    assert config.ds.lora.target_modules == resolve([]).ds.lora.target_modules == "all-linear"
+    config.save(tmp_path / "config.yaml")
+    assert resolve(["--config", str(tmp_path / "config.yaml")]).to_dict()["values"] == config.to_dict()["values"]
+    assert resolve(["--ds.lora.target_modules", "q_proj", "v_proj"]).ds.lora.target_modules == ["q_proj", "v_proj"]
 
 
 def test_a_critic_follows_the_policy_unless_it_is_set():
