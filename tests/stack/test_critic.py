@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -151,18 +152,13 @@ def check_checkpoints(backend: Any, given: list[TrainingRow]) -> None:
     assert untimed(again) == untimed(metrics)
     assert_same(reached, [parameters(group) for group in groups])
 
-    # A rank that cannot write.
-    ray.get(groups[1]._actor_handlers[1].__ray_call__.remote(_limit_files))
+    # A rank that cannot write, as if its disk were full; the other one waits for it.
+    place = ray.get(groups[1]._actor_handlers[1].listen.remote())
+    psutil.Process(place.pid).rlimit(psutil.RLIMIT_FSIZE, (4096, 4096))
     with pytest.raises(RunError, match=r"global_step6 cannot be written: .*; earlier ones are intact") as stop:
         backend.save_checkpoint("global_step6", {"iteration": 6})
     assert "\n" not in str(stop.value)
     assert {path.name for path in root.iterdir()} >= {"global_step4", "global_step5", "latest"}
-
-
-def _limit_files(_: Any) -> None:
-    import resource
-
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
 
 def assert_same(one: list[list[dict[str, torch.Tensor]]], other: list[list[dict[str, torch.Tensor]]]) -> None:
