@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
@@ -25,7 +22,7 @@ from openrlhf_gagpo.runfolder import RunFolder
 if TYPE_CHECKING:
     from openrlhf_gagpo.training.backend import Backend
 
-__all__ = ["run", "terminate_as_interrupt"]
+__all__ = ["run"]
 
 
 def run(config: Config) -> int:
@@ -48,27 +45,22 @@ def _run(config: Config, libraries: LibraryOutput) -> int:
     tokenizer = _tokenizer(config, display)
     with _hold(Path(config.run_dir)):
         folder = _open_folder(config, tokenizer)
-        libraries.keep(folder.log_path)
-        folder.add_environment(record)
-        return _in_folder(config, folder, display, train_tasks, eval_tasks, _unknown_token(tokenizer))
+        try:
+            with folder.tracked(), display:
+                libraries.keep(folder.log_path)
+                folder.add_environment(record)
+                _work(config, folder, display, train_tasks, eval_tasks, _unknown_token(tokenizer))
+        except KeyboardInterrupt:
+            display.note(f"interrupted after iteration {len(folder.metrics())}")
+            if folder.has_checkpoint():
+                display.note("continue from the last checkpoint with the same command and --ckpt.load_enable")
+            return 130
+        _conclude(config, folder, display)
+        return 0
 
 
-def _in_folder(
-    config: Config,
-    folder: RunFolder,
-    display: ProgressDisplay,
-    train_tasks: Sequence[str],
-    eval_tasks: Sequence[str],
-    unknown_token: int | None,
-) -> int:
-    try:
-        with folder.tracked(), terminate_as_interrupt(), display:
-            _work(config, folder, display, train_tasks, eval_tasks, unknown_token)
-    except KeyboardInterrupt:
-        display.note(f"interrupted after iteration {len(folder.metrics())}")
-        if any(folder.checkpoints_dir.iterdir()):
-            display.note("continue from the last checkpoint with the same command and --ckpt.load_enable")
-        return 130
+def _conclude(config: Config, folder: RunFolder, display: ProgressDisplay) -> None:
+    """Show what came of a finished run, and write its report."""
     display.console.print(summary_table(folder.evals(), folder.metrics()))
     for row in folder.advice():
         display.note(f"advice since iteration {row['iteration']}: {row['text']}")
@@ -76,7 +68,6 @@ def _in_folder(
         from openrlhf_gagpo.report import build_report
 
         display.note(f"report: {build_report(folder.path)}")
-    return 0
 
 
 def _work(
@@ -104,8 +95,7 @@ def _work(
         watch = Watch(display, folder, Facts.of(settings), display.note)
         watchdog = Watchdog(watch, backend.stacks, folder.stacks_dir, display.note)
         trainer = Trainer(settings, backend, folder, watchdog)
-        # Installed again, because Ray has set its own handler, which would end the process immediately.
-        with terminate_as_interrupt(), watchdog:
+        with watchdog:
             if config.eval_only:
                 trainer.evaluate(0)
             else:
@@ -226,29 +216,8 @@ def _resume(backend: Backend, folder: RunFolder, display: ProgressDisplay) -> in
         display.note("no checkpoint yet; starting at iteration 1")
         return 0
     for path, cause in restored.unreadable.items():
-        display.note(f"the checkpoint {path} cannot be read ({cause}); the one before it is taken")
+        display.note(f"the checkpoint {path} cannot be read ({cause}); {restored.path} is taken instead")
     iteration: int = restored.state["iteration"]
     folder.resume(iteration)
     display.note(f"continuing after iteration {iteration}")
     return iteration
-
-
-@contextmanager
-def terminate_as_interrupt() -> Iterator[None]:
-    """Treat SIGTERM, which a job scheduler sends, like Ctrl-C, so that everything is closed in order.
-
-    The current handler of Ctrl-C is called, so that asyncio cancels its tasks; an exception raised here would leave
-    them pending.
-    """
-
-    def interrupt(_: int, frame: FrameType | None) -> None:
-        handler = signal.getsignal(signal.SIGINT)
-        if not callable(handler):  # Ctrl-C is ignored, for example in a background job of a shell.
-            handler = signal.default_int_handler
-        handler(signal.SIGINT, frame)
-
-    previous = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)

@@ -204,9 +204,16 @@ class RunFolder:
             self.set_state("interrupted")
             raise
         except BaseException as error:
-            self.set_state("failed", f"{type(error).__name__}: {error}")
+            # A full disk must not hide what the run ended with.
+            with suppress(OSError):
+                self.set_state("failed", f"{type(error).__name__}: {error}")
             raise
         self.set_state("finished")
+
+    def has_checkpoint(self) -> bool:
+        """Return whether there is a checkpoint in the folder, also one of the form of release 0.1."""
+        found = (self.checkpoints_dir.glob(name) for name in ("global_step*", "_actor/global_step*"))
+        return any(next(paths, None) for paths in found)
 
     def append_metrics(self, iteration: int, values: Mapping[str, float | None]) -> None:
         """Append the row of one training iteration and force it to disk."""

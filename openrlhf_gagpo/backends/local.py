@@ -266,8 +266,7 @@ class LocalBackend:
                 self.critic.save(folder / "critic")
             (folder / "loop.json").write_text(json.dumps(state), encoding="utf-8")
 
-        checkpoints = self.settings.checkpoints
-        write_checkpoint(checkpoints.path, tag, write, checkpoints.max_num)
+        write_checkpoint(self.settings.checkpoints, tag, write)
 
     def load_checkpoint(self) -> Restored | None:
         return read_checkpoint(self.settings.checkpoints.path, self._restore)

@@ -88,7 +88,7 @@ def _matrix(given: argparse.Namespace, console: Console) -> int:
     from openrlhf_gagpo.experiment.matrix import read_matrix
     from openrlhf_gagpo.experiment.results import read_run
     from openrlhf_gagpo.experiment.runner import Runner, locked
-    from openrlhf_gagpo.run import terminate_as_interrupt
+    from openrlhf_gagpo.interrupts import terminate_as_interrupt
 
     matrix = read_matrix(Path(given.inputs[0]))
     # A job of a cluster starts in a folder of its own.

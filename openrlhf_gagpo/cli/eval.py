@@ -150,8 +150,8 @@ def _about(config: EvaluationConfig, command: Sequence[str]) -> dict[str, object
 
 def _play(session: Session, config: EvaluationConfig, console: Console) -> bool:
     """Play what is missing; return False if it was interrupted."""
+    from openrlhf_gagpo.interrupts import terminate_as_interrupt
     from openrlhf_gagpo.progress import ProgressDisplay
-    from openrlhf_gagpo.run import terminate_as_interrupt
 
     requests = session.open_requests(retry_faulted=config.retry_faulted)
     display = ProgressDisplay(0, console)

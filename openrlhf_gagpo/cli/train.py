@@ -9,12 +9,18 @@ from openrlhf_gagpo import hygiene
 from openrlhf_gagpo.cli.main import guarded
 from openrlhf_gagpo.config.checks import check
 from openrlhf_gagpo.config.resolve import resolve
+from openrlhf_gagpo.interrupts import terminate_as_interrupt
 
 __all__ = ["main"]
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the command and return the exit status. Raises ``ConfigError`` for a configuration that cannot run."""
+    with terminate_as_interrupt():
+        return _train(argv)
+
+
+def _train(argv: Sequence[str]) -> int:
     config = resolve(argv)
     if config.dry_run:
         from rich.console import Console

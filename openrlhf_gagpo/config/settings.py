@@ -15,6 +15,7 @@ from openrlhf_gagpo.config.resolve import Config, uses_critic
 from openrlhf_gagpo.credit import registry as estimators
 from openrlhf_gagpo.credit.gains import GainOptions
 from openrlhf_gagpo.evaluation import EvaluationPlan, spread
+from openrlhf_gagpo.machine import GIB
 from openrlhf_gagpo.rollout.answers import Golden
 from openrlhf_gagpo.rollout.filtering import GroupFilter
 from openrlhf_gagpo.rollout.player import RolloutSettings
@@ -183,7 +184,9 @@ def backend_settings(config: Config) -> BackendSettings:
         optimizer=_optimizer(actor, train.max_bad_steps),
         lora=_lora(config),
         critic=_critic(config) if uses_critic(config) else None,
-        checkpoints=CheckpointSettings(Path(config.ckpt.path), Path(config.ckpt.output_dir), config.ckpt.max_num),
+        checkpoints=CheckpointSettings(
+            Path(config.ckpt.path), Path(config.ckpt.output_dir), config.ckpt.max_num, config.ckpt.max_mem * GIB
+        ),
         trackers=_trackers(config),
         logit_chunk=train.logit_chunk,
         gpus=place(config).gpus,

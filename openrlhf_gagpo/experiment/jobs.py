@@ -224,8 +224,8 @@ def _each(value: Any) -> list[Any]:
 
 def _can_resume(folder: Path) -> bool:
     """Return whether the folder holds a run with a checkpoint."""
-    checkpoints = folder / "checkpoints"
-    return (folder / "run.json").is_file() and checkpoints.is_dir() and any(checkpoints.iterdir())
+    run = RunFolder(folder)
+    return run.info_path.is_file() and run.has_checkpoint()
 
 
 def _ray(what: str) -> list[str]:

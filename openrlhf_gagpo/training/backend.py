@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from numpy import float64
@@ -28,6 +29,8 @@ class Restored:
 
     state: dict[str, Any]
     """The loop's state, as given to ``save_checkpoint``."""
+    path: Path
+    """The checkpoint that was taken."""
     unreadable: Mapping[str, str] = field(default_factory=dict)
     """Newer checkpoints that were passed over, newest first, and why each could not be read."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -168,6 +169,9 @@ class CheckpointSettings:
     path: Path
     output_dir: Path
     max_num: int
+    """Checkpoints that are kept, at least 1."""
+    max_bytes: float = math.inf
+    """Bytes of the checkpoints that are kept; the newest is kept whatever its size."""
 
     @property
     def critic_dir(self) -> Path:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 import sys
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from openrlhf_gagpo import run as run_module
 from openrlhf_gagpo.config import machine_checks
@@ -14,6 +16,7 @@ from openrlhf_gagpo.config.resolve import resolve
 from openrlhf_gagpo.errors import ConfigError, RunError
 from openrlhf_gagpo.progress import ProgressDisplay
 from openrlhf_gagpo.runfolder import RunFolder
+from openrlhf_gagpo.training.backend import Restored
 from support.models import model_folder
 from support.paths import DATA
 
@@ -56,6 +59,21 @@ def test_iterations_without_a_checkpoint_are_not_thrown_away(tmp_path: Path) -> 
     with pytest.raises(RunError, match=r"1 iterations but no checkpoint.*--ckpt.save_steps"):
         run_module._resume(_NoCheckpoint(), folder, ProgressDisplay(1))
     assert len(folder.metrics()) == 1
+
+
+def test_a_damaged_checkpoint_and_the_one_taken_in_its_place_are_named(tmp_path: Path) -> None:
+    class Damaged:
+        def load_checkpoint(self) -> Restored:
+            path = tmp_path / "global_step2"
+            return Restored({"iteration": 2}, path, {str(tmp_path / "global_step4"): "OSError: model is missing"})
+
+    console = Console(file=StringIO())
+    assert run_module._resume(Damaged(), _folder(tmp_path / "run"), ProgressDisplay(1, console)) == 2
+    assert console.file.getvalue().splitlines() == [
+        f"the checkpoint {tmp_path}/global_step4 cannot be read (OSError: model is missing); {tmp_path}/global_step2 "
+        "is taken instead",
+        "continuing after iteration 2",
+    ]
 
 
 def test_a_run_that_never_began_starts_anew(tmp_path: Path) -> None:

@@ -137,6 +137,33 @@ def test_state_follows_the_block(run: RunFolder, error: type[BaseException], sta
     assert "error" not in run.info()
 
 
+def test_a_disk_without_room_for_the_state_does_not_hide_the_cause(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    def train() -> None:
+        with run.tracked():
+            monkeypatch.setattr(Path, "replace", lambda *_: full(run.path))
+            raise ValueError("the cause")
+
+    with pytest.raises(ValueError, match="the cause"):
+        train()
+    assert run.info()["state"] == "running"
+    assert not [path for path in run.path.iterdir() if path.suffix == ".tmp"]
+
+
+def test_checkpoints_of_all_releases_are_found(run: RunFolder) -> None:
+    (run.checkpoints_dir / ".global_step1.partial").mkdir()
+    (run.checkpoints_dir / "_actor").mkdir()
+    assert not run.has_checkpoint()
+    for name in ("_actor/global_step1", "global_step2"):
+        (run.checkpoints_dir / name).mkdir()
+        assert run.has_checkpoint()
+        (run.checkpoints_dir / name).rmdir()
+
+
 OLD = DATA / "run_format1"
 """A run of release 0.1, before run folders had a number."""
 

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
 from openrlhf_gagpo.backends.local import LocalBackend
 from openrlhf_gagpo.config.resolve import resolve
 from openrlhf_gagpo.config.settings import backend_settings
+from openrlhf_gagpo.errors import RunError
 from openrlhf_gagpo.training.rows import TrainingRow
 from support.models import make_critic, make_model
 
@@ -120,21 +122,50 @@ def test_two_ranks_reach_the_parameters_of_one_process(start: Start) -> None:
     local.update(given, 3, policy=False)
     assert_equal(backend, local)
 
+    check_checkpoints(backend, given)
+
+
+def check_checkpoints(backend: Any, given: list[TrainingRow]) -> None:
+    """The newest checkpoint is damaged; from the one before, both models go on as they did, in every bit."""
     import ray
 
+    groups = backend.trainer.actor_model_group, backend.trainer.critic_model_group
     backend.save_checkpoint("global_step4", {"iteration": 4})
-    critic = backend.trainer.critic_model_group
-    assert local.critic is not None
-    expected = local.critic.parameters()
-    # A run that died between the two checkpoints leaves a critic that is newer than the policy.
-    backend.update(given, 4)
-    ray.get(critic.async_run_method(method_name="save_checkpoint", tag="global_step5"))
-    ray.get(critic.async_run_method(method_name="load_checkpoint", tag="global_step4"))
-    for rank in parameters(critic):
-        assert all(float((value - expected[name]).abs().max()) <= 1e-5 for name, value in rank.items())
-    # The optimizer's state came back too.
-    backend.update(given, 5, policy=False)
-    local.update(given, 5, policy=False)
-    expected = local.critic.parameters()
-    for rank in parameters(critic):
-        assert all(float((value - expected[name]).abs().max()) <= 1e-5 for name, value in rank.items())
+    saved = [parameters(group) for group in groups]
+    metrics = backend.update(given, 4)
+    reached = [parameters(group) for group in groups]
+    backend.save_checkpoint("global_step5", {"iteration": 5})
+    root = backend.settings.checkpoints.path
+    assert {path.name for path in root.iterdir()} == {"global_step4", "global_step5", "latest"}
+    # What only one of the ranks reads, with a size that tells nothing; then what is noticed before anything is read.
+    (part,) = root.glob("global_step5/critic/*zero_pp_rank_1*optim_states.pt")
+    part.write_bytes(bytes(part.stat().st_size))
+    for _ in range(2):
+        restored = backend.load_checkpoint()
+        assert restored is not None
+        assert (restored.state, restored.path) == ({"iteration": 4}, root / "global_step4")
+        assert list(restored.unreadable) == [str(root / "global_step5")]
+        assert_same(saved, [parameters(group) for group in groups])
+        part.unlink(missing_ok=True)
+    assert "critic" in restored.unreadable[str(root / "global_step5")]
+    again = backend.update(given, 4)
+    assert untimed(again) == untimed(metrics)
+    assert_same(reached, [parameters(group) for group in groups])
+
+    # A rank that cannot write, as if its disk were full; the other one waits for it.
+    place = ray.get(groups[1]._actor_handlers[1].listen.remote())
+    psutil.Process(place.pid).rlimit(psutil.RLIMIT_FSIZE, (4096, 4096))
+    with pytest.raises(RunError, match=r"global_step6 cannot be written: .*; earlier ones are intact") as stop:
+        backend.save_checkpoint("global_step6", {"iteration": 6})
+    assert "\n" not in str(stop.value)
+    assert {path.name for path in root.iterdir()} >= {"global_step4", "global_step5", "latest"}
+
+
+def assert_same(one: list[list[dict[str, torch.Tensor]]], other: list[list[dict[str, torch.Tensor]]]) -> None:
+    for ranks, others in zip(one, other, strict=True):
+        for values, expected in zip(ranks, others, strict=True):
+            assert [name for name, value in values.items() if not torch.equal(value, expected[name])] == []
+
+
+def untimed(metrics: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if not name.startswith("time/")}

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from support.paths import REPOSITORY
 # A random policy earns nothing, and none of its actions is possible; but some of its answers end in time, and a penalty
 # on the others gives its groups a spread to learn from.
 SIGNAL = ("--algo.advantage.no_drop_reward_free_groups", "--algo.advantage.invalid_penalty", "0.1")
+# In which all processes of a run that is told to stop are gone: ten seconds, but other tests may have the cores too.
+GONE_S = 30.0
 RECIPE = str(REPOSITORY / "examples/recipes/vault_demo.yaml")
 
 
@@ -54,12 +57,16 @@ def finish(process: subprocess.Popen[str], timeout: float = 420) -> str:
     return output
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], timeout: float = 420) -> None:
+def wait_for(
+    condition: Callable[[], bool], process: subprocess.Popen[str], timeout: float = 420, pause: float = 0.1
+) -> None:
     deadline = time.monotonic() + timeout
     while not condition():
         assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline, "the run did not get there in time"
-        time.sleep(0.1)
+        if time.monotonic() > deadline:
+            os.killpg(process.pid, signal.SIGKILL)
+            pytest.fail("the run did not get there in time")
+        time.sleep(pause)
 
 
 def descendants(process: subprocess.Popen[str]) -> list[psutil.Process]:
@@ -223,19 +230,33 @@ def test_cpu_recipe(
         assert "nouns word list" in run.report_path.read_text(encoding="utf-8")
 
 
+def ended_by(number: signal.Signals, process: subprocess.Popen[str]) -> tuple[str, float]:
+    """Tell a run to stop; return its output, and how many seconds later all its processes had gone."""
+    family = descendants(process)
+    told = time.monotonic()
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)  # as a terminal does
+    else:
+        process.send_signal(number)
+    output = finish(process, timeout=60)
+    assert_all_gone(family)
+    return output, time.monotonic() - told
+
+
 def test_kill_resume_and_interrupt_leave_nothing_behind(tmp_path: Path) -> None:
-    """A run of PPO with a Ray of its own: kill -9 after a checkpoint, resume, Ctrl-C."""
+    """A run of PPO with a Ray of its own: kill -9 after a checkpoint, resume in a moved folder, Ctrl-C."""
     model = make_model(tmp_path / "model", tied=True)
     folder = tmp_path / "run"
     flags = [
-        "--config", RECIPE, "--actor.model_name_or_path", str(model), "--run_dir", str(folder), "--rollout.batch_size",
-        "2", "--train.num_iterations", "400", "--ckpt.save_steps", "2", "--eval.no_before_train", "--eval.steps", "-1",
-        "--eval.no_after_train", "--ckpt.load_enable", "--algo.advantage.estimator", "gae", *SIGNAL,
+        "--config", RECIPE, "--actor.model_name_or_path", str(model), "--rollout.batch_size", "2",
+        "--train.num_iterations", "400", "--ckpt.save_steps", "2", "--ckpt.max_num", "1", "--ckpt.save_hf",
+        "--eval.no_before_train", "--eval.steps", "-1", "--eval.no_after_train", "--ckpt.load_enable",
+        "--algo.advantage.estimator", "gae", *SIGNAL, "--run_dir",
     ]  # fmt: skip
     before = shared_memory()
 
-    first = train(*flags)
-    wait_for(lambda: (folder / "checkpoints/_actor/latest").exists(), first)
+    first = train(*flags, str(folder))
+    wait_for(lambda: (folder / "checkpoints/latest").exists(), first)
     killed = descendants(first)
     agents = [process for process in killed if process.name().endswith("Agent")]
     os.kill(first.pid, signal.SIGKILL)
@@ -243,22 +264,54 @@ def test_kill_resume_and_interrupt_leave_nothing_behind(tmp_path: Path) -> None:
     assert len(agents) == 2
     assert_all_gone([process for process in killed if process not in agents])
     assert shared_memory() <= before
-    assert (folder / "checkpoints/_critic/latest").exists()
     reached = len(RunFolder.open(folder).metrics())
     assert reached >= 2
 
-    second = train(*flags)
-    wait_for(lambda: len(RunFolder.open(folder).metrics()) > reached + 1, second)
-    family = descendants(second)
-    os.killpg(second.pid, signal.SIGINT)  # as a terminal does
-    output = finish(second, timeout=60)
+    moved = folder.rename(tmp_path / "moved")
+    second = train(*flags, str(moved))
+    wait_for(lambda: len(RunFolder.open(moved).metrics()) > reached + 1, second)
+    # A checkpoint in the making, so that the interrupt meets one now and then.
+    wait_for(lambda: any((moved / "checkpoints").glob(".*.partial")), second, pause=0.002)
+    output, seconds = ended_by(signal.SIGINT, second)
     assert second.returncode == 130, output[-3000:]
     assert "continuing after iteration" in output
     assert "interrupted after iteration" in output
     assert "Traceback" not in output
-    assert_all_gone([*family, *agents])
+    assert seconds < GONE_S
+    assert_all_gone(agents)
     assert shared_memory() <= before
-    run = RunFolder.open(folder)
+    run = RunFolder.open(moved)
     assert run.info()["state"] == "interrupted"
     iterations = [row["iteration"] for row in run.metrics()]
     assert iterations == list(range(1, len(iterations) + 1))
+    tag = (run.checkpoints_dir / "latest").read_text()
+    kept = {path.name for path in run.checkpoints_dir.iterdir() if not path.name.startswith(".")}
+    whole = {"latest", tag, f"{tag}_hf"}
+    # Parts of the next one that had their name already, or of the one before that were not removed yet.
+    near = {f"global_step{int(tag.removeprefix('global_step')) + way}{end}" for way in (-2, 2) for end in ("", "_hf")}
+    assert whole <= kept <= whole | near
+    assert {path.name for path in (run.checkpoints_dir / tag).iterdir()} >= {"actor", "critic", "files.json"}
+    assert (run.checkpoints_dir / f"{tag}_hf" / "tokenizer.json").is_file()
+
+
+def test_sigterm_while_models_and_engine_start_leaves_nothing_behind(tmp_path: Path) -> None:
+    model = make_model(tmp_path / "model", tied=True)
+    before = shared_memory()
+    process = train("--config", RECIPE, "--actor.model_name_or_path", str(model), "--run_dir", str(tmp_path / "run"))
+    wait_for(lambda: any("ray::PolicyActor" in title for title in titles(process)), process)
+    output, seconds = ended_by(signal.SIGTERM, process)
+    assert process.returncode == 130, output[-3000:]
+    assert "interrupted after iteration 0" in output
+    assert "Traceback" not in output
+    assert seconds < GONE_S
+    assert shared_memory() <= before
+    assert RunFolder.open(tmp_path / "run").info()["state"] == "interrupted"
+
+
+def titles(process: subprocess.Popen[str]) -> list[str]:
+    """What the processes of a run call themselves, as Ray's workers do by the class of their actor."""
+    names = []
+    for child in descendants(process):
+        with suppress(psutil.NoSuchProcess):
+            names.append(" ".join(child.cmdline()))
+    return names

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
 from openrlhf_gagpo.config.resolve import resolve
@@ -84,13 +87,18 @@ def test_a_ray_that_cannot_be_joined_or_started_is_one_sentence(
     parts: list[str],
 ) -> None:
     asked: list[str] = []
+    started: list[psutil.Popen] = []
 
     def init(*, address: str, **_: object) -> None:
         asked.append(address)
+        started.append(psutil.Popen(["sleep", "1000"]))
         raise error
 
     monkeypatch.setattr(module.ray, "is_initialized", lambda: False)
     monkeypatch.setattr(module.ray, "init", init)
+    # Of the runtime that all tests share.
+    monkeypatch.setattr(module.ray, "shutdown", lambda: None)
+    monkeypatch.setattr(module, "_END_S", 0.1)
     backend = make(*(["--ray.address", address] if address else []))
     with pytest.raises(RunError) as stop:
         backend.start()
@@ -99,6 +107,30 @@ def test_a_ray_that_cannot_be_joined_or_started_is_one_sentence(
     assert "\n" not in str(stop.value)
     # Not None, with which Ray would join any cluster that it finds on this machine.
     assert asked == [address or "local"]
+    # What it had started by then is gone.
+    assert not started[0].is_running()
+
+
+def test_sigterm_while_ray_starts_is_an_interrupt(make: Make, module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray sets a handler that would end the process where it is, and leaves it."""
+    started: list[psutil.Popen] = []
+
+    def init(**_: object) -> None:
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
+        started.append(psutil.Popen(["sleep", "1000"]))
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(module.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(module.ray, "init", init)
+    monkeypatch.setattr(module.ray, "shutdown", lambda: None)
+    monkeypatch.setattr(module, "_END_S", 0.1)
+    backend = make()
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        backend.start()
+    backend.close()
+    assert not started[0].is_running()
+    assert signal.getsignal(signal.SIGTERM) == handler
 
 
 def test_whatever_ray_reports_is_one_sentence_with_class_and_cause(

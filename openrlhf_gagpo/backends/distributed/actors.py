@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import deepspeed
 import ray
 import torch
 from openrlhf.models import Actor
@@ -23,6 +24,7 @@ from peft import PeftModel
 
 from openrlhf_gagpo.backends.adapters import Adapters
 from openrlhf_gagpo.backends.distributed import compat
+from openrlhf_gagpo.backends.distributed.checkpoints import POLICY
 from openrlhf_gagpo.backends.distributed.response_pass import response_pass
 from openrlhf_gagpo.backends.distributed.stacks import Place, listen
 from openrlhf_gagpo.backends.distributed.weights import weight_file
@@ -38,6 +40,7 @@ __all__ = [
     "StepStrategy",
     "UpdateStep",
     "plain_class",
+    "states_at_hand",
     "step_log",
     "use_available_attention",
 ]
@@ -129,6 +132,37 @@ class StepStrategy(DeepspeedStrategy):
             engine.lr_scheduler = scheduler
         return self.get_grad_norm(model) if engine.was_step_applied() else None
 
+    def whole_parameters(self, model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield every parameter of a model with its name; all ranks have to go through all of them.
+
+        In ZeRO-3 each rank holds a part of a parameter, so what is yielded is a copy that is put together for it.
+        """
+        parted = self.stage == 3
+        for name, parameter in _engine(model).module.named_parameters():
+            with deepspeed.zero.GatheredParameters([parameter], enabled=parted):
+                yield name, parameter.detach().clone() if parted else parameter.detach()
+
+    def write_state(self, model: Any, folder: str, name: str, more: dict[str, str]) -> None:
+        """Write this rank's part of a model's weights, optimizer and schedule, and ``more``, to ``folder/name``.
+
+        OpenRLHF's ``save_ckpt`` would remove the older checkpoints before this one is there.
+        """
+        _engine(model).save_checkpoint(folder, tag=name, client_state=more, save_latest=False)
+
+    def read_state(self, model: Any, folder: str, name: str) -> dict[str, Any]:
+        """Restore what ``write_state`` wrote, and return what came with it.
+
+        Raises:
+            FileNotFoundError: it is not there. What DeepSpeed raises for other damage is anything.
+        """
+        if not (Path(folder) / name).is_dir():
+            raise FileNotFoundError(f"the folder {name} is missing")
+        path, states = self.load_ckpt(_engine(model), folder, tag=name)
+        if path is None:
+            raise FileNotFoundError(f"the weights in {name} are missing")
+        found: dict[str, Any] = states
+        return found
+
 
 def _engine(model: Any) -> Any:
     """Return the DeepSpeed engine of a model; only the policy is wrapped.
@@ -211,20 +245,29 @@ class StepPolicyTrainer(ppo_actor.ActorPPOTrainer):
             if compat.cuda_available():
                 with self._merged():
                     super().broadcast_to_vllm()
-            elif torch.distributed.get_rank() == 0:
-                with weight_file(self._plain_weights()) as path:
-                    ray.get([engine.load_weight_file.remote(path) for engine in self.vllm_engines or ()])
+            else:
+                self._send_weight_file()
             if torch.distributed.get_rank() == 0:
                 ray.get([engine.reset_prefix_cache.remote() for engine in self.vllm_engines or ()])
         finally:
             # Also if an engine failed, for which the other ranks must not wait.
             torch_dist_barrier_and_cuda_sync()
 
+    def _send_weight_file(self) -> None:
+        weights = self._plain_weights()
+        if torch.distributed.get_rank() == 0:
+            with weight_file(weights) as path:
+                ray.get([engine.load_weight_file.remote(path) for engine in self.vllm_engines or ()])
+        else:
+            # Putting the parameters together takes all ranks.
+            for _ in weights:
+                pass
+
     def _plain_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield the weights of a model without adapters, which are all that an engine knows."""
         module = self.actor.model.module
         if not isinstance(module, PeftModel):
-            yield from module.named_parameters()
+            yield from self.strategy.whole_parameters(self.actor)
             return
         for name, weight in Adapters(module).parameters():
             yield name, weight.data
@@ -250,6 +293,19 @@ class StepPolicyTrainer(ppo_actor.ActorPPOTrainer):
             self.broadcast_to_vllm()
         finally:
             self.vllm_engines = engines
+
+
+@contextmanager
+def states_at_hand(worker: Any) -> Iterator[None]:
+    """Let a worker that sleeps (``--ds.enable_sleep``) have its optimizer's states on its device."""
+    sleeps = worker.strategy.args.ds.enable_sleep
+    if sleeps:
+        worker.reload_states()
+    try:
+        yield
+    finally:
+        if sleeps:
+            worker.offload_states()
 
 
 def use_available_attention(strategy: StepStrategy) -> None:
@@ -296,7 +352,21 @@ class PolicyActorBase(_OpenrlhfPolicy):
 
     def parameters(self) -> dict[str, torch.Tensor]:
         """Return copies of all parameters by name (for tests and small models)."""
-        return {name: p.detach().float().cpu().clone() for name, p in self.actor.model.module.named_parameters()}
+        return {name: value.float().cpu().clone() for name, value in self.strategy.whole_parameters(self.actor)}
+
+    def write_checkpoint(self, folder: str, loop: str) -> None:
+        """Write this rank's part of the policy, and the loop's state."""
+        self.strategy.write_state(self.actor, folder, POLICY, {"loop": loop})
+
+    def read_checkpoint(self, folder: str) -> str:
+        """Restore this rank's part of the policy, and return the loop's state."""
+        with states_at_hand(self):
+            loop: str = self.strategy.read_state(self.actor, folder, POLICY)["loop"]
+        return loop
+
+    def write_model(self, folder: str) -> None:
+        """Write the policy as a Hugging Face folder; all ranks take part."""
+        self.strategy.save_model(self.actor, self.tokenizer, folder)
 
 
 class ReferenceActorBase(_OpenrlhfReference):

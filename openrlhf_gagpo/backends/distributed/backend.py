@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
@@ -19,6 +18,7 @@ from openrlhf.utils import get_tokenizer
 from openrlhf_gagpo.backends import SHARE
 from openrlhf_gagpo.backends.distributed import compat
 from openrlhf_gagpo.backends.distributed.actors import PolicyActor, ReferenceActor, StepStrategy
+from openrlhf_gagpo.backends.distributed.checkpoints import WorkerCheckpoints
 from openrlhf_gagpo.backends.distributed.cluster import Cluster, explained
 from openrlhf_gagpo.backends.distributed.controller import StepTrainer
 from openrlhf_gagpo.backends.distributed.critic import CriticActor
@@ -49,6 +49,8 @@ class DistributedBackend:
         self.args.algo.advantage.is_correction_level = "off"
         # OpenRLHF's loggers would send the key along with the other arguments; ours write the same series.
         self.args.logger.wandb.key = self.args.logger.tensorboard_dir = None
+        # OpenRLHF's workers would load a checkpoint of theirs by themselves.
+        self.args.ckpt.load_enable = False
         self._trackers = Trackers(TrackerSettings())
         self._fleet: EngineFleet | None = None
         self._trainer: StepTrainer | None = None
@@ -78,15 +80,7 @@ class DistributedBackend:
         self._cluster.connect()
         connected = time.perf_counter()
         on_stage("Ray started" if self._cluster.started_here else "Ray joined", connected - started)
-        strategy = StepStrategy(
-            seed=args.train.seed,
-            full_determinism=args.train.full_determinism_enable,
-            max_norm=args.actor.max_norm,
-            micro_train_batch_size=args.train.micro_batch_size,
-            train_batch_size=args.train.batch_size,
-            zero_stage=args.ds.zero_stage,
-            args=args,
-        )
+        strategy = self.strategy()
         together = args.train.colocate_all
         shared = together or args.train.colocate_actor_ref
         self._cluster.reserve(shared=shared, critic=self.settings.critic is not None)
@@ -130,6 +124,19 @@ class DistributedBackend:
             "start_models_s": f"{models - connected:.1f}",
             "start_engines_s": f"{ready - connected:.1f}",
         }
+
+    def strategy(self) -> StepStrategy:
+        """Return what tells every worker how to train; a worker completes its copy."""
+        args = self.args
+        return StepStrategy(
+            seed=args.train.seed,
+            full_determinism=args.train.full_determinism_enable,
+            max_norm=args.actor.max_norm,
+            micro_train_batch_size=args.train.micro_batch_size,
+            train_batch_size=args.train.batch_size,
+            zero_stage=args.ds.zero_stage,
+            args=args,
+        )
 
     def _actors(self, name: str, counts: Any, actor_class: Any, shared: bool) -> RayActorGroup:
         return RayActorGroup(
@@ -199,26 +206,19 @@ class DistributedBackend:
 
     @explained
     def save_checkpoint(self, tag: str, state: dict[str, Any]) -> None:
-        critic = self.trainer.critic_model_group
-        if critic is not None:
-            # First, because the policy's holds the loop's state and decides what a run resumes from.
-            ray.get(critic.async_run_method(method_name="save_checkpoint", tag=tag))
-        ray.get(
-            self.trainer.actor_model_group.async_run_method(
-                method_name="save_checkpoint", tag=tag, client_states={"loop": json.dumps(state), "tag": tag}
-            )
-        )
+        self._checkpoints().save(tag, state)
 
     @explained
     def load_checkpoint(self) -> Restored | None:
-        states = ray.get(self.trainer.actor_model_group.async_run_method(method_name="get_checkpoint_states"))[0]
-        if not states:
-            return None
-        critic = self.trainer.critic_model_group
-        if critic is not None:
-            ray.get(critic.async_run_method(method_name="load_checkpoint", tag=states["tag"]))
-        self.sync()
-        return Restored(json.loads(states["loop"]))
+        restored = self._checkpoints().load()
+        if restored is not None:
+            self.sync()
+        return restored
+
+    def _checkpoints(self) -> WorkerCheckpoints:
+        trainer = self.trainer
+        groups = trainer.actor_model_group, trainer.critic_model_group
+        return WorkerCheckpoints(self.settings.checkpoints, self.args, *groups)
 
     @explained
     def export(self) -> None:

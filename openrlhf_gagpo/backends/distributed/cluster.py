@@ -6,12 +6,14 @@ import functools
 import json
 import logging
 import os
+import signal
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
@@ -22,6 +24,8 @@ from openrlhf_gagpo.machine import cores
 __all__ = ["Cluster", "explained"]
 
 _PLACEMENT_TIMEOUT_S = 300
+_END_S = 2.0
+"""Time that the processes of a cluster get to end by themselves."""
 # Library settings that the workers share with the driver.
 _FORWARDED = ("VLLM_", "HF_", "TRANSFORMERS_", "TOKENIZERS_", "OMP_", "NCCL_", "RAY_ENABLE", "DO_NOT_TRACK")
 
@@ -60,6 +64,7 @@ class Cluster:
         self.started_here = False
         """Whether this run has started the cluster, and will end it."""
         self._groups: dict[str, Any] = {}
+        self._started: set[psutil.Process] = set()
 
     def connect(self) -> None:
         """Join the cluster that the run names, or start one; a process that is in one stays there.
@@ -92,8 +97,9 @@ class Cluster:
                 gpus = self.args.ray.num_gpus or self.gpus
                 options |= {"num_gpus": gpus, "num_cpus": max(cores(), gpus + 1)}
         try:
-            # Without an address, Ray would join a cluster that somebody has started on this machine.
-            ray.init(address=address or "local", **options)
+            with self._starting():
+                # Without an address, Ray would join a cluster that somebody has started on this machine.
+                ray.init(address=address or "local", **options)
         except Exception as error:  # of any class: a node that starts too slowly is a plain Exception
             cause = f"{type(error).__name__}: {_in_a_line(error)}"
             if address:
@@ -101,6 +107,27 @@ class Cluster:
                     f"the Ray cluster at {address} cannot be joined ({cause}); check --ray.address, or RAY_ADDRESS"
                 ) from error
             raise RunError(f"Ray cannot be started on this machine ({cause}); see `gagpo doctor`") from error
+
+    @contextmanager
+    def _starting(self) -> Iterator[None]:
+        """End what Ray has started if its start fails or is interrupted, and undo its handling of SIGTERM.
+
+        Ray sets a handler that ends the process where it is, so that nothing would be closed in order.
+        """
+        before = _descendants(psutil.Process())
+        handler = signal.getsignal(signal.SIGTERM)
+        try:
+            yield
+            self._started = _descendants(psutil.Process()) - before
+        except BaseException as error:
+            started = _descendants(psutil.Process()) - before
+            ray.shutdown()
+            _end(started)
+            if isinstance(error, SystemExit):  # Ray's handler was called.
+                raise KeyboardInterrupt from error
+            raise
+        finally:
+            signal.signal(signal.SIGTERM, handler)
 
     def reserve(self, *, shared: bool, critic: bool) -> None:
         """Reserve a placement group with one bundle per GPU for each set of processes that are on the same GPUs.
@@ -143,7 +170,24 @@ class Cluster:
             while self._groups:
                 remove_placement_group(self._groups.popitem()[1])
         if self.started_here:
+            processes = self._started.union(*map(_descendants, self._started))
             ray.shutdown()
+            _end(processes)
+
+
+def _descendants(process: psutil.Process) -> set[psutil.Process]:
+    with suppress(psutil.NoSuchProcess):
+        return set(process.children(recursive=True))
+    return set()
+
+
+def _end(processes: Iterable[psutil.Process]) -> None:
+    """Wait until the processes have ended, and kill those that take too long: a node's agents may take a minute."""
+    _, alive = psutil.wait_procs(processes, timeout=_END_S)
+    for process in alive:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(alive, timeout=_END_S)
 
 
 def _worker_variables() -> dict[str, str]:

@@ -5,14 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
 import torch
 from openrlhf.trainer.ray import ppo_critic
 
-from openrlhf_gagpo.backends.distributed.actors import StepStrategy, plain_class, step_log, use_available_attention
+from openrlhf_gagpo.backends.distributed.actors import (
+    StepStrategy,
+    plain_class,
+    states_at_hand,
+    step_log,
+    use_available_attention,
+)
+from openrlhf_gagpo.backends.distributed.checkpoints import CRITIC
 from openrlhf_gagpo.backends.distributed.stacks import Place, listen
 from openrlhf_gagpo.training.collate import TokenBatch
 from openrlhf_gagpo.training.objective import LossScale, merge_sums
@@ -107,16 +113,18 @@ class CriticActorBase(_OpenrlhfCritic):
         """Set the optimizer steps of the next ``fit``."""
         self.trainer.planned = list(steps)
 
-    def load_checkpoint(self, tag: str) -> None:
-        """Restore the checkpoint called ``tag``.
+    def write_checkpoint(self, folder: str, loop: str) -> None:
+        """Write this rank's part of the critic; the policy's part has the loop's state."""
+        self.strategy.write_state(self.critic, folder, CRITIC, {})
 
-        OpenRLHF has loaded the critic's newest one, which is not the policy's if a run ended between the two.
-        """
-        self.strategy.load_ckpt(self.critic, str(Path(self.strategy.args.ckpt.path) / "_critic"), tag=tag)
+    def read_checkpoint(self, folder: str) -> None:
+        """Restore this rank's part of the critic."""
+        with states_at_hand(self):
+            self.strategy.read_state(self.critic, folder, CRITIC)
 
     def parameters(self) -> dict[str, torch.Tensor]:
         """Return copies of all parameters by name (for tests and small models)."""
-        return {name: p.detach().float().cpu().clone() for name, p in self.critic.module.named_parameters()}
+        return {name: value.float().cpu().clone() for name, value in self.strategy.whole_parameters(self.critic)}
 
 
 CriticActor = ray.remote(num_gpus=1)(CriticActorBase)

@@ -230,6 +230,6 @@ def test_pruning_checkpoints_leaves_other_folders_alone(vault_model: Path, tmp_p
             "global_step4",
             "thesis",
         ]
-        assert backend.load_checkpoint() == Restored({"iteration": 4})
+        assert backend.load_checkpoint() == Restored({"iteration": 4}, tmp_path / "kept" / "global_step4")
     finally:
         backend.close()

@@ -134,7 +134,7 @@ def test_a_checkpoint_continues_the_critic_and_its_optimizer(make: Make) -> None
     backend.save_checkpoint("global_step1", {"iteration": 1})
     backend.update(given, seed=1)
     other = make()
-    assert other.load_checkpoint() == Restored({"iteration": 1})
+    assert other.load_checkpoint() == Restored({"iteration": 1}, other.settings.checkpoints.path / "global_step1")
     other.update(given, seed=1)
     assert backend.critic is not None
     assert other.critic is not None

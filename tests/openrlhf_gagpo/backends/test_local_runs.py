@@ -24,11 +24,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from openrlhf_gagpo import metrics as glossary
 from openrlhf_gagpo.cli.main import main
+from openrlhf_gagpo.interrupts import terminate_as_interrupt
 from openrlhf_gagpo.rollout.records import read_episodes
-from openrlhf_gagpo.run import terminate_as_interrupt
 from openrlhf_gagpo.runfolder import RunFolder
 from openrlhf_gagpo.training.objective import step_loss
 from support import tiny_vault
+from support.told_to_stop import Ended, Place, run_to
 
 _MARK = "TEST_RUN_MARK"
 _QUIET = {"eval__steps": -1, "eval__before_train": False, "eval__after_train": False, "report": False}
@@ -240,7 +241,9 @@ def _played(run: RunFolder, iteration: int) -> list[object]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_closes_everything(vault_model: Path, tmp_path: Path, number: signal.Signals) -> None:
+def test_an_interrupt_closes_everything(
+    vault_model: Path, tmp_path: Path, number: signal.Signals, capsys: pytest.CaptureFixture[str]
+) -> None:
     run, mark = tmp_path / "run", uuid.uuid4().hex
     argv = tiny_vault.arguments(vault_model, run, train__num_iterations=100_000, ckpt__save_steps=-1, **_QUIET)
     process = tiny_vault.start(argv, **{_MARK: mark})
@@ -248,6 +251,13 @@ def test_an_interrupt_closes_everything(vault_model: Path, tmp_path: Path, numbe
         while not process.stdout.readline().startswith("iteration   1/"):
             assert process.poll() is None, process.stderr.read()
         assert len(_processes(mark)) > 1
+        # Another process is refused, whether it wants to start a run there or to continue this one.
+        assert main(argv) == 2
+        assert main([*argv, "--ckpt.load_enable"]) == 1
+        started_anew, continued = capsys.readouterr().err.splitlines()
+        assert f"{run} already holds a run" in started_anew
+        assert f"another process runs in {run}; wait for it" in continued
+        assert RunFolder.open(run).info()["state"] == "running"
         process.send_signal(number)
         out, err = process.communicate(timeout=60)
     finally:
@@ -262,15 +272,73 @@ def test_an_interrupt_closes_everything(vault_model: Path, tmp_path: Path, numbe
     assert folder.metrics()
 
 
-def test_an_interrupt_during_the_start_is_recorded(
-    vault_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
+_INTERRUPTED = {
+    "configuration": Place("openrlhf_gagpo.cli.train", "check", event=signal.SIGTERM),
+    "environment": Place("openrlhf_gagpo.run", "_tasks", event=signal.SIGINT),
+    "folder": Place("openrlhf_gagpo.runfolder.RunFolder", "add_environment", event=signal.SIGTERM),
+    "model": Place("openrlhf_gagpo.backends.local", "load_model", event=signal.SIGINT),
+    "evaluation": Place("openrlhf_gagpo.progress.ProgressDisplay", "episode", event=signal.SIGTERM),
+    "rollout": Place("openrlhf_gagpo.progress.ProgressDisplay", "episode", 2, signal.SIGINT),
+    "update": Place("openrlhf_gagpo.backends.local", "step_loss", event=signal.SIGTERM),
+    "checkpoint": Place("openrlhf_gagpo.backends.local.torch", "save", 2, signal.SIGINT),
+    "export": Place("openrlhf_gagpo.backends.local", "write_model", 3, signal.SIGTERM),
+}
+_FULL = "full disk"
 
-    monkeypatch.setattr("openrlhf_gagpo.backends.create", interrupted)
-    assert main(tiny_vault.arguments(vault_model, tmp_path / "run")) == 130
-    assert RunFolder.open(tmp_path / "run").info()["state"] == "interrupted"
+
+@pytest.fixture(scope="module")
+def stopped(vault_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Ended]]:
+    """Runs that met something in their way, each in the folder of its name."""
+    folder = tmp_path_factory.mktemp("stopped")
+    places = _INTERRUPTED | {_FULL: Place("openrlhf_gagpo.backends.local", "write_checkpoint", 2, Place.FULL)}
+    runs = {}
+    for name, place in places.items():
+        evaluated = {"eval__before_train": name not in _INTERRUPTED or name == "evaluation"}
+        argv = tiny_vault.arguments(vault_model, folder / name, report=False, ckpt__max_num=1, **evaluated)
+        runs[name] = place, argv
+    return folder, run_to(folder, runs)
+
+
+@pytest.mark.parametrize("phase", _INTERRUPTED)
+def test_an_interrupt_in_any_phase_is_one_sentence_and_a_state(
+    stopped: tuple[Path, dict[str, Ended]], phase: str
+) -> None:
+    folder, ended = stopped[0] / phase, stopped[1][phase]
+    assert ended.status == 130, ended.err
+    assert ended.left == []
+    assert "Traceback" not in ended.out + ended.err
+    if phase in ("configuration", "environment"):
+        assert ended.err == "gagpo: interrupted\n"
+        assert not folder.exists()
+        return
+    assert ended.err == ""
+    run = RunFolder.open(folder)
+    assert run.info()["state"] == "interrupted"
+    assert f"interrupted after iteration {len(run.metrics())}\n" in ended.out
+    kept = {path.name for path in run.checkpoints_dir.iterdir()}
+    tag = {"checkpoint": "global_step1", "export": "global_step2"}.get(phase)
+    assert kept == (set() if tag is None else {tag, "latest"})
+    assert ("continue from the last checkpoint" in ended.out) == bool(kept)
+
+
+def test_a_full_disk_fails_the_run_and_spares_the_last_checkpoint(
+    stopped: tuple[Path, dict[str, Ended]], whole: Path, vault_model: Path
+) -> None:
+    folder, ended = stopped[0] / _FULL, stopped[1][_FULL]
+    assert ended.status == 1, ended.err
+    run = RunFolder.open(folder)
+    wanted = f"the checkpoint {run.checkpoints_dir / 'global_step2'} cannot be written: "
+    assert run.info()["state"] == "failed"
+    assert run.info()["error"].startswith(f"RunError: {wanted}")
+    (sentence,) = [line for line in ended.err.splitlines() if line.startswith("gagpo")]
+    assert sentence.startswith(f"gagpo: error: {wanted}")
+    assert {path.name for path in run.checkpoints_dir.iterdir()} == {"global_step1", "latest"}
+    # With room again, in a folder that was moved to where there is some.
+    moved = folder.with_name("moved")
+    folder.rename(moved)
+    argv = tiny_vault.arguments(vault_model, moved, report=False, ckpt__max_num=1)
+    assert main([*argv, "--ckpt.load_enable"]) == 0
+    _assert_same_model(moved, whole)
 
 
 def test_sigterm_cancels_what_asyncio_runs() -> None:
