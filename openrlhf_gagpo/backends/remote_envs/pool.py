@@ -244,8 +244,6 @@ class _Host:
         """Give the host up, and return the sentence of all who lose by it."""
         if not self._loss.done():
             self._loss.set_result(f"the environment host on node {self.node.name} was lost: {reason}")
-            if self._watching is not None:
-                self._watching.cancel()
             self._link.kill()
             self._on_lost(self, self._loss.result())
         return self._loss.result()
@@ -264,8 +262,7 @@ class _Host:
 
     async def _watch(self) -> None:
         with suppress(ConnectionError):
-            while True:
-                await asyncio.sleep(PING_EVERY_S)
+            while not (await asyncio.wait([self._loss], timeout=PING_EVERY_S))[0]:
                 await self._ping(SILENT_S)
 
     async def _ping(self, timeout: float) -> None:

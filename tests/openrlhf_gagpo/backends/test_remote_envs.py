@@ -10,6 +10,7 @@ import pytest
 
 from agent_envs import EnvError, UnknownTask
 from agent_envs.workers import EnvFault
+from agent_envs.workers import pool as workers
 from openrlhf_gagpo.backends.remote_envs import pool as remote
 from openrlhf_gagpo.backends.remote_envs.host import EnvHost
 from openrlhf_gagpo.backends.remote_envs.pool import Node, RemotePool
@@ -79,6 +80,12 @@ def with_cluster(body: Callable[[Cluster], Awaitable[None]], *nodes: Node, **set
             await cluster.aclose()
 
     asyncio.run(run())
+
+
+@pytest.fixture(autouse=True)
+def little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that hang do not hold up the end of a test."""
+    monkeypatch.setattr(workers, "CLOSE_GRACE_S", 0.5)
 
 
 @pytest.mark.parametrize("name", CONTRACT)
@@ -151,9 +158,7 @@ def test_a_node_that_cannot_be_reached_costs_no_episode_while_there_are_others()
         cluster.links[-1].kill()
         with pytest.raises(EnvFault, match="green was lost"):
             await sessions[0].step("x")
-        with pytest.raises(
-            EnvFault, match=r"^no node .* can run environments: .* blue was lost: .* no power$"
-        ):
+        with pytest.raises(EnvFault, match=r"^no node .* can run environments: .* blue was lost: .* no power$"):
             await cluster.pool.open()
         cluster.nodes = []
         with pytest.raises(EnvFault, match=r"can run environments: it has none$"):
