@@ -51,17 +51,36 @@ async def place_of(session: Any) -> tuple[psutil.Process, list[int]]:
 
 
 def test_hosts_are_on_nodes_without_gpus_and_may_die_with_them(node: psutil.Process) -> None:
+    import ray
+
     from openrlhf_gagpo.backends.remote_envs.nodes import environment_nodes, ray_pool
+
+    @ray.remote(num_cpus=0)
+    class Engine:
+        async def play(self) -> int:
+            self.pool = ray_pool(SETTINGS)
+            session = await self.pool.open()
+            return int((await session.step("pid")).observation)
 
     async def body() -> None:
         # Text and errors, which Ray carries; what else a pool does is checked without it.
         checked = [CONTRACT["any_text_passes"], CONTRACT["an_exception_costs_one_session"]]
         pools = [ray_pool(SETTINGS) for _ in range(3)]
         try:
-            await asyncio.gather(*(check.body(pool) for check, pool in zip(checked, pools, strict=False)))
+            await asyncio.gather(
+                *(check.body(pool) for check, pool in zip(checked, pools, strict=False)), engine_dies()
+            )
             await until_the_node_dies(pools[-1])
         finally:
             await asyncio.gather(*(pool.aclose() for pool in pools))
+
+    async def engine_dies() -> None:
+        engine = Engine.remote()
+        worker = psutil.Process(await engine.play.remote())
+        host = worker.parents()[1]
+        assert "EnvHost" in host.cmdline()[0]
+        ray.kill(engine)
+        assert psutil.wait_procs([host, worker], timeout=30)[1] == []
 
     async def until_the_node_dies(pool: Any) -> None:
         first, second = [await pool.open() for _ in range(2)]
@@ -74,8 +93,7 @@ def test_hosts_are_on_nodes_without_gpus_and_may_die_with_them(node: psutil.Proc
         for lost in (first.step("x"), waiting):
             with pytest.raises(EnvFault, match=r"^the environment host on node \S+ was lost: ActorDiedError: \S"):
                 await lost
-        psutil.wait_procs(processes, timeout=10)
-        assert not any(process.is_running() for process in processes)
+        assert psutil.wait_procs(processes, timeout=30)[1] == []
 
         third = await pool.open()
         assert node.pid in (await place_of(third))[1]

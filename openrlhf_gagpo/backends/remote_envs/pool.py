@@ -85,7 +85,8 @@ class RemotePool:
             await host.ask("open", session.number)
         except BaseException as error:
             await session.close()
-            if isinstance(error, EnvError):
+            # The sentence of a host that was lost has the node in it.
+            if isinstance(error, EnvError) and self._hosts.get(host.node.id) is host:
                 error.args = (f"{error} (on node {host.node.name})",)
             raise
         return session
@@ -133,7 +134,7 @@ class RemotePool:
             self._hosts[node.id] = _Host(node, self._connect(node), self._on_lost)
         return self._hosts[node.id]
 
-    def _on_lost(self, host: _Host, message: str) -> None:
+    def _on_lost(self, host: _Host) -> None:
         del self._hosts[host.node.id]
         # Nodes may have come and gone with it.
         self._nodes = ()
@@ -194,9 +195,9 @@ class RemoteSession:
 
 
 class _Host:
-    """A host as the pool sees it; ``on_lost(host, message)`` is called once if it is lost."""
+    """A host as the pool sees it; ``on_lost(host)`` is called once, when it is lost or closed."""
 
-    def __init__(self, node: Node, link: Link, on_lost: Callable[[_Host, str], None]) -> None:
+    def __init__(self, node: Node, link: Link, on_lost: Callable[[_Host], None]) -> None:
         self.node = node
         self.sessions: set[RemoteSession] = set()
         self.expected = 0
@@ -245,7 +246,7 @@ class _Host:
         if not self._loss.done():
             self._loss.set_result(f"the environment host on node {self.node.name} was lost: {reason}")
             self._link.kill()
-            self._on_lost(self, self._loss.result())
+            self._on_lost(self)
         return self._loss.result()
 
     async def aclose(self) -> None:

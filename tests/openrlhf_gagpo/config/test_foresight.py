@@ -49,14 +49,13 @@ def test_environments_on_other_nodes_are_shown_there(capsys: pytest.CaptureFixtu
     for extra, where in (("", "CPU "), ("--env.placement ray", "nodes without GPUs, or all if each has some ")):
         config = resolve(f"{VAULT} {SHARED} {extra}".split())
         show(config, foresee(config), Console(width=200))
-        assert any(
-            line.startswith(f"{where} ") for line in capsys.readouterr().out.splitlines() if "worker of a" in line
-        )
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.startswith(f"{where} ") for line in lines if "environment worker" in line] == [True]
     assert rollout_settings(config).placement == "ray"
     with pytest.raises(ConfigError, match=r"^--env\.placement is for the distributed backend only"):
         foresee(resolve(f"{VAULT} --backend local --env.placement ray".split()))
     with pytest.raises(ConfigError, match=r"^--env\.placement is not a flag"):
-        evaluating.parse("--env.name vault --env.placement ray".split())
+        evaluating.parse(["--env.name", "vault", "--env.placement", "ray"])
 
 
 def test_a_device_that_is_missing_here_is_a_warning_for_the_local_backend() -> None:
