@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,11 @@ def node(ray_runtime: dict[str, str]) -> Iterator[psutil.Process]:
         stderr=subprocess.DEVNULL,
     )
     try:
+        deadline = time.monotonic() + 120
         while len(ray.nodes()) == before:
             assert started.poll() is None
+            assert time.monotonic() < deadline, "the node did not join in time"
+            time.sleep(0.1)
         yield psutil.Process(started.pid)
     finally:
         started.terminate()
@@ -50,7 +54,7 @@ async def place_of(session: Any) -> tuple[psutil.Process, list[int]]:
     return above[1], [process.pid for process in above]
 
 
-def test_hosts_are_on_nodes_without_gpus_and_may_die_with_them(node: psutil.Process) -> None:
+def test_hosts_are_on_nodes_without_gpus_and_end_with_their_engine_or_node(node: psutil.Process) -> None:
     import ray
 
     from openrlhf_gagpo.backends.remote_envs.nodes import environment_nodes, ray_pool

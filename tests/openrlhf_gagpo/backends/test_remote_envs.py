@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,8 @@ from agent_envs.workers import pool as workers
 from openrlhf_gagpo.backends.remote_envs import pool as remote
 from openrlhf_gagpo.backends.remote_envs.host import EnvHost
 from openrlhf_gagpo.backends.remote_envs.pool import Node, RemotePool
-from openrlhf_gagpo.rollout.player import RolloutSettings
+from openrlhf_gagpo.rollout.player import EpisodePlayer, RolloutSettings
+from openrlhf_gagpo.rollout.types import Completion, EpisodeRequest, Prompt, SamplingParams
 from support.pool_contract import CONTRACT, PROBE, answer
 
 NODES = [Node("1", "blue"), Node("2", "green")]
@@ -92,6 +94,52 @@ def little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_contract_of_pools(name: str) -> None:
     check = CONTRACT[name]
     with_cluster(lambda cluster: check.body(cluster.pool), NODES[0], **check.limits)
+
+
+class Characters:
+    """A tokenizer with one id per character."""
+
+    chat_template = None
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        return [ord(character) for character in text]
+
+    def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
+        return "".join(map(chr, ids))
+
+
+class Wanderer:
+    """Says one of a few words, by the turn's seed."""
+
+    async def generate(self, prompt: Prompt, params: SamplingParams) -> Completion:
+        words = ["go north", "go east", "look", "pick up"]
+        return Completion([], [], "stop", words[(params.seed or 0) % len(words)])
+
+
+def test_episodes_are_those_of_local_workers() -> None:
+    """From their beginning, and from a place within another one, whose state comes from another node."""
+    settings = RolloutSettings("vault", {"max_steps": 15}, think=False, action_tags=False, max_prompt_tokens=10**6)
+
+    async def played(pool: RemotePool | None) -> list[Any]:
+        player = EpisodePlayer(settings, Characters(), pool)
+        try:
+            assert await player.can_retrace()
+            requests = [EpisodeRequest(f"vault-train-{n}", "g", f"{n}", 0, sampling_seed=n) for n in range(4)]
+            whole = await player.play(requests, Wanderer(), SamplingParams(8))
+            place = (await player.retrace(whole[0], {2}))[2]
+            requests = [replace(requests[0], trajectory=f"from {n}", place=place) for n in range(2)]
+            parts = await player.play(requests, Wanderer(), SamplingParams(8))
+            assert player.stats()["env/resets"] == 5
+        finally:
+            await player.aclose()
+        return [replace(episode, generation_s=0.0, environment_s=0.0) for episode in whole + parts]
+
+    async def run() -> None:
+        there = await played(RemotePool(lambda: NODES, lambda node: Nearby(settings, node)))
+        assert there == await played(None)
+        assert [len(episode.steps) for episode in there] == [15, 15, 15, 15, 13, 13]
+
+    asyncio.run(run())
 
 
 def test_sessions_go_where_there_are_the_fewest_and_a_step_is_one_call() -> None:
