@@ -237,7 +237,7 @@ _TABLE: tuple[tuple[str, str, str], ...] = (
     ("env/steps", "Actions carried out by environment processes.", "count"),
     ("env/faults", "Failures reported by environments.", "count"),
     ("env/timeouts", "Calls abandoned because the environment did not answer in time.", "count"),
-    ("env/restarts", "Environment processes replaced.", "count"),
+    ("env/restarts", "Environment processes, and hosts of them on other nodes, that died and are replaced.", "count"),
     ("env/engine_restarts", "Rollout engines that died or hung and were started again; distributed backend.", "count"),
     (
         "machine/memory_used_gib",

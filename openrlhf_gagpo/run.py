@@ -180,8 +180,8 @@ def _open_folder(config: Config, tokenizer: Any) -> RunFolder:
 
 
 _MAY_CHANGE = (
-    "ckpt.", "console", "eval.", "logger.", "ray.", "env.workers", "report", "rollout.concurrency", "rollout.record",
-    "run_dir", "train.max_bad_steps",
+    "ckpt.", "console", "eval.", "logger.", "ray.", "env.placement", "env.workers", "report", "rollout.concurrency",
+    "rollout.record", "run_dir", "train.max_bad_steps",
 )  # fmt: skip
 
 

@@ -44,6 +44,9 @@ OWN_FLAGS: tuple[Flag, ...] = (
     Flag("env.max_steps", int, None, _B, "steps of an episode; unset: the environment's own limit", bound=AT_LEAST_ONE),
     Flag("env.workers", int, None, _B, "environment processes of a node; unset: one per core, at most one per episode",
          bound=AT_LEAST_ONE),
+    Flag("env.placement", str, "local", _D,
+         "where environment processes are: on the engines' nodes, or on the nodes of the Ray cluster without GPUs (on "
+         "all, if each has some)", choices=("local", "ray")),
     Flag("env.reset_timeout", float, 120.0, _B, "seconds that a reset may take", bound=POSITIVE),
     Flag("env.step_timeout", float, 60.0, _B, "seconds that a step may take", bound=POSITIVE),
     Flag("rollout.history_length", int, 2, _B, "earlier turns shown in the prompt", bound=NOT_NEGATIVE),

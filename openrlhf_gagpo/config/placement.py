@@ -40,6 +40,8 @@ class Plan:
     """Empty for the local backend, which is one process."""
     environments: int
     """Environment processes of a node, which its engines share."""
+    apart: bool
+    """Whether these are nodes without GPUs, as far as the cluster has some, and all engines share them."""
     episodes: int
     """Training episodes per iteration."""
     rows_per_update: int
@@ -72,6 +74,7 @@ def place(config: Config) -> Plan:
         nodes=1 if local else max(config.actor.num_nodes, 1),
         groups=() if local else _groups(config),
         environments=config.env.workers,
+        apart=not local and config.env.placement == "ray",
         episodes=config.rollout.batch_size * config.rollout.n_samples_per_prompt,
         rows_per_update=config.train.batch_size,
         epochs=config.train.max_epochs,

@@ -66,7 +66,8 @@ def _placement(plan: Plan) -> Table:
         for process in group.processes:
             table.add_row(where, process.name, str(process.count), f"{process.gpus_each:g}")
             where = ""
-    table.add_row("CPU", "environment worker of a node", str(plan.environments), "0")
+    where = "nodes without GPUs, or all if each has some" if plan.apart else "CPU"
+    table.add_row(where, "environment worker of a node", str(plan.environments), "0")
     return table
 
 

@@ -59,6 +59,7 @@ def rollout_settings(config: Config) -> RolloutSettings:
         env_options=env_options(config),
         plugins=absolute(env.plugin),
         workers=env.workers,
+        placement=env.placement,
         reset_timeout=env.reset_timeout,
         step_timeout=env.step_timeout,
         concurrency=rollout.concurrency,

@@ -13,7 +13,7 @@ from agent_envs.errors import EnvError
 from agent_envs.workers import EnvPool
 from openrlhf_gagpo.agents import Agent
 from openrlhf_gagpo.errors import PolicyFault, RolloutError, RunError
-from openrlhf_gagpo.rollout.player import RolloutSettings, stop_names, tag_names
+from openrlhf_gagpo.rollout.player import RolloutSettings, local_pool, stop_names, tag_names
 from openrlhf_gagpo.rollout.prompt import PromptBuilder
 from openrlhf_gagpo.rollout.table import Table
 from openrlhf_gagpo.rollout.types import (
@@ -90,14 +90,7 @@ async def play_samples(requests: Sequence[EpisodeRequest], kit: Kit, on_done: Ca
         RolloutError: a sample failed for another reason; the cause is chained.
     """
     settings = kit.settings
-    pool = EnvPool(
-        settings.env_name,
-        settings.env_options,
-        settings.workers,
-        plugins=settings.plugins,
-        reset_timeout=settings.reset_timeout,
-        step_timeout=settings.step_timeout,
-    )
+    pool = local_pool(settings)
     slots = asyncio.Semaphore(settings.concurrency)
     patience = _Patience(max(_FEW, settings.concurrency))
 

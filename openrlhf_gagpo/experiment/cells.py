@@ -40,6 +40,7 @@ OWN = (
     "run_dir",
     "train.seed",
     "actor.model_name_or_path",
+    "env.placement",
     "env.workers",
     "critic.model_name_or_path",
     "ckpt.path",

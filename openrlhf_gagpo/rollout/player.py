@@ -16,15 +16,27 @@ from agent_envs.base import PromptTemplate
 from agent_envs.workers import RESET_TIMEOUT_S, STEP_TIMEOUT_S, EnvPool
 from openrlhf_gagpo.rollout.answers import Golden, GoldenAnswers
 from openrlhf_gagpo.rollout.episode import play_all
+from openrlhf_gagpo.rollout.pools import EnvironmentPool
 from openrlhf_gagpo.rollout.prompt import ChatTemplate, PromptBuilder
 from openrlhf_gagpo.rollout.retrace import retrace
 from openrlhf_gagpo.rollout.transcript import Overflow, TranscriptBuilder
 from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, Place, Policy, SamplingParams
 
-__all__ = ["Context", "EpisodePlayer", "RolloutSettings", "prompt_builder", "stop_names", "tag_names"]
+__all__ = [
+    "Context",
+    "EpisodePlayer",
+    "Placement",
+    "RolloutSettings",
+    "local_pool",
+    "prompt_builder",
+    "stop_names",
+    "tag_names",
+]
 
 Context = Literal["window", "transcript"]
 """How an episode's turns become prompts: each worded anew with a window of history, or one growing conversation."""
+Placement = Literal["local", "ray"]
+"""Where environment processes are: beside the sampler, or on nodes of the Ray cluster."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +47,8 @@ class RolloutSettings:
     env_options: Mapping[str, Any] = field(default_factory=dict)
     plugins: tuple[str, ...] = ()
     workers: int = 1
+    placement: Placement = "local"
+    """Of the distributed backend's workers; everything else plays with local ones."""
     reset_timeout: float = RESET_TIMEOUT_S
     step_timeout: float = STEP_TIMEOUT_S
     concurrency: int = 256
@@ -72,6 +86,18 @@ def prompt_builder(settings: RolloutSettings, tokenizer: Any, template: PromptTe
     return PromptBuilder(template, tokenizer, history_length=settings.history_length, **arguments)
 
 
+def local_pool(settings: RolloutSettings) -> EnvPool:
+    """Return a pool of environment processes of this process, which start when they are needed."""
+    return EnvPool(
+        settings.env_name,
+        settings.env_options,
+        settings.workers,
+        plugins=settings.plugins,
+        reset_timeout=settings.reset_timeout,
+        step_timeout=settings.step_timeout,
+    )
+
+
 def stop_names(settings: RolloutSettings) -> tuple[str, ...]:
     """Return the names of the tags that end a response as soon as they are closed; empty if none does.
 
@@ -96,9 +122,13 @@ def _load_plugins(settings: RolloutSettings) -> None:
 
 
 class EpisodePlayer:
-    """Owns the environment workers and plays episodes with any policy."""
+    """Owns the environment workers and plays episodes with any policy.
 
-    def __init__(self, settings: RolloutSettings, tokenizer: Any) -> None:
+    Args:
+        pool: the workers; None for local ones.
+    """
+
+    def __init__(self, settings: RolloutSettings, tokenizer: Any, pool: EnvironmentPool | None = None) -> None:
         self.settings = settings
         self._prompts = prompt_builder(settings, tokenizer)
         self._tag_names = tag_names(settings)
@@ -106,14 +136,7 @@ class EpisodePlayer:
         self._stop = stop_names(settings)
         golden = settings.golden_answers
         self._answers = None if golden == "none" else GoldenAnswers(self._prompts, every=golden == "all")
-        self._pool = EnvPool(
-            settings.env_name,
-            settings.env_options,
-            settings.workers,
-            plugins=settings.plugins,
-            reset_timeout=settings.reset_timeout,
-            step_timeout=settings.step_timeout,
-        )
+        self._pool: EnvironmentPool = local_pool(settings) if pool is None else pool
         # Shared by all calls of ``play``, which may overlap.
         self._slots = asyncio.Semaphore(settings.concurrency)
 

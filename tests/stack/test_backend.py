@@ -1,7 +1,8 @@
 """The distributed backend against its oracle, and the failures of the stack that would otherwise be silent.
 
 One backend (policy, reference, vLLM engine) per kind of model serves all tests; starting one takes most of a minute.
-The one of the untied model has a critic too. Tests to which it makes no difference run on that one.
+The one of the untied model has a critic too. Tests to which it makes no difference run on that one. The environments of
+the other are in hosts on the nodes of the cluster, of which there is one.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ def backend(
 
     folder = tmp_path_factory.mktemp(request.param)
     model = make_model(folder / "model", tied=request.param == "tied")
-    config = configuration(model, folder / "run", *(with_critic(model) if request.param == "untied" else ()))
+    extra = with_critic(model) if request.param == "untied" else ["--env.placement", "ray"]
+    config = configuration(model, folder / "run", *extra)
     backend = DistributedBackend(backend_settings(config), config.namespace())
     try:
         backend.start()
@@ -169,7 +171,11 @@ def test_methods_train_two_iterations(backend: Any, tmp_path: Path) -> None:
 
         episode = iteration = evaluation = phase
 
+    import psutil
+
     kind = "untied" if backend.settings.critic else "tied"
+    titles = [" ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)]
+    assert any(title.startswith("ray::EnvHost") for title in titles) == (kind == "tied")
     for number, (name, *options) in enumerate(METHODS[kind]):
         config = configuration(
             backend.args.actor.model_name_or_path, tmp_path / f"{number}", "--train.num_iterations", "2",

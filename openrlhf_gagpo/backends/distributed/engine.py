@@ -1,6 +1,7 @@
 """The agent rollout actor: OpenRLHF's vLLM actor that also plays the episodes.
 
-Generation, prompts and the pipes of the environment workers share one actor process, so a turn needs no other process.
+Generation, prompts and the pipes of the environment workers share one actor process, so a turn needs no other process;
+with ``env.placement ray`` it needs one call of another actor.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from vllm.sampling_params import RequestOutputKind
 from openrlhf_gagpo.backends.distributed import compat
 from openrlhf_gagpo.backends.distributed.actors import plain_class
 from openrlhf_gagpo.backends.distributed.stacks import Place, listen
+from openrlhf_gagpo.backends.remote_envs.nodes import ray_pool
 from openrlhf_gagpo.backends.vllm_policy import EnginePolicy, final_output
 from openrlhf_gagpo.rollout.player import EpisodePlayer, RolloutSettings
 from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, SamplingParams
@@ -51,11 +53,12 @@ class AgentRolloutActorBase(_OpenrlhfRollout):
         return listen("rollout engine")
 
     async def prepare(self, settings: RolloutSettings, model: str, use_fast_tokenizer: bool) -> None:
-        """Load the tokenizer and start the environment workers."""
+        """Load the tokenizer and make the pool of environment workers, which start with the first episode."""
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=True, use_fast=use_fast_tokenizer)
-        self._player = EpisodePlayer(settings, tokenizer)
+        pool = ray_pool(settings) if settings.placement == "ray" else None
+        self._player = EpisodePlayer(settings, tokenizer, pool)
 
     @property
     def player(self) -> EpisodePlayer:

@@ -39,7 +39,8 @@ class EngineFleet:
 
     Args:
         specs: how each engine is started.
-        settings: of the run; its concurrency is that of all engines together, its workers are those of a node.
+        settings: of the run; its concurrency is that of all engines together, its workers are those of a node that has
+            some.
         model: folder or name whose tokenizer the engines load.
         stall_s: seconds without a finished group after which an engine counts as hung; 0 for never.
     """
@@ -63,12 +64,19 @@ class EngineFleet:
         """Called with the number of an engine that was started again, to give it the weights; None if none can be."""
 
     def prepare(self) -> None:
-        """Wait for the engines and let them load tokenizers; those of one node share its environment workers."""
+        """Wait for the engines and let them load tokenizers; the engines that use a node share its environment workers.
+
+        These are on the engine's own node, or for all engines on the same other nodes.
+        """
         self.places = ray.get([handle.listen.remote() for handle in self.handles])
         here = Counter(place.node for place in self.places)
-        self._rollout = [
-            replace(settings, workers=-(-settings.workers // here[place.node]))
+        sharing = [
+            len(self.handles) if settings.placement == "ray" else here[place.node]
             for settings, place in zip(self._rollout, self.places, strict=True)
+        ]
+        self._rollout = [
+            replace(settings, workers=-(-settings.workers // engines))
+            for settings, engines in zip(self._rollout, sharing, strict=True)
         ]
         ray.get([self._prepared(number) for number in range(len(self.handles))])
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import subprocess
@@ -17,13 +16,11 @@ import pytest
 
 from agent_envs import EnvError, NumberedTasks, TextEnv, UnknownTask
 from agent_envs.survey import survey
-from agent_envs.workers import RESET_TIMEOUT_S, STEP_TIMEOUT_S, EnvFault, EnvPool, Session, pool
+from agent_envs.workers import RESET_TIMEOUT_S, STEP_TIMEOUT_S, EnvFault, EnvPool, pool
 from openrlhf_gagpo.config.flags import all_flags
 from openrlhf_gagpo.rollout.player import RolloutSettings
 from support.inspections import hang
-from support.paths import SUPPORT
-
-PROBE = str(SUPPORT / "probe_env.py")
+from support.pool_contract import CONTRACT, PROBE, answer
 
 
 def probe_pool(size: int = 1, **arguments: Any) -> EnvPool:
@@ -36,10 +33,6 @@ def with_pool(body: Callable[[EnvPool], Awaitable[Any]], env_pool: EnvPool) -> A
             return await asyncio.wait_for(body(env_pool), 60)
 
     return asyncio.run(run())
-
-
-async def answer(session: Session, action: str) -> str:
-    return (await session.step(action)).observation
 
 
 def alive(pid: int) -> bool:
@@ -81,6 +74,12 @@ def test_vault_episodes_interleave_over_workers() -> None:
     with_pool(body, EnvPool("vault", {"train_tasks": 80}, size=2))
 
 
+@pytest.mark.parametrize("name", CONTRACT)
+def test_the_contract(name: str) -> None:
+    check = CONTRACT[name]
+    with_pool(check.body, probe_pool(**check.limits))
+
+
 def test_workers_are_clean_processes() -> None:
     async def body(env_pool: EnvPool) -> None:
         session = await env_pool.open()
@@ -89,22 +88,6 @@ def test_workers_are_clean_processes() -> None:
         assert await answer(session, "main") == ""
         loaded_in, parent = (await answer(session, "preloaded")).split()
         assert loaded_in == parent == str(env_pool.pids[0])
-
-    with_pool(body, probe_pool())
-
-
-def test_instances_are_reused_and_exclusive() -> None:
-    async def body(env_pool: EnvPool) -> None:
-        first, second = await env_pool.open(), await env_pool.open()
-        assert await answer(first, "number") != await answer(second, "number")
-        number = await answer(first, "number")
-        await first.close()
-        await first.close()
-        with pytest.raises(EnvError, match="session is closed"):
-            await first.step("x")
-        third = await env_pool.open()
-        assert await answer(third, "number") == number
-        assert await answer(await env_pool.open(), "number") == "3"
 
     with_pool(body, probe_pool())
 
@@ -123,15 +106,6 @@ def test_a_cancelled_call_does_not_leave_its_instance_to_others() -> None:
     with_pool(body, probe_pool())
 
 
-@pytest.mark.parametrize("text", ["", "\x00\x1b", "九\U0001f525", "\ud800", "x" * 5_000_000])
-def test_any_text_passes(text: str) -> None:
-    async def body(env_pool: EnvPool) -> None:
-        sessions = [await env_pool.open() for _ in range(3)]
-        assert await asyncio.gather(*(answer(session, text) for session in sessions)) == [text] * 3
-
-    with_pool(body, probe_pool())
-
-
 def test_unknown_tasks_and_missing_expert_leave_the_session_usable() -> None:
     async def body(env_pool: EnvPool) -> None:
         session = await env_pool.open()
@@ -146,67 +120,6 @@ def test_unknown_tasks_and_missing_expert_leave_the_session_usable() -> None:
         assert env_pool.stats()["faults"] == 0
 
     with_pool(body, probe_pool())
-
-
-@pytest.mark.parametrize(
-    ("action", "reason"),
-    [("raise", "KeyError: 'broken inside'"), ("sys.exit", "SystemExit: 3"), ("unpicklable", "lock")],
-)
-def test_an_exception_costs_one_session(action: str, reason: str) -> None:
-    async def body(env_pool: EnvPool) -> None:
-        session, other = await env_pool.open(), await env_pool.open()
-        number = await answer(session, "number")
-        with pytest.raises(EnvFault, match=reason) as fault:
-            await session.step(action)
-        assert "Traceback" in fault.value.details
-        with pytest.raises(EnvFault, match=reason):
-            await session.reset("a", 0)
-        await session.close()
-        assert await answer(other, "still here") == "still here"
-        assert await answer(await env_pool.open(), "number") not in (number, await answer(other, "number"))
-        assert env_pool.stats() | {"steps": 0} == {"resets": 0, "steps": 0, "faults": 1, "timeouts": 0, "restarts": 0}
-
-    with_pool(body, probe_pool())
-
-
-def test_a_dead_worker_is_replaced() -> None:
-    async def body(env_pool: EnvPool) -> None:
-        session, other = await env_pool.open(), await env_pool.open()
-        waiting = asyncio.ensure_future(other.step("x"))
-        with pytest.raises(EnvFault, match="exited with status 5"):
-            await session.step("die")
-        with contextlib.suppress(EnvFault):
-            await waiting
-        with pytest.raises(EnvFault, match="exited with status 5"):
-            await other.step("x")
-        again = await env_pool.open()
-        os.kill(int(await answer(again, "pid")), signal.SIGKILL)
-        with pytest.raises(EnvFault, match="killed by signal 9"):
-            await again.step("hang")
-        assert await answer(await env_pool.open(), "x") == "x"
-        stats = env_pool.stats()
-        assert (stats["faults"], stats["restarts"], stats["timeouts"]) == (3, 2, 0)
-        assert len(env_pool.pids) == 2
-
-    with_pool(body, probe_pool())
-
-
-def test_a_hung_worker_is_killed_and_replaced() -> None:
-    async def body(env_pool: EnvPool) -> None:
-        session, other = await env_pool.open(), await env_pool.open()
-        pid = int(await answer(session, "pid"))
-        stuck = asyncio.ensure_future(session.step("hang"))
-        queued = asyncio.ensure_future(other.step("x"))
-        with pytest.raises(EnvFault, match=r"did not finish step within 0\.5 s"):
-            await stuck
-        with pytest.raises(EnvFault, match="another session of the same worker process was stuck"):
-            await queued
-        assert await answer(await env_pool.open(), "x") == "x"
-        assert all_gone([pid])
-        stats = env_pool.stats()
-        assert (stats["faults"], stats["restarts"], stats["timeouts"]) == (2, 1, 1)
-
-    with_pool(body, probe_pool(step_timeout=0.5))
 
 
 def test_a_busy_event_loop_is_no_timeout() -> None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from openrlhf_gagpo.config import evaluating
 from openrlhf_gagpo.config.foresight import foresee
 from openrlhf_gagpo.config.memory import Estimate
+from openrlhf_gagpo.config.render import show
 from openrlhf_gagpo.config.resolve import resolve
+from openrlhf_gagpo.config.settings import rollout_settings
 from openrlhf_gagpo.errors import ConfigError
 
 
@@ -39,6 +43,19 @@ def test_settings_for_a_cpu_stay_there() -> None:
     ahead = foresee(resolve(f"{VAULT} {SHARED}".split()))
     assert ahead.plan.device == "cpu"
     assert not any("no GPU" in text for text in ahead.warnings)
+
+
+def test_environments_on_other_nodes_are_shown_there(capsys: pytest.CaptureFixture[str]) -> None:
+    for extra, where in (("", "CPU "), ("--env.placement ray", "nodes without GPUs, or all if each has some ")):
+        config = resolve(f"{VAULT} {SHARED} {extra}".split())
+        show(config, foresee(config), Console(width=200))
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.startswith(f"{where} ") for line in lines if "environment worker" in line] == [True]
+    assert rollout_settings(config).placement == "ray"
+    with pytest.raises(ConfigError, match=r"^--env\.placement is for the distributed backend only"):
+        foresee(resolve(f"{VAULT} --backend local --env.placement ray".split()))
+    with pytest.raises(ConfigError, match=r"^--env\.placement is not a flag"):
+        evaluating.parse(["--env.name", "vault", "--env.placement", "ray"])
 
 
 def test_a_device_that_is_missing_here_is_a_warning_for_the_local_backend() -> None:
