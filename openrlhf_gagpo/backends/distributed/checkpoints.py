@@ -99,7 +99,7 @@ def _adopt(root: Path) -> None:
     restored, comes last.
     """
     models = {POLICY: root / "_actor", CRITIC: root / "_critic"}
-    for folder in models[POLICY].glob("global_step*"):
+    for folder in sorted(models[POLICY].glob("global_step*")):
         (root / folder.name).mkdir(exist_ok=True)
         for name, old in reversed(models.items()):
             if (part := old / folder.name).is_dir():
