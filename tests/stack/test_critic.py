@@ -86,9 +86,7 @@ def rows(backend: LocalBackend, count: int, *, by_token: bool) -> list[TrainingR
 
 
 def parameters(group: Any) -> list[dict[str, torch.Tensor]]:
-    import ray
-
-    return [ray.get(actor.parameters.remote()) for actor in group._actor_handlers]
+    return group.run("parameters")
 
 
 def assert_equal(distributed: Any, local: LocalBackend) -> None:
@@ -120,16 +118,14 @@ def test_two_ranks_reach_the_parameters_of_one_process(start: Start) -> None:
     local.update(given, 3, policy=False)
     assert_equal(backend, local)
 
-    import ray
-
     backend.save_checkpoint("global_step4", {"iteration": 4})
     critic = backend.trainer.critic_model_group
     assert local.critic is not None
     expected = local.critic.parameters()
     # A run that died between the two checkpoints leaves a critic that is newer than the policy.
     backend.update(given, 4)
-    ray.get(critic.async_run_method(method_name="save_checkpoint", tag="global_step5"))
-    ray.get(critic.async_run_method(method_name="load_checkpoint", tag="global_step4"))
+    critic.run("save_checkpoint", "global_step5")
+    critic.run("load_checkpoint", "global_step4")
     for rank in parameters(critic):
         assert all(float((value - expected[name]).abs().max()) <= 1e-5 for name, value in rank.items())
     # The optimizer's state came back too.
