@@ -21,6 +21,11 @@ from openrlhf_gagpo.training.loop import Trainer
 
 def tree_seconds() -> float:
     """CPU seconds so far of this process, of its children that have ended, and of its living descendants."""
+    return sum(by_process().values())
+
+
+def by_process() -> dict[int, float]:
+    """CPU seconds so far of this process and its living descendants, by number, each with children that have ended."""
     parents: dict[int, int] = {}
     ticks: dict[int, int] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
@@ -32,9 +37,9 @@ def tree_seconds() -> float:
             continue
         pid = int(path.parent.name)
         parents[pid], ticks[pid] = int(words[1]), sum(map(int, words[11:15]))
+    seconds = {pid: ticks[pid] / os.sysconf("SC_CLK_TCK") for pid in ticks if _descends(pid, parents)}
     used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    own = sum(usage.ru_utime + usage.ru_stime for usage in used)
-    return own + sum(ticks[pid] for pid in ticks if _descends(pid, parents)) / os.sysconf("SC_CLK_TCK")
+    return seconds | {os.getpid(): sum(usage.ru_utime + usage.ru_stime for usage in used)}
 
 
 def _descends(pid: int, parents: dict[int, int]) -> bool:

@@ -26,6 +26,7 @@ from openrlhf_gagpo.training.settings import BatchSettings, CriticSettings, Lora
 from openrlhf_gagpo.training.steps import StepLog
 from openrlhf_gagpo.training.values import (
     finish_value_metrics,
+    rows_to_read,
     targets_by_token,
     trained_positions,
     value_loss,
@@ -103,10 +104,8 @@ class LocalCritic:
 
     def _loss(self, rows: Sequence[TrainingRow], scale: LossScale) -> tuple[Tensor, dict[str, Tensor]]:
         by_token = targets_by_token(rows)
-        # The value at the end of a prompt does not depend on the response.
-        read: Sequence[TokenRow] = rows if by_token else [_prompt_alone(row) for row in rows]
         # Equal rows go through the model once; reading repeats the result, and its gradient adds up.
-        unique, inverse = unique_rows(read)
+        unique, inverse = unique_rows(rows_to_read(rows, by_token=by_token))
         tokens = collate(unique, pad_id=self.pad_id)
         places = trained_positions(unique, tokens, by_token=by_token).select(torch.tensor(inverse))
         tensors = value_tensors(rows, places, by_token=by_token).to(self.device)
@@ -152,7 +151,3 @@ class LocalCritic:
     def parameters(self) -> dict[str, Tensor]:
         """Return copies of all parameters by name (for tests)."""
         return {name: p.detach().float().cpu().clone() for name, p in self.model.named_parameters()}
-
-
-def _prompt_alone(row: TokenRow) -> TokenRow:
-    return TokenRow(row.prompt_ids, [], [], sequence=row.sequence)

@@ -14,7 +14,7 @@ from transformers import DynamicCache, get_scheduler
 from transformers.cache_utils import DynamicLayer
 
 from openrlhf_gagpo.errors import RunError
-from openrlhf_gagpo.training.objective import LossScale, merge_sums
+from openrlhf_gagpo.training.objective import LossScale, add_sums, read_sums
 from openrlhf_gagpo.training.rows import MicroBatch, OptimizerStep
 from openrlhf_gagpo.training.schedule import offset_warmup
 from openrlhf_gagpo.training.settings import LoraSettings, OptimizerSettings
@@ -154,18 +154,18 @@ def run_updates(
     learning_rate = scheduler.get_last_lr()[0]
     for step in plan:
         scale = LossScale(step.row_normalizer, step.token_normalizer)
-        totals: dict[str, float] = {}
+        sums: dict[str, Tensor] = {}
         for batch in step.shards[0]:
-            loss, sums = loss_of(batch, scale)
+            loss, part = loss_of(batch, scale)
             loss.backward()
-            merge_sums(totals, sums)
+            add_sums(sums, part)
         limit = max_norm or float("inf")
         norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), limit))
         finite = math.isfinite(norm)
         if finite:
             optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        log.end_step(totals, norm if finite else None)
+        log.end_step(read_sums(sums), norm if finite else None)
     if not log.count:
         # Moves nothing without gradients, but the schedule complains unless the optimizer has stepped before it.
         optimizer.step()

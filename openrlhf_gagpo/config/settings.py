@@ -12,6 +12,7 @@ from openrlhf_gagpo.config.families import families
 from openrlhf_gagpo.config.placement import place
 from openrlhf_gagpo.config.reading import correction_range, env_options
 from openrlhf_gagpo.config.resolve import Config, uses_critic
+from openrlhf_gagpo.config.shapes import has_dropout
 from openrlhf_gagpo.credit import registry as estimators
 from openrlhf_gagpo.credit.gains import GainOptions
 from openrlhf_gagpo.evaluation import EvaluationPlan, spread
@@ -180,6 +181,7 @@ def backend_settings(config: Config) -> BackendSettings:
             forward_micro_batch=None if rollout.max_tokens_per_gpu else rollout.micro_batch_size,
             forward_micro_tokens=rollout.max_tokens_per_gpu,
             epochs=train.max_epochs,
+            equal_rows_once=not (config.ds.lora.dropout or has_dropout(actor.model_name_or_path)),
         ),
         objective=objective_settings(config),
         optimizer=_optimizer(actor, train.max_bad_steps),
@@ -192,6 +194,7 @@ def backend_settings(config: Config) -> BackendSettings:
         logit_chunk=train.logit_chunk,
         gpus=place(config).gpus,
         stall_timeout=rollout.stall_timeout,
+        worker_timeout=train.worker_timeout,
         device=train.device,
         threads=train.threads,
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 from openrlhf_gagpo.config.models import cache_folder
 
-__all__ = ["LinearLayer", "ModelShape", "find_shape"]
+__all__ = ["LinearLayer", "ModelShape", "find_shape", "has_dropout"]
 
 
 @dataclass(frozen=True)
@@ -133,6 +133,16 @@ def find_shape(name: str | None) -> ModelShape | str:
         return _shape(json.loads(file.read_text(encoding="utf-8")), name)
     except (OSError, RuntimeError, ValueError, TypeError, KeyError, ZeroDivisionError) as error:
         return f"the config.json of {name} does not give the sizes of a model ({type(error).__name__}: {error})"
+
+
+def has_dropout(name: str | None) -> bool:
+    """Return whether the ``config.json`` of a model asks for dropout; a model whose file is not at hand has none."""
+    try:
+        file = _config_file(name) if name else None
+        content = json.loads(file.read_text(encoding="utf-8")) if file else {}
+    except (OSError, RuntimeError, ValueError):
+        return False
+    return any(isinstance(value, int | float) and value > 0 for key, value in content.items() if "drop" in key)
 
 
 def _config_file(name: str) -> Path | None:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from openrlhf_gagpo.training.rows import TokenRow, TrainingRow, longest_rows
+from openrlhf_gagpo.training.rows import TokenRow, TrainingRow, longest_rows, sequence_numbers
 
 __all__ = [
     "ActionTensors",
@@ -70,7 +70,7 @@ class Places:
 class TokenBatch:
     """S sequences padded on the right to T tokens; position t of an output refers to token t + 1.
 
-    A sequence holds one or several of the batch's B rows as segments.
+    A sequence holds one or several of the batch's B rows: segments of it, and rows that are equal.
     """
 
     sequences: Tensor  # (S, T) int64
@@ -103,9 +103,17 @@ class ActionTensors:
         )
 
 
-def collate(rows: Sequence[TokenRow], *, pad_id: int, padding: int = 0) -> TokenBatch:
-    """Pad the sequences of rows to one batch, followed by ``padding`` empty rows without any action token."""
-    longest, sequence_of = longest_rows(rows)
+def collate(
+    rows: Sequence[TokenRow], *, pad_id: int, padding: int = 0, sequence_of: Sequence[int] | None = None
+) -> TokenBatch:
+    """Pad the sequences of rows to one batch, followed by ``padding`` empty rows without any action token.
+
+    Args:
+        sequence_of: the sequence that each row is read from (see ``MicroBatch.sequence_of``); None for those of which
+            the rows are segments.
+    """
+    sequence_of = sequence_numbers(rows) if sequence_of is None else sequence_of
+    longest = longest_rows(rows, sequence_of)
     # The end of a prompt has a position even if the response is empty.
     width = max((max(row.length, len(row.prompt_ids) + 1) for row in longest), default=2)
     rest: list[list[int]] = [[]] * padding

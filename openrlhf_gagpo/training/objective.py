@@ -19,9 +19,11 @@ from openrlhf_gagpo.training.corrections import SamplerCorrection, sampler_weigh
 __all__ = [
     "LossScale",
     "Objective",
+    "add_sums",
     "finish_metrics",
     "kl_estimate",
     "merge_sums",
+    "read_sums",
     "step_loss",
 ]
 
@@ -148,8 +150,24 @@ def _corrected(actions: ActionTensors, mask: Tensor, objective: Objective) -> tu
     return actions.old_log_probs, weight, {"correction_weight": weight.sum(), "correction_outside": outside.sum()}
 
 
+def add_sums(total: dict[str, Tensor], part: Mapping[str, Tensor]) -> None:
+    """Add the sums of another micro-batch of a step (``*_max`` by maximum), on the device and in float64."""
+    for key, value in part.items():
+        number = value.double()
+        if key in total:
+            number = total[key].maximum(number) if key.endswith("_max") else total[key] + number
+        total[key] = number
+
+
+def read_sums(total: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return the sums of a step as numbers, with one transfer from the device."""
+    if not total:
+        return {}
+    return dict(zip(total, torch.stack(list(total.values())).tolist(), strict=True))
+
+
 def merge_sums(total: dict[str, float], part: Mapping[str, Tensor | float]) -> dict[str, float]:
-    """Add the sums of another micro-batch or rank (``*_max`` by maximum)."""
+    """Add the sums of another step or rank (``*_max`` by maximum)."""
     for key, value in part.items():
         number = float(value)
         if key not in total:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import TypeVar
 
 import numpy as np
@@ -100,14 +100,17 @@ def sequence_numbers(rows: Sequence[TokenRow]) -> list[int]:
     return [index.setdefault(key, len(index)) for key in keys]
 
 
-def longest_rows(rows: Sequence[_Row]) -> tuple[list[_Row], list[int]]:
-    """Return the longest row of every sequence, which holds all its tokens, and each row's number among them."""
-    numbers = sequence_numbers(rows)
+def longest_rows(rows: Sequence[_Row], sequence_of: Sequence[int]) -> list[_Row]:
+    """Return the longest row of every sequence, which holds all its tokens.
+
+    Args:
+        sequence_of: each row's sequence, counted from 0 in order of appearance.
+    """
     longest: dict[int, _Row] = {}
-    for row, number in zip(rows, numbers, strict=True):
+    for row, number in zip(rows, sequence_of, strict=True):
         if number not in longest or row.length > longest[number].length:
             longest[number] = row
-    return list(longest.values()), numbers
+    return list(longest.values())
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,8 @@ class MicroBatch:
     rows: tuple[int, ...]
     """Those of a sequence follow each other."""
     padding: int = 0
+    sequence_of: tuple[int, ...] = ()
+    """Which of the sequences that the pass reads each row is a part of, counted from 0 in order of appearance."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +153,7 @@ def plan_updates(
     seed: int = 0,
     together: Sequence[int] | None = None,
     sequences: Sequence[int] | None = None,
+    equal: Sequence[int] | None = None,
 ) -> list[OptimizerStep]:
     """Plan the optimizer steps of one iteration.
 
@@ -168,6 +174,9 @@ def plan_updates(
             have in common.
         sequences: (N,) rows with the same number are segments of one sequence (``sequence_numbers``); None if every
             row is a sequence.
+        equal: (N,) sequences whose longest rows have the same number have the same tokens (``unique_rows``). Those of
+            an optimizer step go to one pass, which reads them once, and count once wherever sequences are counted. None
+            reads every sequence.
     """
     count = len(lengths)
     if count == 0:
@@ -186,7 +195,8 @@ def plan_updates(
             order = order[np.argsort(first_seen, kind="stable")]
         shuffled = [units[unit] for unit in order]
         for chosen in _split(shuffled, steps_per_epoch):
-            by_length = sorted(chosen, key=lambda unit: (-lengths[unit[-1]], unit[-1]))
+            read = chosen if equal is None else _merge(chosen, equal)
+            by_length = sorted(read, key=lambda unit: (-lengths[unit[-1]], unit[-1]))
             shards = [_cut(by_length[rank::ranks], lengths, micro_batch, max_tokens) for rank in range(ranks)]
             passes = max(len(shard) for shard in shards)
             plan.append(
@@ -216,7 +226,7 @@ def plan_by_prompt(rows: Sequence[TokenRow], micro_batch: int | None, max_tokens
 
 
 _Unit = list[int]
-"""Rows of one sequence, the longest last."""
+"""Rows that a pass reads as one sequence, the longest last."""
 
 
 def _units(sequences: Iterable[int], lengths: Sequence[int]) -> list[_Unit]:
@@ -224,6 +234,14 @@ def _units(sequences: Iterable[int], lengths: Sequence[int]) -> list[_Unit]:
     for row, number in enumerate(sequences):
         units.setdefault(number, []).append(row)
     return [sorted(unit, key=lambda row: lengths[row]) for unit in units.values()]
+
+
+def _merge(units: Iterable[_Unit], equal: Sequence[int]) -> list[_Unit]:
+    """Make one unit of those with the same tokens."""
+    merged: dict[int, _Unit] = {}
+    for unit in units:
+        merged.setdefault(equal[unit[-1]], []).extend(unit)
+    return list(merged.values())
 
 
 def _split(units: Sequence[_Unit], parts: int) -> list[Sequence[_Unit]]:
@@ -248,4 +266,9 @@ def _cut(
         if full or (max_tokens is not None and widest * (len(cuts[-1]) + 1) > max_tokens):
             cuts.append([])
         cuts[-1].append(unit)
-    return [MicroBatch(tuple(row for unit in cut for row in unit)) for cut in cuts]
+    return [_micro_batch(cut) for cut in cuts]
+
+
+def _micro_batch(units: Sequence[_Unit]) -> MicroBatch:
+    sequence_of = [number for number, unit in enumerate(units) for _ in unit]
+    return MicroBatch(tuple(chain.from_iterable(units)), sequence_of=tuple(sequence_of))

@@ -24,6 +24,7 @@ from openrlhf_gagpo.training.rows import (
     plan_updates,
     prompt_numbers,
     sequence_numbers,
+    unique_rows,
 )
 
 __all__ = [
@@ -53,6 +54,8 @@ class BatchSettings:
     forward_micro_batch: int | None
     forward_micro_tokens: int | None
     epochs: int = 1
+    equal_rows_once: bool = True
+    """Whether rows with the same tokens are read once in an optimizer step, which is exact without dropout."""
 
     def plan_forward(self, rows: Sequence[TokenRow], ranks: int = 1) -> list[OptimizerStep]:
         """Plan passes that compute something for every row once (one "step" over all rows; none without rows)."""
@@ -64,6 +67,8 @@ class BatchSettings:
             max_tokens=self.forward_micro_tokens,
             ranks=ranks,
             sequences=sequence_numbers(rows),
+            # Nothing is dropped out outside of training.
+            equal=unique_rows(rows)[1],
         )
 
     def plan_by_prompt(self, rows: Sequence[TokenRow]) -> list[MicroBatch]:
@@ -83,6 +88,7 @@ class BatchSettings:
             seed=seed,
             together=prompt_numbers(rows),
             sequences=sequence_numbers(rows),
+            equal=unique_rows(rows)[1] if self.equal_rows_once else None,
         )
 
 
@@ -234,6 +240,8 @@ class BackendSettings:
     """GPUs that the placement needs; on a machine without GPUs they are logical ones, which only Ray counts."""
     stall_timeout: float = 0.0
     """Distributed backend: seconds without a finished group after which an engine counts as hung; 0 for never."""
+    worker_timeout: float = 7200.0
+    """Distributed backend: seconds that workers may take for one call, such as an iteration's update."""
     device: str = "auto"
     """Local backend: ``auto``, ``cpu`` or ``cuda``."""
     threads: int | None = None

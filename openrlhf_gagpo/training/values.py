@@ -22,6 +22,7 @@ from openrlhf_gagpo.training.table import TOKEN_VALUE, VALUE
 __all__ = [
     "ValueTensors",
     "finish_value_metrics",
+    "rows_to_read",
     "targets_by_token",
     "trained_positions",
     "value_columns",
@@ -57,6 +58,13 @@ def trained_positions(rows: Sequence[TokenRow], tokens: TokenBatch, *, by_token:
     if by_token:
         return tokens.responses
     return tokens.responses.starting_at([len(row.prompt_ids) - 1 for row in rows], [1] * len(rows))
+
+
+def rows_to_read(rows: Sequence[TokenRow], *, by_token: bool) -> Sequence[TokenRow]:
+    """Return rows as far as a critic has to read them to be trained: if only at the ends of prompts, then to there."""
+    if by_token:
+        return rows
+    return [TokenRow(row.prompt_ids, [], [], sequence=row.sequence) for row in rows]
 
 
 def value_columns(values: Sequence[TokenValues], rows: Sequence[TokenRow]) -> dict[str, NDArray[np.float64]]:

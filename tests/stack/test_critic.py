@@ -88,9 +88,7 @@ def rows(backend: LocalBackend, count: int, *, by_token: bool) -> list[TrainingR
 
 
 def parameters(group: Any) -> list[dict[str, torch.Tensor]]:
-    import ray
-
-    return [ray.get(actor.parameters.remote()) for actor in group._actor_handlers]
+    return group.run("parameters")
 
 
 def assert_equal(distributed: Any, local: LocalBackend) -> None:
@@ -127,8 +125,6 @@ def test_two_ranks_reach_the_parameters_of_one_process(start: Start) -> None:
 
 def check_checkpoints(backend: Any, given: list[TrainingRow]) -> None:
     """The newest checkpoint is damaged; from the one before, both models go on as they did, in every bit."""
-    import ray
-
     groups = backend.trainer.actor_model_group, backend.trainer.critic_model_group
     backend.save_checkpoint("global_step4", {"iteration": 4})
     saved = [parameters(group) for group in groups]
@@ -153,7 +149,7 @@ def check_checkpoints(backend: Any, given: list[TrainingRow]) -> None:
     assert_same(reached, [parameters(group) for group in groups])
 
     # A rank that cannot write, as if its disk were full; the other one waits for it.
-    place = ray.get(groups[1]._actor_handlers[1].listen.remote())
+    place = groups[1].places()[1]
     psutil.Process(place.pid).rlimit(psutil.RLIMIT_FSIZE, (4096, 4096))
     with pytest.raises(RunError, match=r"global_step6 cannot be written: .*; earlier ones are intact") as stop:
         backend.save_checkpoint("global_step6", {"iteration": 6})

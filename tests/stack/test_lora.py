@@ -19,7 +19,7 @@ from support.models import make_model
 from support.real_stack import configuration
 from support.transcripts import apart, segments
 
-FLAGS = "--ds.lora.rank 4 --ckpt.load_enable --ckpt.save_hf --algo.kl.init_coef 0"
+FLAGS = "--ds.lora.rank 4 --algo.kl.init_coef 0"
 
 
 @pytest.fixture(scope="module")
@@ -34,23 +34,21 @@ def alone() -> Iterator[None]:
 
 
 def start(kind: Any, model: Path, run: Path, *flags: str) -> Any:
-    """A worker of a class, which loads the run's checkpoint if there is one."""
-    from openrlhf_gagpo.backends.distributed.actors import StepStrategy
+    """A worker of a class with its model."""
     from openrlhf_gagpo.backends.distributed.backend import DistributedBackend
     from openrlhf_gagpo.config.settings import backend_settings
 
     config = configuration(model, run, *FLAGS.split(), *flags)
     # The backend is not started; it prepares the arguments for the workers.
     args = DistributedBackend(backend_settings(config), config.namespace()).args
-    strategy = StepStrategy(seed=1, max_norm=1.0, zero_stage=2, args=args)
     worker = kind(1, 0, "127.0.0.1", None)
-    worker.init_model_from_pretrained(strategy, str(model), 10)
+    worker.load(args, [], str(model), 10)
     return worker
 
 
 def update(worker: Any, seed: int) -> dict[str, float]:
     """One optimizer step of two micro-batches on made-up rows."""
-    from openrlhf_gagpo.backends.distributed.actors import UpdateStep
+    from openrlhf_gagpo.backends.distributed.batches import UpdateStep
 
     rows = apart(segments(20, (4, 5), seed))
     batches = []
@@ -58,8 +56,8 @@ def update(worker: Any, seed: int) -> dict[str, float]:
         tokens = collate(part, pad_id=0)
         old = [row.sampling_log_probs for row in part]
         batches.append((tokens, action_tensors(part, old, None, tokens.responses.mask)))
-    worker.plan([UpdateStep(batches, LossScale(len(rows), sum(len(row.response_ids) for row in rows)))])
-    metrics: dict[str, float] = worker.fit()
+    scale = LossScale(len(rows), sum(len(row.response_ids) for row in rows))
+    metrics: dict[str, float] = worker.train([UpdateStep(batches, scale)])
     return metrics
 
 
@@ -99,17 +97,18 @@ def test_a_worker_trains_saves_and_resumes_adapters(
         assert update(worker, seed)["policy/grad_norm"] > 0
     after = worker.parameters()
     assert {name for name, value in before.items() if not torch.equal(value, after[name])} == adapters
-    worker.save_checkpoint("global_step1", {"loop": "{}"})
+    worker.write_checkpoint(str(tmp_path / "kept"), "{}")
+    worker.write_model(str(tmp_path / "kept_hf"))
     update(worker, 2)
     straight = worker.parameters()
 
     again = start(PolicyActorBase, model, run)
-    assert again.get_checkpoint_states()["loop"] == "{}"
+    assert again.read_checkpoint(str(tmp_path / "kept")) == "{}"
     update(again, 2)
     assert all(torch.equal(value, straight[name]) for name, value in again.parameters().items())
 
     # Beside the checkpoint a loadable model, without the second step.
-    saved = AutoModelForCausalLM.from_pretrained(run / "checkpoints" / "global_step1_hf", dtype=torch.float32)
+    saved = AutoModelForCausalLM.from_pretrained(tmp_path / "kept_hf", dtype=torch.float32)
     worker.save_model()
     merged = AutoModelForCausalLM.from_pretrained(run / "model", dtype=torch.float32)
     ids = torch.arange(24).view(2, 12) % 20
@@ -123,7 +122,7 @@ def test_a_worker_trains_saves_and_resumes_adapters(
     engine = Engine()
     monkeypatch.setattr(compat, "cuda_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: None)
-    monkeypatch.setattr(ray, "get", lambda refs: refs)
+    monkeypatch.setattr(ray, "get", lambda refs, **_: refs)
     monkeypatch.setattr(worker.trainer, "use_cuda_ipc", False)
     monkeypatch.setattr(worker.trainer, "vllm_engines", [engine])
     monkeypatch.setattr(worker.trainer, "_model_update_group", engine, raising=False)
@@ -138,7 +137,8 @@ def test_a_critic_trains_its_head_through_an_adapter(alone: None, tmp_path: Path
     from openrlhf_gagpo.backends.distributed import compat
 
     compat.install()
-    from openrlhf_gagpo.backends.distributed.critic import CriticActorBase, CriticStep
+    from openrlhf_gagpo.backends.distributed.batches import CriticStep
+    from openrlhf_gagpo.backends.distributed.critic import CriticActorBase
 
     model, run = make_model(tmp_path / "model", tied=True), tmp_path / "run"
     flags = "--algo.advantage.estimator gae --critic.adam.lr 1e-2 --critic.save_value_network"
@@ -148,8 +148,8 @@ def test_a_critic_trains_its_head_through_an_adapter(alone: None, tmp_path: Path
     tokens = collate(rows, pad_id=0)
     targets = value_tensors(rows, trained_positions(rows, tokens, by_token=False), by_token=False)
     for _ in range(2):
-        worker.plan([CriticStep([(tokens, targets)], LossScale(len(rows), len(rows)))])
-        assert worker.fit()["critic/grad_norm"] > 0
+        step = CriticStep([(tokens, targets)], LossScale(len(rows), len(rows)))
+        assert worker.train([step])["critic/grad_norm"] > 0
     after = worker.parameters()
     moved = {name for name, value in before.items() if not torch.equal(value, after[name])}
     assert moved == {name for name in before if ".lora_" in name}

@@ -66,7 +66,7 @@ def test_updates_of_any_size_equal_those_of_one_process_and_reach_every_engine(p
     episodes = play(many, iteration=1, tasks=8)
     assert gap(many, episodes) <= 5e-6
     cases = [rows_of(episodes, count, seed=count) for count in (37, 12, 1)]
-    cases.append(segments(many.trainer.tokenizer.vocab_size, (9, 4, 6, 1, 12, 3, 8)))
+    cases.append(segments(len(local.tokenizer), (9, 4, 6, 1, 12, 3, 8)))
     cases.append([])
     for seed, rows in enumerate(cases):
         if rows:

@@ -298,7 +298,7 @@ def test_sigterm_while_models_and_engine_start_leaves_nothing_behind(tmp_path: P
     model = make_model(tmp_path / "model", tied=True)
     before = shared_memory()
     process = train("--config", RECIPE, "--actor.model_name_or_path", str(model), "--run_dir", str(tmp_path / "run"))
-    wait_for(lambda: any("ray::PolicyActor" in title for title in titles(process)), process)
+    wait_for(lambda: any("ray::WorkerBase" in title for title in titles(process)), process)
     output, seconds = ended_by(signal.SIGTERM, process)
     assert process.returncode == 130, output[-3000:]
     assert "interrupted after iteration 0" in output

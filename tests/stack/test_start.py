@@ -1,10 +1,13 @@
-"""What stands in the way of a distributed run before its models load: one sentence each, and nothing left reserved."""
+"""The start of a distributed run: what stands in its way, what each process imports, and groups of workers."""
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -133,16 +136,12 @@ def test_sigterm_while_ray_starts_is_an_interrupt(make: Make, module: Any, monke
     assert signal.getsignal(signal.SIGTERM) == handler
 
 
-def test_whatever_ray_reports_is_one_sentence_with_class_and_cause(
-    make: Make, module: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def get(_: object) -> None:
+def test_whatever_ray_reports_is_one_sentence_with_class_and_cause(make: Make, module: Any) -> None:
+    def get(*_: object, **__: object) -> None:
         raise module.ray.exceptions.ActorUnavailableError("lost\nthe node is gone.", None)
 
-    monkeypatch.setattr(module.ray, "get", get)
     backend = make()
-    group = SimpleNamespace(async_save_model=lambda: [])
-    backend._trainer = SimpleNamespace(actor_model_group=group, critic_model_group=None)
+    backend._trainer = SimpleNamespace(actor_model_group=SimpleNamespace(run=get), critic_model_group=None)
     with pytest.raises(RunError, match=r"a worker failed with ActorUnavailableError: the node is gone.* \(its") as stop:
         backend.export()
     assert "\n" not in str(stop.value)
@@ -162,3 +161,99 @@ def test_a_worker_that_stops_for_its_gradients_says_so_itself(
     backend._trainer = SimpleNamespace(update=fail)
     with pytest.raises(DivergenceError, match=r"^the gradient is not finite; lower the learning rate$"):
         backend.update([], 0)
+
+
+def test_the_driver_imports_only_what_it_uses() -> None:
+    code = "import sys, openrlhf_gagpo.backends.distributed.backend; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    modules = set(done.stdout.split())
+    assert "openrlhf.trainer.ray.vllm_engine" in modules
+    assert {"deepspeed", "vllm", "peft", "datasets"} & modules == set()
+
+
+def test_vllm_is_imported_when_something_of_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    from openrlhf_gagpo.backends.distributed import compat
+
+    monkeypatch.delitem(sys.modules, "vllm", raising=False)
+    with compat._vllm_later():
+        import vllm as later
+        from vllm.utils import random_uuid
+    assert not hasattr(later, "__file__")
+    asked: list[str] = []
+
+    def load(name: str) -> Any:
+        asked.append(name)
+        return SimpleNamespace(__version__="1.2", random_uuid=lambda: "id")
+
+    monkeypatch.setattr(compat.importlib, "import_module", load)
+    assert (later.__version__, random_uuid()) == ("1.2", "id")
+    assert asked == ["vllm", "vllm.utils"]
+    # Ray sends it with the classes that use it; who gets them has the real one.
+    assert later.__reduce__() == (load, ("vllm",))
+
+
+class Echo:
+    """Stands for one of OpenRLHF's model actors."""
+
+    def __init__(self, world_size: int, rank: int, address: None, port: None) -> None:
+        self.place = (rank, world_size)
+
+    def get_master_addr_port(self) -> tuple[str, int]:
+        return f"host-of-{self.place[0]}", 5000
+
+    def facts(self) -> tuple[Any, ...]:
+        return (*self.place, os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"])
+
+    def echo(self, part: str, *, times: int) -> str:
+        return f"{self.place[0]}: {part * times}"
+
+    def hang(self) -> None:
+        import ray
+
+        raise ray.exceptions.GetTimeoutError("some object is not ready")
+
+
+class Handle:
+    """A handle of an actor in this process: a call returns a function, whose result is the answer."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    def __getattr__(self, method: str) -> Any:
+        return SimpleNamespace(remote=partial(partial, getattr(self._actor, method)))
+
+
+def test_groups_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which rank gets and answers what; real processes are in the tests of the backend."""
+    from openrlhf_gagpo.backends.distributed import workers
+
+    def options(**reserved: Any) -> Any:
+        assert reserved["num_cpus"] == reserved["num_gpus"] == 0.2
+        return SimpleNamespace(remote=lambda *args: Handle(workers.WorkerBase(*args)))
+
+    def get(refs: list[Any], timeout: float) -> list[Any]:
+        return [ref() for ref in refs]
+
+    monkeypatch.setattr(workers, "_Worker", SimpleNamespace(options=options))
+    monkeypatch.setattr(workers, "listen", lambda role: role)
+    monkeypatch.setattr(workers.ray, "put", lambda value: value)
+    monkeypatch.setattr(workers.ray, "get", get)
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "")
+
+    def group(role: str, copies: int) -> Any:
+        target = f"{__name__}:Echo"
+        return workers.WorkerGroup(role, target, 2, None, share=0.2, copies=copies, limit_s=60)
+
+    policy, critic = group("policy", 1), group("critic", 2)
+    assert (policy.ranks, critic.ranks) == (2, 1)
+    assert policy.run("echo", "x", times=3) == ["0: xxx", "1: xxx"]
+    sent = [(policy, policy.scatter("echo", ["a", "b"], times=2)), (critic, critic.scatter("echo", ["c"], times=1))]
+    # Both copies of the critic's rank have its part; one of them answers.
+    assert [ref() for ref in sent[1][1]] == ["0: c", "1: c"]
+    assert workers.wait_all(sent, "the echo") == [["0: aa", "1: bb"], ["0: c"]]
+    with pytest.raises(RunError, match=r"^the hang of the policy workers did not end within 60 s; raise --train\.w"):
+        policy.run("hang")
+    # All ranks meet at the address of the first.
+    assert [handle.join.remote(("host-of-0", 5000))() for handle in policy.handles] == ["policy"] * 2
+    assert policy.run("facts") == [(rank, 2, "host-of-0", "5000") for rank in range(2)]

@@ -17,7 +17,8 @@ class Group:
     """Workers of a model that write and read a file; ``failure`` is raised by one of them, as Ray reports it."""
 
     def __init__(self, name: str) -> None:
-        self.name = name
+        self.name = self.role = name
+        self.copies, self.limit_s = 1, 1.0
         self.failure: Exception | None = None
 
     def async_run_method(self, method: str, folder: str, loop: str = "") -> list[Any]:
@@ -38,7 +39,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Makes the checkpoints of a run with a policy and a critic."""
     from openrlhf_gagpo.backends.distributed import checkpoints
 
-    def get(refs: list[Any]) -> list[Any]:
+    def get(refs: list[Any], timeout: float) -> list[Any]:
         try:
             return [ref() for ref in refs]
         except OSError as error:

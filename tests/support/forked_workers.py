@@ -70,7 +70,8 @@ def train(folder: Path, cases: Sequence[Case]) -> dict[str, tuple[list[Outcome],
 
 def _main(folder: str) -> None:
     # Before any process is forked, since it takes longer than all that they do.
-    import openrlhf_gagpo.backends.distributed.backend  # noqa: F401
+    import openrlhf_gagpo.backends.distributed.backend
+    import openrlhf_gagpo.backends.distributed.critic  # noqa: F401
 
     root = Path(folder)
     for given in json.loads((root / "cases.json").read_text()):
@@ -110,18 +111,18 @@ def _work(root: Path, case: Case, part: str, rank: int, port: int) -> None:
     critic_path = str(root / "critic")
     config = configuration(root / "model", root / "run", "--critic.model_name_or_path", critic_path, *case.flags)
     backend = DistributedBackend(backend_settings(config), config.namespace())
-    strategy, model = backend.strategy(), backend.args.actor.model_name_or_path
+    model = backend.args.actor.model_name_or_path
     policy, critic = (kind(case.ranks, rank, "127.0.0.1", port) for kind in (PolicyActorBase, CriticActorBase))
-    policy.init_model_from_pretrained(strategy, model, ITERATIONS)
-    critic.init_model_from_pretrained(strategy, critic_path, ITERATIONS)
+    policy.load(backend.args, [], model, ITERATIONS)
+    critic.load(backend.args, [], critic_path, ITERATIONS)
     checkpoint, start = root / case.name, 0
     if part == "resumed":
         start = json.loads(policy.read_checkpoint(str(checkpoint)))["iteration"]
         critic.read_checkpoint(str(checkpoint))
     metrics = []
     for iteration in range(start + 1, ITERATIONS + 1):
-        _hand_over(backend, policy, critic, case.ranks, rank, iteration)
-        row = critic.fit() | policy.fit()
+        of_critic, of_policy = _steps(backend, case.ranks, rank, iteration)
+        row = critic.train(of_critic) | policy.train(of_policy)
         metrics.append({name: value for name, value in row.items() if not name.startswith("time/")})
         if part == "whole" and iteration == SAVED:
             policy.write_checkpoint(str(checkpoint), json.dumps({"iteration": iteration}))
@@ -132,39 +133,27 @@ def _work(root: Path, case: Case, part: str, rank: int, port: int) -> None:
         policy.write_model(str(root / f"{case.name}_hf"))
 
 
-def _hand_over(backend: Any, policy: Any, critic: Any, ranks: int, rank: int, iteration: int) -> None:
-    """Give this rank its part of an iteration's recorded rows, as the driver does."""
-    from openrlhf_gagpo.backends.distributed import experience
+def _steps(backend: Any, ranks: int, rank: int, iteration: int) -> tuple[Sequence[Any], Sequence[Any]]:
+    """Return this rank's part of an iteration over recorded rows, for the critic and the policy, as the driver does."""
+    from openrlhf_gagpo.backends.distributed.batches import critic_steps, policy_steps
 
-    class Kept:
-        """A group of workers of which this process is one."""
-
-        def __init__(self, worker: Any) -> None:
-            others = SimpleNamespace(plan=SimpleNamespace(remote=lambda steps: None))
-            own = SimpleNamespace(plan=SimpleNamespace(remote=worker.plan))
-            self._actor_handlers = [own if number == rank else others for number in range(ranks)]
-
-    experience.ray = SimpleNamespace(get=lambda refs: refs)  # type: ignore[attr-defined]
-    maker = object.__new__(experience.StepExperienceMaker)
-    maker.args = backend.args
-    maker.tokenizer = SimpleNamespace(pad_token_id=0)
-    maker.actor_model_group, maker.critic_model_group = Kept(policy), Kept(critic)
+    batches = backend.settings.batches
     rows = segments(_WORDS, (9, 4, 6, 1, 12, 3, 8), seed=iteration)
-    plan = backend.settings.batches.plan_training(rows, ranks, iteration)
-    maker.hand_over_values(rows, plan)
-    maker.hand_over(rows, plan, [row.sampling_log_probs for row in rows], None)
+    of_critic = critic_steps(rows, lambda read: batches.plan_training(read, ranks, iteration), 0, ranks)
+    plan = batches.plan_training(rows, ranks, iteration)
+    of_policy = policy_steps(rows, plan, [row.sampling_log_probs for row in rows], None, 0, ranks)
+    return of_critic[rank], of_policy[rank]
 
 
 def _sent(policy: Any) -> dict[str, Any]:
     """Let the policy send its weights to an engine, and return what arrives there; every rank has to take part."""
     from safetensors.torch import load
 
-    from openrlhf_gagpo.backends.distributed import actors
+    from openrlhf_gagpo.backends.distributed import workers
 
     received: dict[str, Any] = {}
-    actors.ray = SimpleNamespace(get=lambda refs: refs)  # type: ignore[attr-defined]
+    workers.ray = SimpleNamespace(get=lambda refs, timeout: refs)  # type: ignore[attr-defined]
     arrive = SimpleNamespace(remote=lambda path: received.update(load(Path(path).read_bytes())))
-    reset = SimpleNamespace(remote=lambda: None)
-    policy.trainer.vllm_engines = [SimpleNamespace(load_weight_file=arrive, reset_prefix_cache=reset)]
+    policy.trainer.vllm_engines = [SimpleNamespace(load_weight_file=arrive)]
     policy.trainer.broadcast_to_vllm()
     return received

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,24 +65,36 @@ def rows_of(episodes: list[Episode], count: int, seed: int = 0) -> list[Training
     ]
 
 
+def with_repeats(rows: list[TrainingRow], count: int) -> list[TrainingRow]:
+    """Rows drawn from ``rows`` again and again, with credit and recorded log-probabilities of their own."""
+    rng = random.Random(count)
+    return [
+        replace(
+            row,
+            advantage=rng.gauss(0, 1),
+            clip_scale=rng.uniform(0.5, 2),
+            sampling_log_probs=[value + rng.gauss(0, 0.1) for value in row.sampling_log_probs],
+            value=rng.gauss(0, 0.1),
+            value_target=rng.gauss(0, 1),
+        )
+        for row in rng.choices(rows, k=count)
+    ]
+
+
 def policy_parameters(backend: Any) -> dict[str, torch.Tensor]:
     """The policy's parameters, with adapters under the names that they have in the local backend."""
-    import ray
-
-    actor = backend.trainer.actor_model_group._actor_handlers[0]
-    return {name.removeprefix("base_model.model."): value for name, value in ray.get(actor.parameters.remote()).items()}
+    found = backend.trainer.actor_model_group.run("parameters")[0]
+    return {name.removeprefix("base_model.model."): value for name, value in found.items()}
 
 
 def critic_parameters(backend: Any) -> dict[str, torch.Tensor]:
-    import ray
-
-    return ray.get(backend.trainer.critic_model_group._actor_handlers[0].parameters.remote())
+    return backend.trainer.critic_model_group.run("parameters")[0]
 
 
 def gap(backend: Any, episodes: list[Episode]) -> float:
     """Largest difference between sampling and training log-probabilities over all sampled tokens."""
     rows = rows_of(episodes, sum(len(episode.steps) for episode in episodes))
-    trained = backend.trainer.log_probs(rows, backend.trainer.actor_model_group)
+    trained = backend.trainer.log_probs(rows)
     return max(
         float((torch.tensor(row.sampling_log_probs) - value).abs().max())
         for row, value in zip(rows, trained, strict=True)

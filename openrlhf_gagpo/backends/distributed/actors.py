@@ -2,65 +2,80 @@
 
 OpenRLHF provides model construction, distributed set-up, forward passes, DeepSpeed engine, checkpoints and the CUDA
 weight-sync routes. Only the update itself differs: it runs a plan of optimizer steps made by the driver.
+
+Only the workers import this module (see ``workers``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import deepspeed
-import ray
 import torch
 from openrlhf.models import Actor
 from openrlhf.trainer.ray import launcher, ppo_actor
 from openrlhf.utils.deepspeed import DeepspeedStrategy
 from openrlhf.utils.distributed_util import torch_dist_barrier_and_cuda_sync
 from peft import PeftModel
+from torch import Tensor
 
 from openrlhf_gagpo.backends.adapters import Adapters
 from openrlhf_gagpo.backends.distributed import compat
+from openrlhf_gagpo.backends.distributed.batches import PassInputs, UpdateStep
 from openrlhf_gagpo.backends.distributed.checkpoints import POLICY
 from openrlhf_gagpo.backends.distributed.response_pass import response_pass
-from openrlhf_gagpo.backends.distributed.stacks import Place, listen
 from openrlhf_gagpo.backends.distributed.weights import weight_file
+from openrlhf_gagpo.backends.distributed.workers import answers
 from openrlhf_gagpo.training.collate import ActionTensors, TokenBatch
-from openrlhf_gagpo.training.objective import LossScale, finish_metrics, merge_sums, step_loss
+from openrlhf_gagpo.training.objective import LossScale, add_sums, finish_metrics, merge_sums, read_sums, step_loss
 from openrlhf_gagpo.training.schedule import offset_warmup
 from openrlhf_gagpo.training.settings import ObjectiveSettings
 from openrlhf_gagpo.training.steps import StepLog
 
 __all__ = [
-    "PolicyActor",
-    "ReferenceActor",
+    "ModelRank",
+    "PolicyActorBase",
+    "ReferenceActorBase",
     "StepStrategy",
-    "UpdateStep",
-    "plain_class",
+    "TrainedRank",
     "states_at_hand",
     "step_log",
-    "use_available_attention",
 ]
 
 
-def plain_class(actor_class: Any) -> Any:
-    """Return the undecorated class behind a ``@ray.remote`` class."""
-    return actor_class.__ray_metadata__.modified_class.__ray_actor_class__
-
-
-@dataclass
-class UpdateStep:
-    """The part of an optimizer step that one rank of the policy receives."""
-
-    micro_batches: list[tuple[TokenBatch, ActionTensors]]
-    scale: LossScale
-
-
 class StepStrategy(DeepspeedStrategy):
-    """OpenRLHF's DeepSpeed strategy for optimizer steps of any number of micro-batches."""
+    """OpenRLHF's DeepSpeed strategy for optimizer steps of any number of micro-batches.
+
+    Args:
+        args: OpenRLHF's arguments of the run.
+        engines_asleep: references to what engines on the same GPUs answer once they have given their memory back.
+    """
+
+    def __init__(self, args: Any, engines_asleep: Sequence[Any]) -> None:
+        super().__init__(
+            seed=args.train.seed,
+            full_determinism=args.train.full_determinism_enable,
+            max_norm=args.actor.max_norm,
+            micro_train_batch_size=args.train.micro_batch_size,
+            train_batch_size=args.train.batch_size,
+            zero_stage=args.ds.zero_stage,
+            args=args,
+        )
+        self._engines_asleep = list(engines_asleep)
+
+    def wait_for_memory(self) -> None:
+        """Wait until the engines have given their memory back, which they reserve while they start."""
+        answers(self._engines_asleep, "the start of the rollout engines", self.args.train.worker_timeout)
+        self._engines_asleep = []
+
+    def prepare(self, *models: Any) -> Any:
+        # Here a model moves from the machine's memory to the GPU's.
+        self.wait_for_memory()
+        return super().prepare(*models)
 
     def get_ds_train_config(self, optim_dict: dict | None = None, *, max_norm: float | None = None) -> dict:
         config = super().get_ds_train_config(optim_dict, max_norm=max_norm)
@@ -94,7 +109,7 @@ class StepStrategy(DeepspeedStrategy):
             adapters.save(Path(output_dir))
         torch_dist_barrier_and_cuda_sync()
 
-    def accumulate(self, loss: torch.Tensor, model: Any, optimizer: Any, boundary: bool) -> None:
+    def accumulate(self, loss: Tensor, model: Any, optimizer: Any, boundary: bool) -> None:
         """Run the backward pass of a micro-batch; ``boundary`` marks the last one before an optimizer step."""
         # DeepSpeed averages gradients over the data-parallel ranks; the totals in the loss already span them.
         ranks = self.world_size // self.ring_attn_size // self.ds_tensor_parallel_size
@@ -206,11 +221,12 @@ class StepPolicyTrainer(ppo_actor.ActorPPOTrainer):
         self.log.begin()
         learning_rate = self.actor_scheduler.get_last_lr()[0]
         for step in self.planned:
-            totals: dict[str, float] = {}
+            sums: dict[str, Tensor] = {}
             for index, (tokens, actions) in enumerate(step.micro_batches):
                 boundary = index + 1 == len(step.micro_batches)
-                merge_sums(totals, self._backward(tokens, actions, step.scale, boundary))
-            self.log.end_step(totals, self.strategy.take_step(self.actor))
+                add_sums(sums, self._backward(tokens, actions, step.scale, boundary))
+            norm = self.strategy.take_step(self.actor)
+            self.log.end_step(read_sums(sums), norm)
         self.actor_scheduler.step()
         metrics = finish_metrics(self.strategy.reduce_sums(self.log.totals), self.log.count)
         metrics |= {f"policy/{name}": value for name, value in self.log.metrics().items()}
@@ -220,19 +236,18 @@ class StepPolicyTrainer(ppo_actor.ActorPPOTrainer):
 
     def _backward(
         self, tokens: TokenBatch, actions: ActionTensors, scale: LossScale, boundary: bool
-    ) -> dict[str, torch.Tensor]:
-        device = torch.device(torch.cuda.current_device())
-        actions = actions.to(device)
+    ) -> dict[str, Tensor]:
+        actions = actions.to(torch.device(torch.cuda.current_device()))
         self.actor.train()
         log_probs, entropy = response_pass(
             self.actor,
-            tokens.sequences.to(device),
-            tokens.attention_mask.to(device),
-            tokens.action_mask.to(device),
+            tokens.sequences,
+            tokens.attention_mask,
+            tokens.action_mask,
             self.strategy,
             entropy=self.objective.entropy_coef is not None,
         )
-        # A model reads sequences; the loss gets one row per action.
+        # A model reads sequences; the loss gets one row per action, and the gradients of equal rows add up.
         log_probs = tokens.responses.read(log_probs)
         entropy = None if entropy is None else tokens.responses.read(entropy)
         loss, sums = step_loss(log_probs, entropy, actions, scale, self.objective)
@@ -245,10 +260,10 @@ class StepPolicyTrainer(ppo_actor.ActorPPOTrainer):
             if compat.cuda_available():
                 with self._merged():
                     super().broadcast_to_vllm()
+                if torch.distributed.get_rank() == 0:
+                    self._tell_engines("reset_prefix_cache")
             else:
                 self._send_weight_file()
-            if torch.distributed.get_rank() == 0:
-                ray.get([engine.reset_prefix_cache.remote() for engine in self.vllm_engines or ()])
         finally:
             # Also if an engine failed, for which the other ranks must not wait.
             torch_dist_barrier_and_cuda_sync()
@@ -257,13 +272,13 @@ class StepPolicyTrainer(ppo_actor.ActorPPOTrainer):
         weights = self._plain_weights()
         if torch.distributed.get_rank() == 0:
             with weight_file(weights) as path:
-                ray.get([engine.load_weight_file.remote(path) for engine in self.vllm_engines or ()])
+                self._tell_engines("load_weight_file", path)
         else:
             # Putting the parameters together takes all ranks.
             for _ in weights:
                 pass
 
-    def _plain_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+    def _plain_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Yield the weights of a model without adapters, which are all that an engine knows."""
         module = self.actor.model.module
         if not isinstance(module, PeftModel):
@@ -283,6 +298,10 @@ class StepPolicyTrainer(ppo_actor.ActorPPOTrainer):
             yield
         finally:
             self.actor = actor
+
+    def _tell_engines(self, method: str, *args: Any) -> None:
+        refs = [getattr(engine, method).remote(*args) for engine in self.vllm_engines or ()]
+        answers(refs, "sending the weights to the engines", self.args.train.worker_timeout)
 
     def replace_engine(self, number: int, handle: Any) -> None:
         """Put ``handle`` in the place of engine ``number``, and send it the weights; the other engines may be busy."""
@@ -315,42 +334,102 @@ def use_available_attention(strategy: StepStrategy) -> None:
 
 
 # Ray decorates OpenRLHF's classes where they are defined.
-_OpenrlhfPolicy: Any = plain_class(ppo_actor.PolicyModelActor)
-_OpenrlhfReference: Any = plain_class(launcher.ReferenceModelActor)
+_OpenrlhfPolicy: Any = compat.plain_class(ppo_actor.PolicyModelActor)
+_OpenrlhfReference: Any = compat.plain_class(launcher.ReferenceModelActor)
 
 
-class PolicyActorBase(_OpenrlhfPolicy):
+class ModelRank:
+    """What the driver asks of every rank, on top of one of OpenRLHF's model actors."""
+
+    if TYPE_CHECKING:
+        # OpenRLHF's actors have these.
+        def init_model_from_pretrained(self, strategy: StepStrategy, *args: Any) -> None: ...
+
+        def forward(self, sequences: Tensor, action_mask: Tensor, attention_mask: Tensor) -> Tensor: ...
+
+        def empty_cache(self) -> None: ...
+
+    def load(self, args: Any, engines_asleep: Sequence[Any], *given: Any) -> None:
+        """Load the model side by side with engines that start, and put it on the GPU when they sleep.
+
+        Args:
+            args, engines_asleep: see ``StepStrategy``.
+            given: what OpenRLHF's actor needs besides.
+        """
+        strategy = StepStrategy(args, engines_asleep)
+        use_available_attention(strategy)
+        if strategy.stage == 3:
+            # Its parameters are made on the GPU.
+            strategy.wait_for_memory()
+        self.init_model_from_pretrained(strategy, *given)
+
+    def forward_passes(self, batches: Sequence[PassInputs], *, release: bool) -> list[Tensor]:
+        """Return the model's output for each batch, (S, T-1) where the batch's mask is 1.
+
+        Args:
+            release: whether cached GPU memory is given back afterwards, to another model on the same GPU.
+        """
+        outputs = [self.forward(*batch) for batch in batches]
+        if release:
+            self.empty_cache()
+        return outputs
+
+
+class TrainedRank(ModelRank):
+    """The same for a model that is trained."""
+
+    strategy: StepStrategy
+    trainer: Any
+
+    if TYPE_CHECKING:
+
+        def fit(self) -> dict[str, float]: ...
+
+        def reload_states(self) -> None: ...
+
+        def offload_states(self) -> None: ...
+
+    def train(self, steps: Sequence[Any]) -> dict[str, float]:
+        """Run planned optimizer steps and return their metrics; with ``ds.enable_sleep``, states are away otherwise."""
+        sleeps = self.strategy.args.ds.enable_sleep
+        self.trainer.planned = list(steps)
+        if sleeps:
+            self.reload_states()
+        metrics = self.fit()
+        if sleeps:
+            self.offload_states()
+        return metrics
+
+
+class PolicyActorBase(TrainedRank, _OpenrlhfPolicy):
     """OpenRLHF's policy actor with the step-level trainer."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        _OpenrlhfPolicy.__init__(self, *args, **kwargs)
+    def init_model_from_pretrained(self, strategy: StepStrategy, *args: Any) -> None:
+        # If weights travel over NCCL, OpenRLHF would import vLLM to learn its version, for a variable that the pinned
+        # one does not need. Only the trainer needs to know how they travel.
+        vllm = strategy.args.vllm
+        route, vllm.sync_backend = vllm.sync_backend, ""
 
-    def init_model_from_pretrained(self, strategy: StepStrategy, *args: Any, **kwargs: Any) -> None:
-        use_available_attention(strategy)
+        def make_trainer(*given: Any, **named: Any) -> StepPolicyTrainer:
+            vllm.sync_backend = route
+            return StepPolicyTrainer(*given, **named)
+
         # OpenRLHF builds its trainer through this module global.
-        ppo_actor.ActorPPOTrainer, original = StepPolicyTrainer, ppo_actor.ActorPPOTrainer
+        ppo_actor.ActorPPOTrainer, original = make_trainer, ppo_actor.ActorPPOTrainer
         try:
-            _OpenrlhfPolicy.init_model_from_pretrained(self, strategy, *args, **kwargs)
+            _OpenrlhfPolicy.init_model_from_pretrained(self, strategy, *args)
         finally:
             ppo_actor.ActorPPOTrainer = original
 
-    def listen(self) -> Place:
-        """Prepare this process for ``stacks_of``, and return where it is."""
-        return listen("policy")
-
-    def forward(self, sequences: torch.Tensor, action_mask: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    def forward(self, sequences: Tensor, action_mask: Tensor, attention_mask: Tensor) -> Tensor:
         """Compute the log-probabilities (S, T-1) where ``action_mask`` is 1."""
         return _log_probs(self.actor, sequences, action_mask, attention_mask, self.strategy)
-
-    def plan(self, steps: Sequence[UpdateStep]) -> None:
-        """Set the optimizer steps of the next ``fit``."""
-        self.trainer.planned = list(steps)
 
     def replace_engine(self, number: int, handle: Any) -> None:
         """Send the weights to an engine that takes the place of one that died, and to it from now on."""
         self.trainer.replace_engine(number, handle)
 
-    def parameters(self) -> dict[str, torch.Tensor]:
+    def parameters(self) -> dict[str, Tensor]:
         """Return copies of all parameters by name (for tests and small models)."""
         return {name: value.float().cpu().clone() for name, value in self.strategy.whole_parameters(self.actor)}
 
@@ -369,40 +448,18 @@ class PolicyActorBase(_OpenrlhfPolicy):
         self.strategy.save_model(self.actor, self.tokenizer, folder)
 
 
-class ReferenceActorBase(_OpenrlhfReference):
-    """OpenRLHF's reference actor, as a class of this package so that a worker that loads it is prepared first."""
+class ReferenceActorBase(ModelRank, _OpenrlhfReference):
+    """OpenRLHF's reference actor."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        _OpenrlhfReference.__init__(self, *args, **kwargs)
-
-    def init_model_from_pretrained(self, strategy: StepStrategy, *args: Any, **kwargs: Any) -> None:
-        use_available_attention(strategy)
-        _OpenrlhfReference.init_model_from_pretrained(self, strategy, *args, **kwargs)
-
-    def listen(self) -> Place:
-        """Prepare this process for ``stacks_of``, and return where it is."""
-        return listen("reference")
-
-    def forward(self, sequences: torch.Tensor, action_mask: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    def forward(self, sequences: Tensor, action_mask: Tensor, attention_mask: Tensor) -> Tensor:
         """Compute the log-probabilities (S, T-1) where ``action_mask`` is 1."""
         return _log_probs(self.model, sequences, action_mask, attention_mask, self.strategy)
 
 
 @torch.no_grad()
 def _log_probs(
-    model: Actor,
-    sequences: torch.Tensor,
-    action_mask: torch.Tensor,
-    attention_mask: torch.Tensor,
-    strategy: StepStrategy,
-) -> torch.Tensor:
-    device = torch.device(torch.cuda.current_device())
+    model: Actor, sequences: Tensor, action_mask: Tensor, attention_mask: Tensor, strategy: StepStrategy
+) -> Tensor:
     model.eval()
-    log_probs, _ = response_pass(
-        model, sequences.to(device), attention_mask.to(device), action_mask.to(device), strategy
-    )
+    log_probs, _ = response_pass(model, sequences, attention_mask, action_mask, strategy)
     return log_probs.cpu()
-
-
-PolicyActor = ray.remote(num_gpus=1)(PolicyActorBase)
-ReferenceActor = ray.remote(num_gpus=1)(ReferenceActorBase)

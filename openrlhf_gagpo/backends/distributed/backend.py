@@ -12,19 +12,17 @@ import numpy as np
 import ray
 import torch
 from numpy.typing import NDArray
-from openrlhf.trainer.ray.launcher import RayActorGroup
-from openrlhf.utils import get_tokenizer
+from transformers import AutoTokenizer
 
 from openrlhf_gagpo.backends import SHARE
 from openrlhf_gagpo.backends.distributed import compat
-from openrlhf_gagpo.backends.distributed.actors import PolicyActor, ReferenceActor, StepStrategy
 from openrlhf_gagpo.backends.distributed.checkpoints import WorkerCheckpoints
 from openrlhf_gagpo.backends.distributed.cluster import Cluster, explained
 from openrlhf_gagpo.backends.distributed.controller import StepTrainer
-from openrlhf_gagpo.backends.distributed.critic import CriticActor
 from openrlhf_gagpo.backends.distributed.engine import create_engines
 from openrlhf_gagpo.backends.distributed.fleet import EngineFleet
 from openrlhf_gagpo.backends.distributed.stacks import Place, stacks_of
+from openrlhf_gagpo.backends.distributed.workers import WorkerGroup, wait_all
 from openrlhf_gagpo.backends.trackers import Trackers
 from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, SamplingParams
 from openrlhf_gagpo.training.backend import OnStage, Restored, unnoticed
@@ -35,6 +33,11 @@ from openrlhf_gagpo.training.values import value_columns
 from openrlhf_gagpo.training.watchdog import own_stacks
 
 __all__ = ["DistributedBackend"]
+
+# What the workers are made of; the driver does not import it.
+_POLICY = "openrlhf_gagpo.backends.distributed.actors:PolicyActorBase"
+_REFERENCE = "openrlhf_gagpo.backends.distributed.actors:ReferenceActorBase"
+_CRITIC = "openrlhf_gagpo.backends.distributed.critic:CriticActorBase"
 
 
 class DistributedBackend:
@@ -80,36 +83,37 @@ class DistributedBackend:
         self._cluster.connect()
         connected = time.perf_counter()
         on_stage("Ray started" if self._cluster.started_here else "Ray joined", connected - started)
-        strategy = self.strategy()
         together = args.train.colocate_all
         shared = together or args.train.colocate_actor_ref
         self._cluster.reserve(shared=shared, critic=self.settings.critic is not None)
+        model, iterations = args.actor.model_name_or_path, self.settings.iterations
+        fast = self.settings.use_fast_tokenizer
         # Everything starts at once, so that imports and model loading, which dominate, overlap.
-        specs = create_engines(args, self._cluster.group("engines"), shared=together)
-        fast = not args.data.disable_fast_tokenizer
-        model = args.actor.model_name_or_path
-        stall = self.settings.stall_timeout
-        fleet = self._fleet = EngineFleet(specs, self.settings.rollout, model, fast, stall)
-        policy = self._actors("policy", args.actor, PolicyActor, shared)
-        reference = self._actors("reference", args.ref, ReferenceActor, shared) if args.algo.kl.init_coef > 0 else None
-        critic = self._actors("critic", args.critic, CriticActor, together) if self.settings.critic else None
-        tokenizer = get_tokenizer(model, None, "left", strategy, use_fast=fast)
-        self._trainer = StepTrainer(
-            strategy, policy, critic, reference, fleet.handles, tokenizer, self.settings.batches
+        fleet = self._fleet = EngineFleet(
+            create_engines(args, self._cluster.group("engines"), shared=together),
+            self.settings.rollout,
+            model,
+            fast_tokenizer=fast,
+            stall_s=self.settings.stall_timeout,
+            limit_s=self.settings.worker_timeout,
         )
-        refs = policy.async_init_model_from_pretrained(strategy, model, self.settings.iterations, fleet.handles)
+        asleep = fleet.begin("sleep") if args.vllm.enable_sleep else []
+        policy = self._workers("policy", args.actor, _POLICY, shared)
+        reference = self._workers("reference", args.ref, _REFERENCE, shared) if args.algo.kl.init_coef > 0 else None
+        critic = self._workers("critic", args.critic, _CRITIC, together) if self.settings.critic else None
+        loads = [(policy, policy.async_run_method("load", args, asleep, model, iterations, fleet.handles))]
         if reference is not None:
-            refs += reference.async_init_model_from_pretrained(strategy, model)
+            loads.append((reference, reference.async_run_method("load", args, asleep, model)))
         if critic is not None:
-            refs += critic.async_init_model_from_pretrained(
-                strategy, args.critic.model_name_or_path, self.settings.iterations
+            loads.append(
+                (critic, critic.async_run_method("load", args, asleep, args.critic.model_name_or_path, iterations))
             )
-        if args.train.colocate_all or not compat.cuda_available():
+        self._trainer = StepTrainer(args, policy, critic, reference, self.settings.batches, _pad_id(model, fast))
+        if together or not compat.cuda_available():
             # Elsewhere the policy's NCCL group holds the engines that it was made with.
             fleet.on_restart = self._send_weights
-        ray.get(refs)
-        groups = [group for group in (policy, reference, critic) if group is not None]
-        self._places = ray.get([ref for group in groups for ref in group.async_run_method(method_name="listen")])
+        wait_all(loads, "the start")
+        self._places = [place for group in self._trainer.groups for place in group.places()]
         models = time.perf_counter()
         on_stage("models loaded", models - connected)
         fleet.prepare()
@@ -125,27 +129,15 @@ class DistributedBackend:
             "start_engines_s": f"{ready - connected:.1f}",
         }
 
-    def strategy(self) -> StepStrategy:
-        """Return what tells every worker how to train; a worker completes its copy."""
-        args = self.args
-        return StepStrategy(
-            seed=args.train.seed,
-            full_determinism=args.train.full_determinism_enable,
-            max_norm=args.actor.max_norm,
-            micro_train_batch_size=args.train.micro_batch_size,
-            train_batch_size=args.train.batch_size,
-            zero_stage=args.ds.zero_stage,
-            args=args,
-        )
-
-    def _actors(self, name: str, counts: Any, actor_class: Any, shared: bool) -> RayActorGroup:
-        return RayActorGroup(
-            counts.num_nodes,
-            counts.num_gpus_per_node,
-            actor_class,
-            pg=self._cluster.group(name),
-            num_gpus_per_actor=SHARE if shared else 1,
-            duplicate_actors=self.args.ds.ring_attn_size * self.args.ds.tensor_parallel_size,
+    def _workers(self, name: str, counts: Any, target: str, shared: bool) -> WorkerGroup:
+        return WorkerGroup(
+            name,
+            target,
+            counts.num_nodes * counts.num_gpus_per_node,
+            self._cluster.group(name),
+            share=SHARE if shared else 1,
+            copies=self.args.ds.ring_attn_size * self.args.ds.tensor_parallel_size,
+            limit_s=self.settings.worker_timeout,
         )
 
     @explained
@@ -162,17 +154,13 @@ class DistributedBackend:
 
     def _send_weights(self, engine: int) -> None:
         """Give an engine that was started again the policy's weights."""
-        group = self.trainer.actor_model_group
-        handle = self.fleet.handles[engine]
-        ray.get(group.async_run_method(method_name="replace_engine", number=engine, handle=handle))
+        self.trainer.actor_model_group.run("replace_engine", engine, self.fleet.handles[engine])
 
     @explained
     def compute(self, rows: Sequence[TokenRow], columns: Collection[str]) -> dict[str, NDArray[np.float64]]:
         computed: dict[str, NDArray[np.float64]] = {}
         if LOG_PROB in columns:
-            computed[LOG_PROB] = (
-                torch.cat(self.trainer.log_probs(rows, self.trainer.actor_model_group)).double().numpy()
-            )
+            computed[LOG_PROB] = torch.cat(self.trainer.log_probs(rows)).double().numpy()
         if self.settings.critic is not None:
             computed |= value_columns([value.float() for value in self.trainer.values(rows)], rows)
         missing = set(columns) - set(computed)
@@ -186,13 +174,16 @@ class DistributedBackend:
 
     @explained
     def sync(self) -> None:
+        if self.args.vllm.enable_sleep:
+            # The weights alone; there is room for the cache when a rollout begins.
+            self.fleet.call("wake_up", tags=["weights"])
         try:
-            self.trainer.broadcast_to_vllm()
+            self.trainer.send_weights()
         except ray.exceptions.RayError:
             # The policy may have met an engine that died. On GPUs its ranks may then wait for one another.
             if compat.cuda_available() or not self.fleet.revive():
                 raise
-            self.trainer.broadcast_to_vllm()
+            self.trainer.send_weights()
 
     @explained
     def env_stats(self) -> dict[str, float]:
@@ -222,10 +213,10 @@ class DistributedBackend:
 
     @explained
     def export(self) -> None:
-        ray.get(self.trainer.actor_model_group.async_save_model())
+        self.trainer.actor_model_group.run("save_model")
         if self.trainer.critic_model_group is not None:
             # OpenRLHF writes it only with --critic.save_value_network.
-            ray.get(self.trainer.critic_model_group.async_save_model())
+            self.trainer.critic_model_group.run("save_model")
 
     def close(self) -> None:
         try:
@@ -241,3 +232,10 @@ class DistributedBackend:
             if fleet is not None and ray.is_initialized():
                 fleet.stop()
         self._cluster.release()
+
+
+def _pad_id(model: str, fast: bool) -> int:
+    """Return the token with which batches are filled up: the tokenizer's, or its end token."""
+    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=True, use_fast=fast)
+    pad_id: int = tokenizer.eos_token_id if tokenizer.pad_token is None else tokenizer.pad_token_id
+    return pad_id

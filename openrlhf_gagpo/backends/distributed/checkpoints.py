@@ -14,6 +14,7 @@ from typing import Any
 import ray
 
 from openrlhf_gagpo.backends.checkpoints import UNWRITTEN, Write, read_checkpoint, write_checkpoint
+from openrlhf_gagpo.backends.distributed.workers import WorkerGroup, wait_all
 from openrlhf_gagpo.training.backend import Restored
 from openrlhf_gagpo.training.settings import CheckpointSettings
 
@@ -28,10 +29,12 @@ class WorkerCheckpoints:
 
     Args:
         arguments: OpenRLHF's arguments of the run.
-        policy, critic: OpenRLHF's groups of workers, whose classes have ``write_checkpoint`` and ``read_checkpoint``.
+        policy, critic: the groups of workers, whose classes have ``write_checkpoint`` and ``read_checkpoint``.
     """
 
-    def __init__(self, settings: CheckpointSettings, arguments: SimpleNamespace, policy: Any, critic: Any) -> None:
+    def __init__(
+        self, settings: CheckpointSettings, arguments: SimpleNamespace, policy: WorkerGroup, critic: WorkerGroup | None
+    ) -> None:
         # Workers may have another working directory.
         self._settings = replace(settings, path=settings.path.resolve())
         self._policy = policy
@@ -49,11 +52,10 @@ class WorkerCheckpoints:
         loop = json.dumps(state)
 
         def write(folder: Path) -> None:
-            refs = [ref for group in self._groups for ref in _call(group, "write_checkpoint", str(folder), loop)]
-            _answers(refs, UNWRITTEN)
+            self._call(self._groups, UNWRITTEN, "write_checkpoint", str(folder), loop)
 
         def write_model(folder: Path) -> None:
-            _answers(_call(self._policy, "write_model", str(folder)), UNWRITTEN)
+            self._call([self._policy], UNWRITTEN, "write_model", str(folder))
 
         model: Write | None = write_model if self._with_model else None
         write_checkpoint(self._settings, tag, write if self._with_state else None, model)
@@ -68,28 +70,23 @@ class WorkerCheckpoints:
         _adopt(root)
 
         def read(folder: Path) -> dict[str, Any]:
-            asked = [_call(group, "read_checkpoint", str(folder)) for group in self._groups]
-            policy, *_ = [_answers(refs, (Exception,)) for refs in asked]
+            policy, *_ = self._call(self._groups, (Exception,), "read_checkpoint", str(folder))
             loop: dict[str, Any] = json.loads(policy[0])
             return loop
 
         return read_checkpoint(root, read)
 
-
-def _call(group: Any, method: str, *arguments: str) -> list[Any]:
-    refs: list[Any] = group.async_run_method(method, *arguments)
-    return refs
-
-
-def _answers(refs: Sequence[Any], raised: tuple[type[Exception], ...]) -> list[Any]:
-    """Return the workers' answers; what is of a class in ``raised`` is raised as if this process had met it."""
-    try:
-        answers: list[Any] = ray.get(refs)
-        return answers
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, raised):
-            raise error.cause from error
-        raise
+    def _call(
+        self, groups: Sequence[WorkerGroup], raised: tuple[type[Exception], ...], method: str, *arguments: str
+    ) -> list[list[Any]]:
+        """Return all answers; what is of a class in ``raised`` is raised as if this process had met it."""
+        calls = [(group, group.async_run_method(method, *arguments)) for group in groups]
+        try:
+            return wait_all(calls, f"the {method.replace('_', ' ')}")
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, raised):
+                raise error.cause from error
+            raise
 
 
 def _adopt(root: Path) -> None:

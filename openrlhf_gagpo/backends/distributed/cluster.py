@@ -92,6 +92,8 @@ class Cluster:
         address = self.args.ray.address
         if not address:
             options["include_dashboard"] = False
+            # Workers that Ray starts beforehand lack the run's variables, so it would start others in their place.
+            os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
             if not compat.cuda_available():
                 # Ray counts logical GPUs; every bundle also needs a logical core, even if the machine has fewer.
                 gpus = self.args.ray.num_gpus or self.gpus

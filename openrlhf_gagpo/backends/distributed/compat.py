@@ -1,5 +1,7 @@
 """Changes that let the unmodified OpenRLHF package run in this process, also on a machine without a GPU.
 
+Two kinds: stand-ins for what a machine without a GPU lacks, and imports that wait until what they bring is used.
+
 ``install()`` is cheap and imports nothing; it must run before ``openrlhf`` is first imported. This module's package
 calls it, so a Ray worker that unpickles one of our actors is prepared too. Each change takes effect when the module
 that it concerns is imported:
@@ -11,6 +13,8 @@ module                                 change
 ``openrlhf.models.ring_attn_utils``    without flash-attn: the five names it imports, visible only while it executes
                                        (otherwise transformers and vLLM would assume that flash-attn is installed)
 ``openrlhf.utils.utils``               ``fp32`` as a parameter dtype (the right one for tiny models)
+``openrlhf.trainer.ray.vllm_engine``   vLLM is imported when an engine is made; OpenRLHF imports this module, and with
+                                       it vLLM, in every process, also in those that never generate
 ``deepspeed.comm.torch``               without CUDA: no C++ compilation of a shared-memory op (35 s)
 =====================================  ============================================================================
 """
@@ -24,9 +28,10 @@ import sys
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
-__all__ = ["cuda_available", "install"]
+__all__ = ["cuda_available", "install", "plain_class"]
 
 
 def cuda_available() -> bool:
@@ -34,6 +39,11 @@ def cuda_available() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+def plain_class(actor_class: Any) -> Any:
+    """Return the class behind a ``@ray.remote`` class; OpenRLHF decorates its own where they are defined."""
+    return actor_class.__ray_metadata__.modified_class.__ray_actor_class__
 
 
 class CpuDevice(str):
@@ -116,12 +126,57 @@ def _flash_attention_visible() -> Iterator[None]:
             sys.modules.pop(name, None)
 
 
+class _LaterModule(types.ModuleType):
+    """Stands for a module that is imported when one of its names is read."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and name != "__version__":
+            # What looks through all modules of a process, as ``inspect`` does, is not to import this one.
+            raise AttributeError(name)
+        return getattr(importlib.import_module(self.__name__), name)
+
+    def __reduce__(self) -> tuple[Callable[[str], types.ModuleType], tuple[str]]:
+        # Ray sends classes with the names that their methods use; the process that gets them uses them.
+        return importlib.import_module, (self.__name__,)
+
+
+def _call_later(module: str, name: str, *args: Any, **named: Any) -> Any:
+    """Import ``module`` and call its function of that name."""
+    return getattr(importlib.import_module(module), name)(*args, **named)
+
+
+_VLLM_FUNCTIONS = {"vllm.inputs": "TokensPrompt", "vllm.utils": "random_uuid"}
+"""What ``vllm_engine`` imports by name."""
+
+
+@contextmanager
+def _vllm_later() -> Iterator[None]:
+    if "vllm" in sys.modules:
+        yield
+        return
+    # The other module that ``vllm_engine`` imports, and with it transformers and torch, which are to see no stand-in.
+    importlib.import_module("openrlhf.utils.agent")
+    stand_ins: dict[str, types.ModuleType] = {"vllm": _LaterModule("vllm")}
+    for module, name in _VLLM_FUNCTIONS.items():
+        stand_ins[module] = types.ModuleType(module)
+        setattr(stand_ins[module], name, partial(_call_later, module, name))
+    sys.modules.update(stand_ins)
+    try:
+        yield
+    finally:
+        for name in stand_ins:
+            sys.modules.pop(name, None)
+
+
 _AFTER: dict[str, Callable[[types.ModuleType], None]] = {
     "openrlhf": _cuda_stand_ins,
     "openrlhf.utils.utils": _fp32_dtype,
     "deepspeed.comm.torch": _no_shm_op,
 }
-_DURING: dict[str, Callable[[], Any]] = {"openrlhf.models.ring_attn_utils": _flash_attention_visible}
+_DURING: dict[str, Callable[[], Any]] = {
+    "openrlhf.models.ring_attn_utils": _flash_attention_visible,
+    "openrlhf.trainer.ray.vllm_engine": _vllm_later,
+}
 
 
 class _Loader(importlib.abc.Loader):

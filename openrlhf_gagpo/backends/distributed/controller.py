@@ -1,4 +1,4 @@
-"""OpenRLHF's single controller, with rows and updates of ours."""
+"""The controller: which model group computes what of an iteration's rows, and when."""
 
 from __future__ import annotations
 
@@ -6,78 +6,124 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from openrlhf.trainer.ppo_trainer import BasePPOTrainer
 from torch import Tensor
 
-from openrlhf_gagpo.backends.distributed.actors import StepStrategy
-from openrlhf_gagpo.backends.distributed.experience import StepExperienceMaker
+from openrlhf_gagpo.backends.distributed.batches import Passes, Pending, critic_steps, policy_steps
+from openrlhf_gagpo.backends.distributed.workers import WorkerGroup, wait_all
 from openrlhf_gagpo.training.collate import TokenValues
-from openrlhf_gagpo.training.rows import MicroBatch, TokenRow, TrainingRow
+from openrlhf_gagpo.training.rows import TokenRow, TrainingRow
 from openrlhf_gagpo.training.settings import BatchSettings
 
 __all__ = ["StepTrainer"]
 
 
-class StepTrainer(BasePPOTrainer):
-    """OpenRLHF's single controller with step-level experience, which owns the actor groups."""
+class StepTrainer:
+    """Drives the model groups through an iteration.
+
+    Args:
+        args: OpenRLHF's arguments of the run.
+        critic, reference: None if the run has none.
+        pad_id: token that fills batches up.
+    """
 
     def __init__(
         self,
-        strategy: StepStrategy,
-        policy: Any,
-        critic: Any,
-        reference: Any,
-        engines: list[Any],
-        tokenizer: Any,
+        args: Any,
+        policy: WorkerGroup,
+        critic: WorkerGroup | None,
+        reference: WorkerGroup | None,
         batches: BatchSettings,
+        pad_id: int,
     ) -> None:
-        super().__init__(strategy, policy, critic, None, reference, engines, tokenizer)
-        self.experience_maker = StepExperienceMaker(policy, critic, None, reference, self.kl_ctl, strategy, tokenizer)
-        self.batches = batches
+        self.actor_model_group = policy
+        self.critic_model_group = critic
+        self.reference_model_group = reference
+        self._batches = batches
+        self._pad_id = pad_id
+        self._one_at_a_time = args.ds.enable_sleep
+        together = args.train.colocate_all
+        self._critic_shares = together
+        self._reference_shares = together or args.train.colocate_actor_ref
 
-    def _ranks(self, section: Any) -> int:
-        """Return the data-parallel ranks of the policy, the critic or the reference."""
-        ds = self.args.ds
-        ranks: int = section.num_nodes * section.num_gpus_per_node // (ds.ring_attn_size * ds.tensor_parallel_size)
-        return ranks
+    @property
+    def groups(self) -> list[WorkerGroup]:
+        """All model groups of the run."""
+        groups = self.actor_model_group, self.reference_model_group, self.critic_model_group
+        return [group for group in groups if group is not None]
 
     def values(self, rows: Sequence[TokenRow]) -> list[Tensor]:
-        """Compute the critic's values at the positions of every row, in row order."""
-        return self.experience_maker.values(rows, self._passes(rows, self.args.critic))
+        """Compute the critic's values at the positions of every row, in row order.
 
-    def log_probs(self, rows: Sequence[TokenRow], group: Any) -> list[Tensor]:
-        """Compute the log-probabilities of every row's response tokens under a model group, in row order."""
-        # The reference may have GPUs of its own, of another number.
-        section = self.args.ref if group is self.reference_model_group else self.args.actor
-        return self.experience_maker.log_probs(rows, self._passes(rows, section), group)
+        Raises:
+            ValueError: the run has no critic.
+        """
+        critic = self.critic_model_group
+        if critic is None:
+            raise ValueError("this run has no critic")
+        return self._passes(rows, critic).values(critic, release=self._critic_shares).by_row()
 
-    def _passes(self, rows: Sequence[TokenRow], section: Any) -> list[MicroBatch]:
-        """Cut the rows into passes, rank after rank, as OpenRLHF deals a list of batches out in contiguous chunks."""
-        plan = self.batches.plan_forward(rows, self._ranks(section))
-        return [batch for step in plan for shard in step.shards for batch in shard]
+    def log_probs(self, rows: Sequence[TokenRow]) -> list[Tensor]:
+        """Compute the policy's log-probabilities of every row's response tokens, in row order."""
+        actor = self.actor_model_group
+        return self._passes(rows, actor).log_probs(actor, release=self._reference_shares).by_row()
+
+    def _passes(self, rows: Sequence[TokenRow], group: WorkerGroup) -> Passes:
+        return Passes(rows, self._batches.plan_forward(rows, group.ranks), self._pad_id)
 
     def update(self, rows: Sequence[TrainingRow], seed: int, *, policy: bool) -> dict[str, float]:
-        """Run one iteration of optimizer steps on the rows; the critic's and the policy's run at the same time."""
-        started = time.perf_counter()
-        if self.critic_model_group is not None:
-            plan = self.batches.plan_training(rows, self._ranks(self.args.critic), seed)
-            self.experience_maker.hand_over_values(rows, plan)
-        rows = rows if policy else []
-        old = self._old_log_probs(rows)
-        group = self.reference_model_group
-        reference = None if group is None else self.log_probs(rows, group)
-        forwarded = time.perf_counter()
-        plan = self.batches.plan_training(rows, self._ranks(self.args.actor), seed)
-        self.experience_maker.hand_over(rows, plan, old, reference)
-        # OpenRLHF would leave the policy alone in early steps; here its plan is empty then.
-        metrics = self.ppo_train(global_steps=self.args.critic.freezing_steps + 1)
-        return {
-            **metrics,
-            "time/forward": forwarded - started,
-            "time/update": time.perf_counter() - forwarded,
-        }
+        """Run one iteration of optimizer steps on the rows; the critic's and the policy's run at the same time.
 
-    def _old_log_probs(self, rows: Sequence[TrainingRow]) -> Sequence[TokenValues]:
-        """Return log-probabilities before the first update; reuse those that were computed for credit, if any."""
+        Args:
+            policy: whether the policy is trained too.
+        """
+        started = time.perf_counter()
+        actor, critic = self.actor_model_group, self.critic_model_group
+        trained = rows if policy else []
+        old, reference = self._before(trained)
+        forwarded = time.perf_counter()
+        metrics: dict[str, float] = {}
+        calls: list[tuple[WorkerGroup, Sequence[Any]]] = []
+        if critic is not None:
+            ranks = critic.ranks
+            of_critic = critic_steps(
+                rows, lambda read: self._batches.plan_training(read, ranks, seed), self._pad_id, ranks
+            )
+            calls.append((critic, critic.scatter("train", of_critic)))
+            if self._one_at_a_time:
+                metrics |= _metrics(calls)
+                calls.clear()
+        plan = self._batches.plan_training(trained, actor.ranks, seed)
+        of_policy = policy_steps(trained, plan, old, reference, self._pad_id, actor.ranks)
+        calls.append((actor, actor.scatter("train", of_policy)))
+        metrics |= _metrics(calls)
+        return {**metrics, "time/forward": forwarded - started, "time/update": time.perf_counter() - forwarded}
+
+    def _before(self, rows: Sequence[TrainingRow]) -> tuple[Sequence[TokenValues], Sequence[TokenValues] | None]:
+        """Return the log-probabilities of the policy before the first update, and of the reference if there is one."""
+        passes: dict[int, Passes] = {}
+
+        def begin(group: WorkerGroup) -> Pending:
+            if group.ranks not in passes:
+                passes[group.ranks] = self._passes(rows, group)
+            return passes[group.ranks].log_probs(group, release=self._reference_shares)
+
+        # Those that were computed for credit are not computed again.
         known = [row.old_log_probs for row in rows if row.old_log_probs is not None]
-        return known if len(known) == len(rows) else self.log_probs(rows, self.actor_model_group)
+        old = begin(self.actor_model_group) if len(known) < len(rows) else None
+        if old is not None and self._reference_shares:
+            # On the same GPUs, one model after the other.
+            old.finish()
+        reference = None if self.reference_model_group is None else begin(self.reference_model_group)
+        return known if old is None else old.by_row(), None if reference is None else reference.by_row()
+
+    def send_weights(self) -> None:
+        """Let the policy send its weights to the engines."""
+        self.actor_model_group.run("broadcast_to_vllm")
+
+
+def _metrics(calls: Sequence[tuple[WorkerGroup, Sequence[Any]]]) -> dict[str, float]:
+    """Wait for updates and return their metrics, which all ranks of a group have alike."""
+    metrics: dict[str, float] = {}
+    for by_rank in wait_all(calls, "the update"):
+        metrics |= by_rank[0]
+    return metrics

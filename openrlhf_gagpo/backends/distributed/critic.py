@@ -1,39 +1,27 @@
-"""DeepSpeed workers of the critic: OpenRLHF's critic actor with planned updates."""
+"""DeepSpeed workers of the critic: OpenRLHF's critic actor with planned updates.
+
+Only the workers import this module (see ``workers``).
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import ray
 import torch
 from openrlhf.trainer.ray import ppo_critic
+from torch import Tensor
 
-from openrlhf_gagpo.backends.distributed.actors import (
-    StepStrategy,
-    plain_class,
-    states_at_hand,
-    step_log,
-    use_available_attention,
-)
+from openrlhf_gagpo.backends.distributed import compat
+from openrlhf_gagpo.backends.distributed.actors import StepStrategy, TrainedRank, states_at_hand, step_log
+from openrlhf_gagpo.backends.distributed.batches import CriticStep
 from openrlhf_gagpo.backends.distributed.checkpoints import CRITIC
-from openrlhf_gagpo.backends.distributed.stacks import Place, listen
 from openrlhf_gagpo.training.collate import TokenBatch
-from openrlhf_gagpo.training.objective import LossScale, merge_sums
+from openrlhf_gagpo.training.objective import LossScale, add_sums, read_sums
 from openrlhf_gagpo.training.schedule import offset_warmup
 from openrlhf_gagpo.training.values import ValueTensors, finish_value_metrics, value_loss
 
-__all__ = ["CriticActor", "CriticStep"]
-
-
-@dataclass
-class CriticStep:
-    """The part of an optimizer step that one rank of the critic receives."""
-
-    micro_batches: list[tuple[TokenBatch, ValueTensors]]
-    scale: LossScale
+__all__ = ["CriticActorBase"]
 
 
 class StepCriticTrainer(ppo_critic.CriticPPOTrainer):
@@ -58,11 +46,12 @@ class StepCriticTrainer(ppo_critic.CriticPPOTrainer):
         self.log.begin()
         learning_rate = self.critic_scheduler.get_last_lr()[0]
         for step in self.planned:
-            totals: dict[str, float] = {}
+            sums: dict[str, Tensor] = {}
             for index, (tokens, values) in enumerate(step.micro_batches):
                 boundary = index + 1 == len(step.micro_batches)
-                merge_sums(totals, self._backward(tokens, values, step.scale, boundary))
-            self.log.end_step(totals, self.strategy.take_step(self.critic))
+                add_sums(sums, self._backward(tokens, values, step.scale, boundary))
+            norm = self.strategy.take_step(self.critic)
+            self.log.end_step(read_sums(sums), norm)
         self.critic_scheduler.step()
         metrics = finish_value_metrics(self.strategy.reduce_sums(self.log.totals), self.log.count)
         metrics |= {f"critic/{name}": value for name, value in self.log.metrics().items()}
@@ -71,10 +60,10 @@ class StepCriticTrainer(ppo_critic.CriticPPOTrainer):
 
     def _backward(
         self, tokens: TokenBatch, targets: ValueTensors, scale: LossScale, boundary: bool
-    ) -> dict[str, torch.Tensor]:
+    ) -> dict[str, Tensor]:
         device = torch.device(torch.cuda.current_device())
         targets = targets.to(device)
-        # OpenRLHF sets the values outside this mask to 0.
+        # OpenRLHF sets the values outside this mask to 0. The gradients of rows that read the same value add up.
         mask = targets.places.cover((len(tokens.sequences), tokens.sequences.shape[1] - 1))
         values = self.critic(
             tokens.sequences.to(device),
@@ -87,31 +76,24 @@ class StepCriticTrainer(ppo_critic.CriticPPOTrainer):
         return sums
 
 
-_OpenrlhfCritic: Any = plain_class(ppo_critic.CriticModelActor)
+_OpenrlhfCritic: Any = compat.plain_class(ppo_critic.CriticModelActor)
 
 
-class CriticActorBase(_OpenrlhfCritic):
+class CriticActorBase(TrainedRank, _OpenrlhfCritic):
     """OpenRLHF's critic actor with the step-level trainer."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        _OpenrlhfCritic.__init__(self, *args, **kwargs)
-
-    def init_model_from_pretrained(self, strategy: StepStrategy, *args: Any, **kwargs: Any) -> None:
-        use_available_attention(strategy)
+    def init_model_from_pretrained(self, strategy: StepStrategy, *args: Any) -> None:
         # OpenRLHF builds its trainer through this module global.
         ppo_critic.CriticPPOTrainer, original = StepCriticTrainer, ppo_critic.CriticPPOTrainer
         try:
-            _OpenrlhfCritic.init_model_from_pretrained(self, strategy, *args, **kwargs)
+            _OpenrlhfCritic.init_model_from_pretrained(self, strategy, *args)
         finally:
             ppo_critic.CriticPPOTrainer = original
 
-    def listen(self) -> Place:
-        """Prepare this process for ``stacks_of``, and return where it is."""
-        return listen("critic")
-
-    def plan(self, steps: Sequence[CriticStep]) -> None:
-        """Set the optimizer steps of the next ``fit``."""
-        self.trainer.planned = list(steps)
+    def forward(self, sequences: Tensor, action_mask: Tensor, attention_mask: Tensor) -> Tensor:
+        """Compute the values (S, T-1) where ``action_mask`` is 1."""
+        values: Tensor = _OpenrlhfCritic.forward(self, sequences, action_mask, attention_mask)
+        return values
 
     def write_checkpoint(self, folder: str, loop: str) -> None:
         """Write this rank's part of the critic; the policy's part has the loop's state."""
@@ -122,9 +104,6 @@ class CriticActorBase(_OpenrlhfCritic):
         with states_at_hand(self):
             self.strategy.read_state(self.critic, folder, CRITIC)
 
-    def parameters(self) -> dict[str, torch.Tensor]:
+    def parameters(self) -> dict[str, Tensor]:
         """Return copies of all parameters by name (for tests and small models)."""
         return {name: value.float().cpu().clone() for name, value in self.strategy.whole_parameters(self.critic)}
-
-
-CriticActor = ray.remote(num_gpus=1)(CriticActorBase)

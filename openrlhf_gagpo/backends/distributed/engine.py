@@ -1,7 +1,8 @@
 """The agent rollout actor: OpenRLHF's vLLM actor that also plays the episodes.
 
 Generation, prompts and the pipes of the environment workers share one actor process, so a turn needs no other process;
-with ``env.placement ray`` it needs one call of another actor.
+with ``env.placement ray`` it needs one call of another actor. The driver imports this module too, which is why vLLM is
+imported where it is used.
 """
 
 from __future__ import annotations
@@ -13,14 +14,10 @@ from typing import Any
 
 import ray
 from openrlhf.trainer.ray import vllm_engine
-from vllm import SamplingParams as VllmSamplingParams
-from vllm.sampling_params import RequestOutputKind
 
 from openrlhf_gagpo.backends.distributed import compat
-from openrlhf_gagpo.backends.distributed.actors import plain_class
 from openrlhf_gagpo.backends.distributed.stacks import Place, listen
 from openrlhf_gagpo.backends.remote_envs.nodes import ray_pool
-from openrlhf_gagpo.backends.vllm_policy import EnginePolicy, final_output
 from openrlhf_gagpo.rollout.player import EpisodePlayer, RolloutSettings
 from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, SamplingParams
 
@@ -31,7 +28,7 @@ _CPU_CACHE_BYTES = 2**29
 _DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
 
-_OpenrlhfRollout: Any = plain_class(vllm_engine.RolloutRayActor)
+_OpenrlhfRollout: Any = compat.plain_class(vllm_engine.RolloutRayActor)
 
 
 class AgentRolloutActorBase(_OpenrlhfRollout):
@@ -69,6 +66,8 @@ class AgentRolloutActorBase(_OpenrlhfRollout):
 
     async def play(self, requests: Sequence[EpisodeRequest], sampling: SamplingParams) -> list[Episode]:
         """Play episodes with this engine's weights."""
+        from openrlhf_gagpo.backends.vllm_policy import EnginePolicy
+
         return await self.player.play(requests, EnginePolicy(self.llm), sampling)
 
     async def env_stats(self) -> dict[str, float]:
@@ -76,11 +75,17 @@ class AgentRolloutActorBase(_OpenrlhfRollout):
         return self.player.stats()
 
     async def load_weight_file(self, path: str) -> None:
-        """Load the policy's weights from an in-memory file (the route without CUDA)."""
+        """Load the policy's weights from an in-memory file (the route without CUDA); drop what old ones computed."""
         await self.llm.collective_rpc("load_weight_file", args=(path,))
+        await self.llm.reset_prefix_cache()
 
     async def log_probs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """Return this engine's log-probabilities of the tokens of each sequence from the second on (for checks)."""
+        from vllm import SamplingParams as VllmSamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        from openrlhf_gagpo.backends.vllm_policy import final_output
+
         params = VllmSamplingParams(
             max_tokens=1, prompt_logprobs=0, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY
         )
@@ -149,6 +154,8 @@ class _Recorder:
 def create_engines(args: Any, group: Any, *, shared: bool) -> list[EngineSpec]:
     """Call OpenRLHF's ``create_vllm_engines`` with our actor class, the run's dtype and processed log-probabilities.
 
+    Engines start in the background, also those that are to sleep afterwards, for which OpenRLHF would wait.
+
     Args:
         group: placement group of the engines.
         shared: whether models are on the same GPUs.
@@ -157,7 +164,8 @@ def create_engines(args: Any, group: Any, *, shared: bool) -> list[EngineSpec]:
     specs: list[EngineSpec] = []
     # For engines with GPUs of their own, OpenRLHF makes a group itself and waits for it without limit.
     vllm_engine.placement_group = lambda *_, **__: group
-    vllm_engine.RolloutRayActor = _Recorder(AgentRolloutActor, {"dtype": _DTYPES[args.ds.param_dtype]}, specs)
+    arguments = {"dtype": _DTYPES[args.ds.param_dtype], "enable_sleep_mode": args.vllm.enable_sleep}
+    vllm_engine.RolloutRayActor = _Recorder(AgentRolloutActor, arguments, specs)
     try:
         vllm_engine.create_vllm_engines(
             args.vllm.num_engines,
@@ -170,7 +178,7 @@ def create_engines(args: Any, group: Any, *, shared: bool) -> list[EngineSpec]:
             args.data.max_len,
             group if shared else None,
             args.vllm.gpu_memory_utilization,
-            args.vllm.enable_sleep,
+            False,
             "processed_logprobs",
         )
     finally:

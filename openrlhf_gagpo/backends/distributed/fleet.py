@@ -11,11 +11,11 @@ from dataclasses import replace
 from typing import Any
 
 import ray
-from openrlhf.trainer.ray.vllm_engine import batch_vllm_engine_call
 
 from openrlhf_gagpo.backends.distributed.dispatch import Assignment, GroupQueue
 from openrlhf_gagpo.backends.distributed.engine import EngineSpec
 from openrlhf_gagpo.backends.distributed.stacks import Place
+from openrlhf_gagpo.backends.distributed.workers import answers
 from openrlhf_gagpo.errors import RunError
 from openrlhf_gagpo.rollout.player import RolloutSettings
 from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, SamplingParams
@@ -43,10 +43,18 @@ class EngineFleet:
             some.
         model: folder or name whose tokenizer the engines load.
         stall_s: seconds without a finished group after which an engine counts as hung; 0 for never.
+        limit_s: seconds that engines may take to start, and for other calls than rollouts.
     """
 
     def __init__(
-        self, specs: Sequence[EngineSpec], settings: RolloutSettings, model: str, fast_tokenizer: bool, stall_s: float
+        self,
+        specs: Sequence[EngineSpec],
+        settings: RolloutSettings,
+        model: str,
+        *,
+        fast_tokenizer: bool,
+        stall_s: float,
+        limit_s: float,
     ) -> None:
         self.handles = [spec.handle for spec in specs]
         """In a list that stays the same; those of engines that are started again are replaced in it."""
@@ -55,6 +63,7 @@ class EngineFleet:
         self._rollout = [replace(settings, concurrency=self._room)] * len(specs)
         self._tokenizer = (model, fast_tokenizer)
         self._stall_s = stall_s
+        self._limit_s = limit_s
         self.places: list[Place] = []
         """Where they are, once they are prepared."""
         self._lost_stats: dict[str, float] = {}
@@ -68,7 +77,8 @@ class EngineFleet:
 
         These are on the engine's own node, or for all engines on the same other nodes.
         """
-        self.places = ray.get([handle.listen.remote() for handle in self.handles])
+        what = "the start of the rollout engines"
+        self.places = answers([handle.listen.remote() for handle in self.handles], what, self._limit_s)
         here = Counter(place.node for place in self.places)
         sharing = [
             len(self.handles) if settings.placement == "ray" else here[place.node]
@@ -78,7 +88,7 @@ class EngineFleet:
             replace(settings, workers=-(-settings.workers // engines))
             for settings, engines in zip(self._rollout, sharing, strict=True)
         ]
-        ray.get([self._prepared(number) for number in range(len(self.handles))])
+        answers([self._prepared(number) for number in range(len(self.handles))], what, self._limit_s)
 
     def _prepared(self, engine: int) -> Any:
         return self.handles[engine].prepare.remote(self._rollout[engine], *self._tokenizer)
@@ -113,7 +123,7 @@ class EngineFleet:
             for ref in done:
                 assignment = pending.pop(ref)
                 try:
-                    episodes = ray.get(ref)
+                    episodes = ray.get(ref, timeout=_ANSWER_S)
                 except ray.exceptions.RayActorError as error:
                     queue.lost(assignment)
                     dead[assignment.engine] = _cause(error)
@@ -140,16 +150,20 @@ class EngineFleet:
         dead = {asked[ref]: f"it did not answer within {_ANSWER_S:g} s" for ref in silent}
         for ref in answered:
             try:
-                ray.get(ref)
+                ray.get(ref, timeout=_ANSWER_S)
             except ray.exceptions.RayActorError as error:
                 dead[asked[ref]] = _cause(error)
         for engine, cause in dead.items():
             self._restart(engine, cause)
         return bool(dead)
 
-    def call(self, method: str) -> None:
-        """Call a method of every engine, such as ``sleep``."""
-        batch_vllm_engine_call(self.handles, method)
+    def begin(self, method: str, **named: Any) -> list[Any]:
+        """Call a method of every engine and return the references to the answers."""
+        return [getattr(handle, method).remote(**named) for handle in self.handles]
+
+    def call(self, method: str, **named: Any) -> None:
+        """Call a method of every engine, such as ``sleep``, and wait for the answers."""
+        answers(self.begin(method, **named), f"the {method} of the rollout engines", self._limit_s)
 
     def stats(self) -> dict[str, float]:
         """Return the counters of all environment workers, and of the engines that were started again."""

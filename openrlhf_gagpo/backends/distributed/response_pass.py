@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from openrlhf.models import Actor
 from torch import Tensor
 
@@ -30,11 +31,14 @@ def response_pass(
     """Return log-probabilities and entropies, each (S, T-1), where ``action_mask`` is 1, and zero elsewhere.
 
     Args:
-        sequences, attention_mask: (S, T) int64.
+        sequences, attention_mask: (S, T) int64, in the machine's memory, where positions are counted without waiting
+            for the GPU.
         action_mask: (S, T-1) int64, 1 where token t + 1 is in a response.
         entropy: whether it is wanted; otherwise it is None.
     """
+    device = torch.device(torch.cuda.current_device())
     if strategy.ring_attn_group is not None:
+        sequences, attention_mask, action_mask = (part.to(device) for part in (sequences, attention_mask, action_mask))
         return _over_ring(actor, sequences, attention_mask, action_mask, strategy.ring_attn_group, entropy)
     chosen = action_mask.bool()
     row, column = chosen.nonzero(as_tuple=True)
@@ -44,13 +48,14 @@ def response_pass(
         positions = (attention_mask.flatten().cumsum(0) - 1)[positions]
     chunk = strategy.args.train.logit_chunk
     scores = score_positions(
-        lambda: actor(sequences, attention_mask=attention_mask, return_output=True),
+        lambda: actor(sequences.to(device), attention_mask=attention_mask.to(device), return_output=True),
         actor.model.get_output_embeddings(),
-        positions,
-        sequences[:, 1:][chosen],
+        positions.to(device),
+        sequences[:, 1:][chosen].to(device),
         Reading(actor.temperature, entropy, chunk),
         divided_by=actor.temperature,
     )
+    chosen = chosen.to(device)
     return fill(scores.log_probs, chosen), None if scores.entropy is None else fill(scores.entropy, chosen)
 
 

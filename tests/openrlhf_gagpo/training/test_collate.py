@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -66,3 +68,18 @@ def test_segments_are_read_where_they_are() -> None:
     read = batch.responses.read(batch.sequences[:, 1:])
     assert [ids.tolist() for ids in per_row(read, batch.responses.mask)] == [[6], [8, 8, 8], [3, 4], []]
     assert (batch.responses.cover((3, 5)) == batch.action_mask).all()
+
+
+def test_equal_rows_share_a_sequence() -> None:
+    """As the plan says, also beside segments of the same sequence."""
+    first, second = TokenRow([1, 2], [3], []), TokenRow([1, 2, 3, 4], [5, 6], [], sequence=0)
+    rows = [replace(first, sequence=0), second, second, TokenRow([9], [8], [])]
+    batch = collate(rows, pad_id=0, sequence_of=(0, 0, 0, 1))
+    assert batch.sequences.tolist() == [[1, 2, 3, 4, 5, 6], [9, 8, 0, 0, 0, 0]]
+    assert batch.action_mask.tolist() == [[0, 1, 0, 1, 1], [1, 0, 0, 0, 0]]
+    read = batch.responses.read(batch.sequences[:, 1:])
+    assert [ids.tolist() for ids in per_row(read, batch.responses.mask)] == [[3], [5, 6], [5, 6], [8]]
+    values = batch.action_mask.double().requires_grad_()
+    batch.responses.read(values)[batch.responses.mask.bool()].sum().backward()
+    assert values.grad is not None
+    assert values.grad.tolist() == [[0, 1, 0, 2, 2], [1, 0, 0, 0, 0]]

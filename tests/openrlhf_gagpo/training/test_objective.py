@@ -16,9 +16,11 @@ from openrlhf_gagpo.losses.surrogate import ClipOptions, clipped_surrogate
 from openrlhf_gagpo.training.objective import (
     LossScale,
     Objective,
+    add_sums,
     finish_metrics,
     kl_estimate,
     merge_sums,
+    read_sums,
     step_loss,
 )
 from support.objectives import actions, objective
@@ -203,11 +205,13 @@ def test_micro_batches_add_up_to_the_mini_batch(chosen, rows, seed, cuts) -> Non
     (gradient,) = torch.autograd.grad(whole, batch["log_probs"])
 
     edges = [0, *sorted(cut for cut in cuts if cut < rows), rows]
-    losses, merged = [], {}
+    losses, merged, on_device = [], {}, {}
     for first, last in pairwise(edges):
         loss, part = _loss({name: column[first:last] for name, column in batch.items()}, scale, chosen)
         losses.append(loss)
         merge_sums(merged, part)
+        add_sums(on_device, part)
+    assert read_sums(on_device) == merged
     total = torch.stack(losses).sum()
     torch.testing.assert_close(total, whole, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(torch.autograd.grad(total, batch["log_probs"])[0], gradient, atol=1e-7, rtol=1e-5)

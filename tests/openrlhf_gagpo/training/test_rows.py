@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openrlhf_gagpo.training.rows import TokenRow, plan_by_prompt, plan_updates
+from openrlhf_gagpo.training.settings import BatchSettings
 
 
 @settings(max_examples=80, deadline=None)
@@ -128,6 +130,57 @@ def test_sequences_are_never_divided_and_steps_hold_about_as_many_rows(
     if len(plan) == math.ceil(len(numbers) / mini) and mini >= 2 * max(sizes):
         assert all(len(step.rows) < mini + max(sizes) for step in plan)
     assert sum(len(step.rows) for step in plan) == pytest.approx(sum(step.row_normalizer for step in plan))
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    equal=st.lists(st.integers(0, 9), min_size=1, max_size=60),
+    mini=st.integers(1, 40),
+    micro=st.integers(1, 5),
+    ranks=st.integers(1, 3),
+    max_tokens=st.none() | st.integers(5, 90),
+    seed=st.integers(0, 5),
+)
+def test_equal_rows_of_a_step_are_read_once_and_count_once(
+    equal: list[int], mini: int, micro: int, ranks: int, max_tokens: int | None, seed: int
+) -> None:
+    sizes = np.random.default_rng(seed).integers(3, 40, 10).tolist()
+    lengths = [sizes[number] for number in equal]
+    arguments = {"mini_batch": mini, "micro_batch": micro, "ranks": ranks, "max_tokens": max_tokens, "seed": seed}
+    plan = plan_updates(lengths, [2] * len(equal), **arguments, equal=equal)
+    plain = plan_updates(lengths, [2] * len(equal), **arguments)
+    for step, other in zip(plan, plain, strict=True):
+        # The same rows, and the same divisors.
+        assert sorted(step.rows) == sorted(other.rows)
+        assert (step.row_normalizer, step.token_normalizer) == (other.row_normalizer, other.token_normalizer)
+        read_by: list[list[int]] = []
+        for shard in step.shards:
+            read_by.append([])
+            for batch in shard:
+                numbers = [equal[row] for row in batch.rows]
+                distinct = list(dict.fromkeys(numbers))
+                assert batch.sequence_of == tuple(distinct.index(number) for number in numbers)
+                assert len(distinct) <= micro
+                assert max_tokens is None or len(distinct) <= 1 or sizes[distinct[0]] * len(distinct) <= max_tokens
+                read_by[-1] += distinct
+        read = [number for shard in read_by for number in shard]
+        assert sorted(read) == sorted({equal[row] for row in step.rows})
+        # Ranks share what is read, however often its rows repeat.
+        tokens = [sum(sizes[number] for number in shard) for shard in read_by]
+        assert max(tokens) - min(tokens) <= max(sizes[number] for number in read)
+
+
+def test_passes_read_equal_rows_once() -> None:
+    """Equal in prompt and response: the same answer to another prompt, or another answer, is another sequence."""
+    rows = [TokenRow(prompt, answer, []) for prompt, answer in (([1], [5]), ([2], [5]), ([1], [6]), ([1], [5]))]
+    batches = BatchSettings(10, 10, None, 10, None)
+    for plan in (batches.plan_training(rows, 1, seed=0), batches.plan_forward(rows)):
+        (batch,) = plan[0].shards[0]
+        read = dict(zip(batch.rows, batch.sequence_of, strict=True))
+        assert read[0] == read[3]
+        assert len({read[0], read[1], read[2]}) == 3
+    (batch,) = replace(batches, equal_rows_once=False).plan_training(rows, 1, seed=0)[0].shards[0]
+    assert batch.sequence_of == (0, 1, 2, 3)
 
 
 def test_rows_of_their_own_are_planned_as_without_sequences() -> None:
