@@ -192,6 +192,29 @@ def test_vllm_is_imported_when_something_of_it_is_used(monkeypatch: pytest.Monke
     assert later.__reduce__() == (load, ("vllm",))
 
 
+@pytest.mark.parametrize(
+    ("stage", "order"),
+    [("2", ["read", ["asleep"], "moved"]), ("3", [["asleep"], "read", [], "moved"])],
+    ids=["read before", "made on the GPU"],
+)
+def test_a_model_takes_gpu_memory_when_the_engines_sleep(
+    make: Make, monkeypatch: pytest.MonkeyPatch, stage: str, order: list[Any]
+) -> None:
+    from openrlhf_gagpo.backends.distributed import actors
+
+    done: list[Any] = []
+    monkeypatch.setattr(actors, "answers", lambda refs, *_: done.append(refs))
+    monkeypatch.setattr(actors.DeepspeedStrategy, "prepare", lambda *_: done.append("moved"))
+
+    class Model(actors.ModelRank):
+        def init_model_from_pretrained(self, strategy: Any, *args: Any) -> None:
+            done.append("read")
+            strategy.prepare(*args)
+
+    Model().load(make("--ds.zero_stage", stage).args, ["asleep"], "model")
+    assert done == order
+
+
 class Echo:
     """Stands for one of OpenRLHF's model actors."""
 
