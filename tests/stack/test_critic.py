@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import torch
 
 from openrlhf_gagpo.backends.local import LocalBackend
 from openrlhf_gagpo.config.resolve import resolve
 from openrlhf_gagpo.config.settings import backend_settings
-from openrlhf_gagpo.errors import RunError
 from openrlhf_gagpo.training.rows import TrainingRow
 from support.models import make_critic, make_model
 
@@ -147,14 +145,6 @@ def check_checkpoints(backend: Any, given: list[TrainingRow]) -> None:
     again = backend.update(given, 4)
     assert untimed(again) == untimed(metrics)
     assert_same(reached, [parameters(group) for group in groups])
-
-    # A rank that cannot write, as if its disk were full; the other one waits for it.
-    place = groups[1].places()[1]
-    psutil.Process(place.pid).rlimit(psutil.RLIMIT_FSIZE, (4096, 4096))
-    with pytest.raises(RunError, match=r"global_step6 cannot be written: .*; earlier ones are intact") as stop:
-        backend.save_checkpoint("global_step6", {"iteration": 6})
-    assert "\n" not in str(stop.value)
-    assert {path.name for path in root.iterdir()} >= {"global_step4", "global_step5", "latest"}
 
 
 def assert_same(one: list[list[dict[str, torch.Tensor]]], other: list[list[dict[str, torch.Tensor]]]) -> None:

@@ -32,6 +32,9 @@ def answers(refs: Sequence[Any], what: str, limit_s: float) -> list[Any]:
         RunError: they take longer.
         ray.exceptions.RayError: one has failed or died.
     """
+    if not refs:
+        # Ray would start for this, if it has not.
+        return []
     try:
         results: list[Any] = ray.get(list(refs), timeout=limit_s)
     except ray.exceptions.GetTimeoutError as error:
