@@ -1,6 +1,6 @@
 """The main figure of a comparison: success in training, and at the end of every algorithm, sampled and greedy.
 
-    python benchmarks/study_figure.py results/study/a_slack.jsonl.gz --curves gagpo gigpo grpo --out a_slack.png
+    python benchmarks/study_figure.py results/study/a_slack/runs.jsonl.gz --curves gagpo gigpo grpo --out a_slack.png
 
 Means over seeds with 95 % t intervals. Of several settings in the archive, ``--setting`` names one.
 """

@@ -13,9 +13,10 @@ from openrlhf.trainer.ray import ppo_critic
 from torch import Tensor
 
 from openrlhf_gagpo.backends.distributed import compat
-from openrlhf_gagpo.backends.distributed.actors import StepStrategy, TrainedRank, states_at_hand, step_log
+from openrlhf_gagpo.backends.distributed.actors import TrainedRank, step_log
 from openrlhf_gagpo.backends.distributed.batches import CriticStep
 from openrlhf_gagpo.backends.distributed.checkpoints import CRITIC
+from openrlhf_gagpo.backends.distributed.strategy import StepStrategy
 from openrlhf_gagpo.training.collate import TokenBatch
 from openrlhf_gagpo.training.objective import LossScale, add_sums, read_sums
 from openrlhf_gagpo.training.schedule import offset_warmup
@@ -101,7 +102,7 @@ class CriticActorBase(TrainedRank, _OpenrlhfCritic):
 
     def read_checkpoint(self, folder: str) -> None:
         """Restore this rank's part of the critic."""
-        with states_at_hand(self):
+        with self.states_at_hand():
             self.strategy.read_state(self.critic, folder, CRITIC)
 
     def parameters(self) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from openrlhf_gagpo.training.token_scores import Reading, fill, score_positions
 
 if TYPE_CHECKING:
-    from openrlhf_gagpo.backends.distributed.actors import StepStrategy
+    from openrlhf_gagpo.backends.distributed.strategy import StepStrategy
 
 __all__ = ["response_pass"]
 

@@ -27,3 +27,10 @@ def test_with_dropout_equal_rows_are_not_read_once(tmp_path: Path, content: dict
         (tmp_path / "config.json").write_text(json.dumps(content), encoding="utf-8")
     config: Any = resolve(["--env.name", "vault", "--actor.model_name_or_path", str(tmp_path)])
     assert backend_settings(config).batches.equal_rows_once is once
+
+
+def test_nor_with_adapters_that_have_dropout(tmp_path: Path) -> None:
+    flags = ["--env.name", "vault", "--actor.model_name_or_path", str(tmp_path), "--ds.lora.rank", "4"]
+    for dropout, once in (("0", True), ("0.05", False)):
+        config: Any = resolve([*flags, "--ds.lora.dropout", dropout])
+        assert backend_settings(config).batches.equal_rows_once is once
