@@ -200,11 +200,11 @@ def test_vllm_is_imported_when_something_of_it_is_used(monkeypatch: pytest.Monke
 def test_a_model_takes_gpu_memory_when_the_engines_sleep(
     make: Make, monkeypatch: pytest.MonkeyPatch, stage: str, order: list[Any]
 ) -> None:
-    from openrlhf_gagpo.backends.distributed import actors
+    from openrlhf_gagpo.backends.distributed import actors, strategy
 
     done: list[Any] = []
-    monkeypatch.setattr(actors, "answers", lambda refs, *_: done.append(refs))
-    monkeypatch.setattr(actors.DeepspeedStrategy, "prepare", lambda *_: done.append("moved"))
+    monkeypatch.setattr(strategy, "answers", lambda refs, *_: done.append(refs))
+    monkeypatch.setattr(strategy.DeepspeedStrategy, "prepare", lambda *_: done.append("moved"))
 
     class Model(actors.ModelRank):
         def init_model_from_pretrained(self, strategy: Any, *args: Any) -> None:
