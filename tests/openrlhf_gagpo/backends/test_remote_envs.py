@@ -17,6 +17,7 @@ from openrlhf_gagpo.backends.remote_envs.host import EnvHost
 from openrlhf_gagpo.backends.remote_envs.pool import Node, RemotePool
 from openrlhf_gagpo.rollout.player import EpisodePlayer, RolloutSettings
 from openrlhf_gagpo.rollout.types import Completion, EpisodeRequest, Prompt, SamplingParams
+from support.characters import Characters
 from support.pool_contract import CONTRACT, PROBE, answer
 
 NODES = [Node("1", "blue"), Node("2", "green")]
@@ -94,18 +95,6 @@ def little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_contract_of_pools(name: str) -> None:
     check = CONTRACT[name]
     with_cluster(lambda cluster: check.body(cluster.pool), NODES[0], **check.limits)
-
-
-class Characters:
-    """A tokenizer with one id per character."""
-
-    chat_template = None
-
-    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        return [ord(character) for character in text]
-
-    def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
-        return "".join(map(chr, ids))
 
 
 class Wanderer:

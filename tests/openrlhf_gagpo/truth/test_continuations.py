@@ -19,21 +19,10 @@ from openrlhf_gagpo.rollout.player import EpisodePlayer, RolloutSettings
 from openrlhf_gagpo.rollout.types import Completion, Episode, EpisodeRequest, Prompt, SamplingParams
 from openrlhf_gagpo.truth.continuations import Budget, Outcome, draw, play_on
 from openrlhf_gagpo.truth.played import Played
+from support.characters import Characters
 
 _CHANCE, _LIMIT, _GAMMA = 0.2, 12, 0.9
 _SAMPLING = SamplingParams(max_new_tokens=8)
-
-
-class Characters:
-    """A tokenizer with one id per character."""
-
-    chat_template = None
-
-    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        return [ord(character) for character in text]
-
-    def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
-        return "".join(map(chr, ids))
 
 
 class Answers:
