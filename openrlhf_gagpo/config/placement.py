@@ -90,15 +90,16 @@ def _groups(config: Config) -> tuple[Bundles, ...]:
     models_shared = all_shared or config.train.colocate_actor_ref
     share = SHARE if models_shared else 1
     critics = config.critic.num_nodes * config.critic.num_gpus_per_node if uses_critic(config) else 0
-    policy = Process("policy worker", workers, share)
-    reference = Process("reference worker", references, share)
+    # Where both models share GPUs they share processes.
+    policy = Process("policy and reference worker" if models_shared and references else "policy worker", workers, share)
+    reference = Process("reference worker", references, 1)
     critic = Process("critic worker", critics, SHARE if all_shared else 1)
     engine = Process("vLLM engine", engines, per_engine * (SHARE if all_shared else 1))
     if all_shared:
-        groups = [Bundles(workers, (policy, reference, critic, engine))]
+        groups = [Bundles(workers, (policy, critic, engine))]
     elif models_shared:
         groups = [
-            Bundles(workers, (policy, reference)),
+            Bundles(workers, (policy,)),
             Bundles(critics, (critic,)),
             Bundles(engines * per_engine, (engine,)),
         ]

@@ -220,6 +220,13 @@ class Echo:
 
     def __init__(self, world_size: int, rank: int, address: None, port: None) -> None:
         self.place = (rank, world_size)
+        self.title = "new"
+
+    def name(self, title: str) -> None:
+        self.title = title
+
+    def named(self) -> str:
+        return self.title
 
     def get_master_addr_port(self) -> tuple[str, int]:
         return f"host-of-{self.place[0]}", 5000
@@ -264,13 +271,17 @@ def test_groups_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.setenv(name, "")
 
-    def group(role: str, copies: int) -> Any:
-        target = f"{__name__}:Echo"
-        return workers.WorkerGroup(role, target, 2, None, share=0.2, copies=copies, limit_s=60)
+    def start(*roles: str) -> Any:
+        return workers.Workers(dict.fromkeys(roles, f"{__name__}:Echo"), 2, None, share=0.2, limit_s=60)
 
-    policy, critic = group("policy", 1), group("critic", 2)
-    assert (policy.ranks, critic.ranks) == (2, 1)
+    shared, own = start("policy", "reference"), start("critic")
+    policy, reference = (workers.WorkerGroup(role, shared) for role in ("policy", "reference"))
+    critic = workers.WorkerGroup("critic", own, copies=2)
+    assert (policy.ranks, reference.ranks, critic.ranks) == (2, 2, 1)
     assert policy.run("echo", "x", times=3) == ["0: xxx", "1: xxx"]
+    policy.run("name", "trained")
+    assert (policy.run("named"), reference.run("named")) == (["trained"] * 2, ["new"] * 2)
+    assert policy.handles is reference.handles
     sent = [(policy, policy.scatter("echo", ["a", "b"], times=2)), (critic, critic.scatter("echo", ["c"], times=1))]
     # Both copies of the critic's rank have its part; one of them answers.
     assert [ref() for ref in sent[1][1]] == ["0: c", "1: c"]
@@ -278,5 +289,5 @@ def test_groups_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RunError, match=r"^the hang of the policy workers did not end within 60 s; raise --train\.w"):
         policy.run("hang")
     # All ranks meet at the address of the first.
-    assert [handle.join.remote(("host-of-0", 5000))() for handle in policy.handles] == ["policy"] * 2
+    assert [handle.join.remote(("host-of-0", 5000))() for handle in policy.handles] == ["policy and reference"] * 2
     assert policy.run("facts") == [(rank, 2, "host-of-0", "5000") for rank in range(2)]

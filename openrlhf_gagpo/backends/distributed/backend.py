@@ -22,7 +22,7 @@ from openrlhf_gagpo.backends.distributed.controller import StepTrainer
 from openrlhf_gagpo.backends.distributed.engine import create_engines
 from openrlhf_gagpo.backends.distributed.fleet import EngineFleet
 from openrlhf_gagpo.backends.distributed.stacks import Place, stacks_of
-from openrlhf_gagpo.backends.distributed.workers import WorkerGroup, wait_all
+from openrlhf_gagpo.backends.distributed.workers import WorkerGroup, Workers, wait_all
 from openrlhf_gagpo.backends.trackers import Trackers
 from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, SamplingParams
 from openrlhf_gagpo.training.backend import OnStage, Restored, unnoticed
@@ -57,8 +57,10 @@ class DistributedBackend:
         self._trackers = Trackers(TrackerSettings())
         self._fleet: EngineFleet | None = None
         self._trainer: StepTrainer | None = None
+        self._workers: list[Workers] = []
+        """Processes of models that are trained or read."""
         self._places: list[Place] = []
-        """Of the workers that are not engines."""
+        """Where they are."""
         self._cluster = Cluster(arguments, settings.gpus)
 
     @property
@@ -98,9 +100,7 @@ class DistributedBackend:
             limit_s=self.settings.worker_timeout,
         )
         asleep = fleet.begin("sleep") if args.vllm.enable_sleep else []
-        policy = self._workers("policy", args.actor, _POLICY, shared)
-        reference = self._workers("reference", args.ref, _REFERENCE, shared) if args.algo.kl.init_coef > 0 else None
-        critic = self._workers("critic", args.critic, _CRITIC, together) if self.settings.critic else None
+        policy, reference, critic = self._make_groups(shared, together)
         loads = [(policy, policy.async_run_method("load", args, asleep, model, iterations, fleet.handles))]
         if reference is not None:
             loads.append((reference, reference.async_run_method("load", args, asleep, model)))
@@ -113,7 +113,7 @@ class DistributedBackend:
             # Elsewhere the policy's NCCL group holds the engines that it was made with.
             fleet.on_restart = self._send_weights
         wait_all(loads, "the start")
-        self._places = [place for group in self._trainer.groups for place in group.places()]
+        self._places = [place for workers in self._workers for place in workers.places()]
         models = time.perf_counter()
         on_stage("models loaded", models - connected)
         fleet.prepare()
@@ -129,16 +129,38 @@ class DistributedBackend:
             "start_engines_s": f"{ready - connected:.1f}",
         }
 
-    def _workers(self, name: str, counts: Any, target: str, shared: bool) -> WorkerGroup:
-        return WorkerGroup(
-            name,
-            target,
-            counts.num_nodes * counts.num_gpus_per_node,
-            self._cluster.group(name),
-            share=SHARE if shared else 1,
-            copies=self.args.ds.ring_attn_size * self.args.ds.tensor_parallel_size,
-            limit_s=self.settings.worker_timeout,
-        )
+    def _make_groups(self, shared: bool, together: bool) -> tuple[WorkerGroup, WorkerGroup | None, WorkerGroup | None]:
+        """Start the workers of the policy, and of the reference and the critic of a run that has them.
+
+        Args:
+            shared: whether the reference is on the policy's GPUs, where it is in the policy's processes too. A critic
+                has its own, to be trained at the same time.
+            together: whether the critic is on these GPUs.
+        """
+        args = self.args
+        copies = args.ds.ring_attn_size * args.ds.tensor_parallel_size
+        self._workers = []
+
+        def start(name: str, counts: Any, targets: dict[str, str], shares: bool) -> Workers:
+            size = counts.num_nodes * counts.num_gpus_per_node
+            share = SHARE if shares else 1
+            placement = self._cluster.group(name)
+            workers = Workers(targets, size, placement, share=share, limit_s=self.settings.worker_timeout)
+            self._workers.append(workers)
+            return workers
+
+        has_reference = args.algo.kl.init_coef > 0
+        beside = {"reference": _REFERENCE} if has_reference and shared else {}
+        of_policy = start("policy", args.actor, {"policy": _POLICY} | beside, shared)
+        policy = WorkerGroup("policy", of_policy, copies=copies)
+        reference = critic = None
+        if has_reference:
+            of_reference = of_policy if shared else start("reference", args.ref, {"reference": _REFERENCE}, False)
+            reference = WorkerGroup("reference", of_reference, copies=copies)
+        if self.settings.critic is not None:
+            of_critic = start("critic", args.critic, {"critic": _CRITIC}, together)
+            critic = WorkerGroup("critic", of_critic, copies=copies)
+        return policy, reference, critic
 
     @explained
     def rollout(

@@ -24,8 +24,10 @@ from openrlhf_gagpo.machine import cores
 __all__ = ["Cluster", "explained"]
 
 _PLACEMENT_TIMEOUT_S = 300
-_END_S = 2.0
-"""Time that the processes of a cluster get to end by themselves."""
+_END_S = 0.5
+"""Time that the processes of a cluster get to end by themselves: those that hold nothing of a run may take a minute."""
+_GONE_S = 5.0
+"""Time in which a killed process is gone."""
 # Library settings that the workers share with the driver.
 _FORWARDED = ("VLLM_", "HF_", "TRANSFORMERS_", "TOKENIZERS_", "OMP_", "NCCL_", "RAY_ENABLE", "DO_NOT_TRACK")
 
@@ -184,12 +186,12 @@ def _descendants(process: psutil.Process) -> set[psutil.Process]:
 
 
 def _end(processes: Iterable[psutil.Process]) -> None:
-    """Wait until the processes have ended, and kill those that take too long: a node's agents may take a minute."""
+    """Wait until the processes have ended, and kill those that take too long."""
     _, alive = psutil.wait_procs(processes, timeout=_END_S)
     for process in alive:
         with suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(alive, timeout=_END_S)
+    psutil.wait_procs(alive, timeout=_GONE_S)
 
 
 def _worker_variables() -> dict[str, str]:

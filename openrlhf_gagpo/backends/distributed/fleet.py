@@ -28,7 +28,7 @@ _ANSWER_S = 60.0
 """Time in which an engine that is not busy starting up answers a call that does nothing."""
 _START_S = 900.0
 """Time that an engine gets to start again."""
-_STOP_S = 4.0
+_STOP_S = 3.0
 """Time that engines get to close environments. One that is still starting up does not answer at all, and is killed."""
 _DEATHS = 5
 """Engines that may die in one rollout; more have a cause that stays."""

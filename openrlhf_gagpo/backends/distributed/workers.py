@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -18,7 +18,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from openrlhf_gagpo.backends.distributed.stacks import Place, listen
 from openrlhf_gagpo.errors import RunError
 
-__all__ = ["WorkerGroup", "answers", "wait_all"]
+__all__ = ["WorkerGroup", "Workers", "answers", "wait_all"]
 
 
 def answers(refs: Sequence[Any], what: str, limit_s: float) -> list[Any]:
@@ -46,88 +46,102 @@ def answers(refs: Sequence[Any], what: str, limit_s: float) -> list[Any]:
 
 
 class WorkerBase:
-    """One rank: a process with an instance of a class that only this process imports.
+    """One rank: a process with models of classes that only this process imports.
 
     Args:
-        role: name of the group, for readers.
-        target: ``module:Class`` of one of OpenRLHF's model actors.
+        targets: by role, such as "policy": ``module:Class`` of one of OpenRLHF's model actors.
     """
 
-    def __init__(self, role: str, target: str, world_size: int, rank: int) -> None:
-        self._role = role
-        module, _, name = target.partition(":")
-        self._model = getattr(importlib.import_module(module), name)(world_size, rank, None, None)
+    def __init__(self, targets: Mapping[str, str], world_size: int, rank: int) -> None:
+        self._roles = " and ".join(targets)
+        self._models: dict[str, Any] = {}
+        for role, target in targets.items():
+            module, _, name = target.partition(":")
+            self._models[role] = getattr(importlib.import_module(module), name)(world_size, rank, None, None)
 
     def __repr__(self) -> str:
-        return self._role
+        return self._roles
 
     def address(self) -> tuple[str, int]:
-        """Return an address on this machine at which the ranks of the group can meet."""
-        address: tuple[str, int] = self._model.get_master_addr_port()
+        """Return an address on this machine at which the ranks can meet."""
+        address: tuple[str, int] = next(iter(self._models.values())).get_master_addr_port()
         return address
 
     def join(self, address: tuple[str, int]) -> Place:
         """Take the address of rank 0, prepare this process for ``stacks_of``, and return where it is."""
         os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = address[0], str(address[1])
-        return listen(self._role)
+        return listen(self._roles)
 
-    def call(self, method: str, *args: Any, **named: Any) -> Any:
-        """Call a method of the model."""
-        return getattr(self._model, method)(*args, **named)
+    def call(self, role: str, method: str, *args: Any, **named: Any) -> Any:
+        """Call a method of a model."""
+        return getattr(self._models[role], method)(*args, **named)
 
 
 _Worker = ray.remote(WorkerBase)
 
 
-class WorkerGroup:
-    """The ranks of one model; OpenRLHF's ``RayActorGroup`` without its waits, and with ranks that start together.
+class Workers:
+    """Processes of models, one for each rank, which start together; a model is reached through its ``WorkerGroup``.
+
+    Models that share GPUs can share these processes, which saves each of them its imports and a CUDA context.
 
     Args:
-        role: what the model is, such as "policy".
-        target: ``module:Class`` that each rank makes.
+        targets: by role, such as "policy": ``module:Class`` that each rank makes.
         size: number of ranks.
         placement: placement group with a bundle for each rank.
         share: part of a GPU that a rank reserves.
-        copies: ranks that read the same rows, since they share a ring or a tensor-parallel model.
         limit_s: seconds that a call may take.
     """
 
-    def __init__(
-        self, role: str, target: str, size: int, placement: Any, *, share: float, copies: int, limit_s: float
-    ) -> None:
-        self.role = role
-        self.copies = copies
+    def __init__(self, targets: Mapping[str, str], size: int, placement: Any, *, share: float, limit_s: float) -> None:
         self.limit_s = limit_s
         self.handles = [
             _Worker.options(
                 num_cpus=share,
                 num_gpus=share,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(placement, placement_group_bundle_index=rank),
-            ).remote(role, target, size, rank)
+            ).remote(dict(targets), size, rank)
             for rank in range(size)
         ]
+        self._roles = " and ".join(targets)
         # Ray hands the address on, so nobody waits for it here.
         address = self.handles[0].address.remote()
         self._joined = [handle.join.remote(address) for handle in self.handles]
+
+    def places(self) -> list[Place]:
+        """Return where the ranks are, once they have started."""
+        return answers(self._joined, f"starting the {self._roles} workers", self.limit_s)
+
+
+class WorkerGroup:
+    """The ranks of one model; OpenRLHF's ``RayActorGroup`` without its waits.
+
+    Args:
+        role: what the model is, such as "policy".
+        workers: processes that have it.
+        copies: ranks that read the same rows, since they share a ring or a tensor-parallel model.
+    """
+
+    def __init__(self, role: str, workers: Workers, *, copies: int = 1) -> None:
+        self.role = role
+        self.copies = copies
+        self.limit_s = workers.limit_s
+        self.handles = workers.handles
 
     @property
     def ranks(self) -> int:
         """Data-parallel ranks, each of which reads rows of its own."""
         return len(self.handles) // self.copies
 
-    def places(self) -> list[Place]:
-        """Return where the ranks are, once they have started."""
-        return answers(self._joined, f"starting the {self.role} workers", self.limit_s)
-
     def async_run_method(self, method_name: str, *args: Any, **named: Any) -> list[Any]:
         """Call a method of every rank; the references are for ``wait``."""
-        return [handle.call.remote(method_name, *args, **named) for handle in self.handles]
+        return [handle.call.remote(self.role, method_name, *args, **named) for handle in self.handles]
 
     def scatter(self, method_name: str, shards: Sequence[Any], **named: Any) -> list[Any]:
         """Call a method of every rank with its data-parallel rank's part of ``shards``; see ``async_run_method``."""
         parts = [ray.put(shard) for shard in shards]
         return [
-            handle.call.remote(method_name, parts[rank // self.copies], **named)
+            handle.call.remote(self.role, method_name, parts[rank // self.copies], **named)
             for rank, handle in enumerate(self.handles)
         ]
 

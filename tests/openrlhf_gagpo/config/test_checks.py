@@ -377,16 +377,16 @@ def test_ring_attention_needs_its_package(base, monkeypatch):
 @pytest.mark.parametrize(
     ("line", "gpus", "shares"),
     [
-        ("--train.colocate_all --vllm.num_engines 2", 2, [[0.2, 0.2, 0.2]]),
-        ("--train.colocate_all --vllm.num_engines 1 --vllm.tensor_parallel_size 2", 2, [[0.2, 0.2, 0.4]]),
-        ("--train.colocate_actor_ref --vllm.num_engines 3", 5, [[0.2, 0.2], [1]]),
+        ("--train.colocate_all --vllm.num_engines 2", 2, [[0.2, 0.2]]),
+        ("--train.colocate_all --vllm.num_engines 1 --vllm.tensor_parallel_size 2", 2, [[0.2, 0.4]]),
+        ("--train.colocate_actor_ref --vllm.num_engines 3", 5, [[0.2], [1]]),
         ("--ref.num_gpus_per_node 1 --vllm.num_engines 1 --vllm.tensor_parallel_size 2", 5, [[1], [1], [2]]),
         ("--algo.kl.init_coef 0 --vllm.num_engines 1", 3, [[1], [1]]),
-        (f"{GAE} --train.colocate_all --vllm.num_engines 2", 2, [[0.2, 0.2, 0.2, 0.2]]),
+        (f"{GAE} --train.colocate_all --vllm.num_engines 2", 2, [[0.2, 0.2, 0.2]]),
         (
             f"{GAE} --train.colocate_actor_ref --critic.num_gpus_per_node 1 --vllm.num_engines 3",
             6,
-            [[0.2, 0.2], [1], [1]],
+            [[0.2], [1], [1]],
         ),
         (f"{GAE} --algo.kl.init_coef 0 --critic.num_gpus_per_node 2 --vllm.num_engines 1", 5, [[1], [1], [1]]),
     ],
