@@ -27,7 +27,7 @@ FLAGS = [
 ]  # fmt: skip
 PLACEMENT = [
     "--actor.num_gpus_per_node", "2", "--critic.num_gpus_per_node", "2", "--vllm.num_engines", "1",
-    "--vllm.enforce_eager", "--ds.zero_stage", "2",
+    "--vllm.enforce_eager", "--ds.zero_stage", "1", "--train.no_colocate_all",
 ]  # fmt: skip
 
 Start = Callable[..., Any]

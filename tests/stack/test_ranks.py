@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,9 @@ from safetensors.torch import load_file
 
 from openrlhf_gagpo.backends.local import LocalBackend
 from openrlhf_gagpo.config.settings import backend_settings
+from openrlhf_gagpo.credit.gains import GainOptions
+from openrlhf_gagpo.rollout.types import AnswerTokens, Episode
+from openrlhf_gagpo.training.information_gain import Probes
 from openrlhf_gagpo.training.table import LOG_PROB
 from support.models import make_model
 from support.real_stack import configuration, gap, play, policy_parameters, rows_of
@@ -28,8 +32,10 @@ PLANS = {
         "--actor.num_gpus_per_node 2 --ref.num_gpus_per_node 1 --vllm.num_engines 1 --ds.zero_stage 1 "
         "--train.no_colocate_all",
     ),
+    # Several micro-batches of the many tokens of a prompt with its history.
     "adapters": (
-        "--ds.lora.rank 4 --ds.lora.alpha 8 --algo.kl.init_coef 0",
+        "--ds.lora.rank 4 --ds.lora.alpha 8 --algo.kl.init_coef 0 --ds.packing_samples --train.dynamic_batch_enable "
+        "--train.max_tokens_per_gpu 2000 --rollout.max_tokens_per_gpu 2000",
         "--actor.num_gpus_per_node 2 --vllm.num_engines 1 --ds.zero_stage 2 --train.no_colocate_all",
     ),
 }
@@ -65,6 +71,7 @@ def test_updates_of_any_size_equal_those_of_one_process_and_reach_every_engine(p
     many, local = pair
     episodes = play(many, iteration=1, tasks=8)
     assert gap(many, episodes) <= 5e-6
+    compare_information_gain(many, local, episodes[:6])
     cases = [rows_of(episodes, count, seed=count) for count in (37, 12, 1)]
     cases.append(segments(len(local.tokenizer), (9, 4, 6, 1, 12, 3, 8)))
     cases.append([])
@@ -84,6 +91,21 @@ def test_updates_of_any_size_equal_those_of_one_process_and_reach_every_engine(p
     after = play(many, iteration=2, tasks=8)
     assert len(after) == 32
     assert gap(many, after) <= 5e-6
+
+
+def compare_information_gain(many: Any, local: LocalBackend, episodes: list[Episode]) -> None:
+    """Of made-up answers, one or two to a task, that are read after every prompt."""
+    asked = [
+        replace(episode, answers=[AnswerTokens([5, 6, 7, 4 + number], 1) for number in range(1 + index % 2)])
+        for index, episode in enumerate(episodes)
+    ]
+    probes = Probes.of(asked)
+    there, here = (
+        probes.gains(backend.compute(probes.rows, {LOG_PROB})[LOG_PROB], GainOptions()) for backend in (many, local)
+    )
+    assert np.isfinite(here).sum() > len(episodes)
+    assert np.abs(here[np.isfinite(here)]).max() > 1e-3
+    np.testing.assert_allclose(there, here, atol=1e-4)
 
 
 @pytest.mark.parametrize("pair", ["adapters"], indirect=True)
