@@ -204,7 +204,7 @@ class ModelRank:
         """Return the model's output for each batch, (S, T-1) where the batch's mask is 1.
 
         Args:
-            release: whether cached GPU memory is given back afterwards, to another model on the same GPU.
+            release: whether cached GPU memory is given back afterwards, to another process on the same GPU.
         """
         outputs = [self.forward(*batch) for batch in batches]
         if release:

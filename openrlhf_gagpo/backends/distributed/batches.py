@@ -74,7 +74,7 @@ class Passes:
         """Let a model group compute the log-probabilities of every row's response tokens.
 
         Args:
-            release: whether the group then gives back its cached memory, to another model on the same GPU.
+            release: whether the group then gives back its cached memory, to another process on the same GPU.
         """
         return self._start(group, release, lambda _, tokens: tokens.responses)
 
@@ -108,14 +108,11 @@ class Pending:
     """Of each pass, rank after rank."""
     rows: int
 
-    def finish(self) -> list[list[Tensor]]:
-        """Wait for the passes and return their outputs, by data-parallel rank."""
-        return self.group.wait(self.refs, "the passes") if self.refs else []
-
     def by_row(self) -> list[Tensor]:
         """Wait for the passes and return the numbers of every row, in row order."""
         results: list[Tensor] = [torch.empty(0)] * self.rows
-        outputs = chain.from_iterable(self.finish())
+        by_rank = self.group.wait(self.refs, "the passes") if self.refs else []
+        outputs = chain.from_iterable(by_rank)
         for (batch, where), output in zip(self.places, outputs, strict=True):
             # Padding rows come last and are left out.
             for row, value in zip(batch.rows, per_row(where.read(output), where.mask), strict=False):

@@ -41,9 +41,8 @@ class StepTrainer:
         self._batches = batches
         self._pad_id = pad_id
         self._one_at_a_time = args.ds.enable_sleep
-        together = args.train.colocate_all
-        self._critic_shares = together
-        self._reference_shares = together or args.train.colocate_actor_ref
+        # On the policy's GPUs a critic has processes of its own, which need the memory that the others have cached.
+        self._release = args.train.colocate_all and critic is not None
 
     @property
     def groups(self) -> list[WorkerGroup]:
@@ -60,12 +59,12 @@ class StepTrainer:
         critic = self.critic_model_group
         if critic is None:
             raise ValueError("this run has no critic")
-        return self._passes(rows, critic).values(critic, release=self._critic_shares).by_row()
+        return self._passes(rows, critic).values(critic, release=self._release).by_row()
 
     def log_probs(self, rows: Sequence[TokenRow]) -> list[Tensor]:
         """Compute the policy's log-probabilities of every row's response tokens, in row order."""
         actor = self.actor_model_group
-        return self._passes(rows, actor).log_probs(actor, release=self._reference_shares).by_row()
+        return self._passes(rows, actor).log_probs(actor, release=self._release).by_row()
 
     def _passes(self, rows: Sequence[TokenRow], group: WorkerGroup) -> Passes:
         return Passes(rows, self._batches.plan_forward(rows, group.ranks), self._pad_id)
@@ -105,14 +104,11 @@ class StepTrainer:
         def begin(group: WorkerGroup) -> Pending:
             if group.ranks not in passes:
                 passes[group.ranks] = self._passes(rows, group)
-            return passes[group.ranks].log_probs(group, release=self._reference_shares)
+            return passes[group.ranks].log_probs(group, release=self._release)
 
         # Those that were computed for credit are not computed again.
         known = [row.old_log_probs for row in rows if row.old_log_probs is not None]
         old = begin(self.actor_model_group) if len(known) < len(rows) else None
-        if old is not None and self._reference_shares:
-            # On the same GPUs, one model after the other.
-            old.finish()
         reference = None if self.reference_model_group is None else begin(self.reference_model_group)
         return known if old is None else old.by_row(), None if reference is None else reference.by_row()
 
