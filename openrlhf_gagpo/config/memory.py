@@ -35,9 +35,10 @@ BLOCK = 2**22
 
 @dataclass(frozen=True)
 class Phase:
-    """What one process has on its device in one phase."""
+    """What a process has on its device in one phase for one model."""
 
-    process: str
+    holder: str
+    """The model or the process."""
     name: str
     parts: Mapping[str, float]
     """Bytes by part; those that are absent are 0."""
@@ -283,16 +284,16 @@ def _local(config: Config, plan: Plan, policy: _Model, critic: _Model | None) ->
 def _distributed(config: Config, plan: Plan, policy: _Model, critic: _Model | None) -> Estimate:
     training, reading = _passes(config, local=False), _passes(config, local=False, forward=True)
     ds, vllm = config.ds, config.vllm
-    phases = _worker("policy worker", config.actor, config, policy, training, reading)
+    phases = _worker("policy", config.actor, config, policy, training, reading)
     if config.algo.kl.init_coef > 0:
         ranks = _ranks(config.ref, ds) if ds.zero_stage == 3 else 1
         split = {"weights": ds.tensor_parallel_size * ranks, "optimizer": 1.0}
         parts = _forward_parts(_Model(policy.shape), reading, split=split)
         kept = {} if config.ref.offload else {"weights": parts["weights"]}
         each = {"rollout": kept, "forward": parts, "update": kept}
-        phases += [Phase("reference worker", name, chosen) for name, chosen in each.items()]
+        phases += [Phase("reference", name, chosen) for name, chosen in each.items()]
     if critic is not None:
-        phases += _worker("critic worker", config.critic, config, critic, training, reading)
+        phases += _worker("critic", config.critic, config, critic, training, reading)
     engines = max(vllm.num_engines or 0, 1)
     episodes = -(-min(config.rollout.concurrency, plan.episodes) // engines)
     share = vllm.tensor_parallel_size
@@ -316,9 +317,7 @@ def _distributed(config: Config, plan: Plan, policy: _Model, critic: _Model | No
     return Estimate(tuple(phases), notes, shared)
 
 
-def _worker(
-    process: str, section: Any, config: Config, model: _Model, training: Passes, reading: Passes
-) -> list[Phase]:
+def _worker(name: str, section: Any, config: Config, model: _Model, training: Passes, reading: Passes) -> list[Phase]:
     """Return the phases of a model that DeepSpeed trains: ZeRO-1 divides optimizer states, 2 gradients, 3 weights."""
     ds = config.ds
     ranks, parallel = _ranks(section, ds), ds.tensor_parallel_size
@@ -332,8 +331,8 @@ def _worker(
     update = _update_parts(model, training, split=split, optimizer_bytes=state)
     forward = _forward_parts(model, reading, split=split, optimizer_bytes=state)
     resident = {} if ds.enable_sleep else {name: forward[name] for name in ("weights", "optimizer")}
-    return [Phase(process, name, parts) for name, parts in
-            (("rollout", resident), ("forward", forward), ("update", update))]  # fmt: skip
+    phases = {"rollout": resident, "forward": forward, "update": update}
+    return [Phase(name, phase, parts) for phase, parts in phases.items()]
 
 
 def _ranks(section: Any, ds: Any) -> int:

@@ -84,19 +84,19 @@ def _work(config: Config, plan: Plan) -> Table:
 
 
 def _memory(memory: Estimate | str) -> Iterator[RenderableType]:
-    """Yield the estimate by process and phase, or why there is none."""
+    """Yield the estimate by model or process, and phase, or why there is none."""
     if isinstance(memory, str):
         yield Text(f"\nno estimate of memory: {memory}")
         return
     table = Table(title="\nestimated memory of one device, in GiB", title_justify="left", box=None, pad_edge=False)
-    for heading in ("process", "phase"):
+    for heading in ("of", "phase"):
         table.add_column(heading)
     for heading in (*PARTS, "all"):
         table.add_column(heading, justify="right")
-    process = ""
+    holder = ""
     for phase in memory.phases:
-        shown = "" if phase.process == process else phase.process
-        process = phase.process
+        shown = "" if phase.holder == holder else phase.holder
+        holder = phase.holder
         parts = (phase.parts.get(part, 0.0) for part in PARTS)
         table.add_row(shown, phase.name, *(_gib(value) if value else "-" for value in parts), _gib(phase.total))
     for name, total in memory.shared.items():

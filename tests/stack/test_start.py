@@ -20,6 +20,7 @@ from openrlhf_gagpo.config.settings import backend_settings
 from openrlhf_gagpo.errors import DivergenceError, RunError
 from openrlhf_gagpo.training.backend import Backend
 from support.models import model_folder
+from support.transcripts import segments
 
 Make = Callable[..., Any]
 
@@ -291,3 +292,58 @@ def test_groups_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     # All ranks meet at the address of the first.
     assert [handle.join.remote(("host-of-0", 5000))() for handle in policy.handles] == ["policy and reference"] * 2
     assert policy.run("facts") == [(rank, 2, "host-of-0", "5000") for rank in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("flags", "released"),
+    [
+        ("--train.colocate_all", False),
+        ("--train.colocate_all --algo.advantage.estimator gae", True),
+        ("--algo.advantage.estimator gae --critic.num_gpus_per_node 1", False),
+    ],
+)
+def test_memory_is_given_back_where_a_critic_shares_the_gpus(make: Make, flags: str, released: bool) -> None:
+    """The reference's passes need none of it: there it is in the policy's process."""
+    import torch
+
+    from openrlhf_gagpo.backends.distributed.controller import StepTrainer
+
+    asked: list[tuple[str, bool]] = []
+
+    class Group:
+        def __init__(self, role: str) -> None:
+            self.role, self.ranks, self.limit_s = role, 1, 60.0
+
+        def scatter(self, method: str, shards: list[Any], *, release: bool) -> list[Any]:
+            assert method == "forward_passes"
+            asked.append((self.role, release))
+            return [[torch.zeros(mask.shape) for _, mask, _ in shard] for shard in shards]
+
+        def wait(self, refs: list[Any], what: str) -> list[Any]:
+            return refs
+
+    backend = make(*flags.split())
+    critic = Group("critic") if "gae" in flags else None
+    groups: Any = Group("policy"), critic, Group("reference")
+    trainer = StepTrainer(backend.args, *groups, backend.settings.batches, 0)
+    rows = segments(20, (3,))
+    trainer.log_probs(rows)
+    if critic is not None:
+        trainer.values(rows)
+    trainer._before(rows)
+    assert {role for role, _ in asked} == {"policy", "reference"} | ({"critic"} if critic else set())
+    assert {release for _, release in asked} == {released}
+
+
+def test_a_second_model_of_a_process_keeps_its_ring(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    from openrlhf_gagpo.backends.distributed import strategy
+
+    rings: list[str] = []
+    monkeypatch.setattr(strategy.DeepspeedStrategy, "setup_ring_attn", lambda *_: rings.append("made"))
+    monkeypatch.setattr(strategy.DeepspeedStrategy, "ring_attn_group", property(lambda _: rings[0] if rings else None))
+    monkeypatch.setattr(strategy.torch.distributed, "get_rank", lambda group: {"made": 1}[group])
+    first, second = (strategy.StepStrategy(make("--ds.ring_attn_size", "2").args, []) for _ in range(2))
+    first.setup_ring_attn(None)
+    second.setup_ring_attn(None)
+    assert rings == ["made"]
+    assert second.ring_attn_rank == 1

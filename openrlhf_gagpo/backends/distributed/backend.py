@@ -101,9 +101,11 @@ class DistributedBackend:
         )
         asleep = fleet.begin("sleep") if args.vllm.enable_sleep else []
         policy, reference, critic = self._make_groups(shared, together)
-        loads = [(policy, policy.async_run_method("load", args, asleep, model, iterations, fleet.handles))]
+        loads = []
         if reference is not None:
+            # First, since the policy may wait for the engines, and draws from the random state that its own load sets.
             loads.append((reference, reference.async_run_method("load", args, asleep, model)))
+        loads.append((policy, policy.async_run_method("load", args, asleep, model, iterations, fleet.handles)))
         if critic is not None:
             loads.append(
                 (critic, critic.async_run_method("load", args, asleep, args.critic.model_name_or_path, iterations))
@@ -139,7 +141,6 @@ class DistributedBackend:
         """
         args = self.args
         copies = args.ds.ring_attn_size * args.ds.tensor_parallel_size
-        self._workers = []
 
         def start(name: str, counts: Any, targets: dict[str, str], shares: bool) -> Workers:
             size = counts.num_nodes * counts.num_gpus_per_node

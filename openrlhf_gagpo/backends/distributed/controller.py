@@ -44,12 +44,6 @@ class StepTrainer:
         # On the policy's GPUs a critic has processes of its own, which need the memory that the others have cached.
         self._release = args.train.colocate_all and critic is not None
 
-    @property
-    def groups(self) -> list[WorkerGroup]:
-        """All model groups of the run."""
-        groups = self.actor_model_group, self.reference_model_group, self.critic_model_group
-        return [group for group in groups if group is not None]
-
     def values(self, rows: Sequence[TokenRow]) -> list[Tensor]:
         """Compute the critic's values at the positions of every row, in row order.
 

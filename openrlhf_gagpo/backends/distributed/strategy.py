@@ -50,6 +50,14 @@ class StepStrategy(DeepspeedStrategy):
         answers(self._engines_asleep, "the start of the rollout engines", self.args.train.worker_timeout)
         self._engines_asleep = []
 
+    def setup_ring_attn(self, ds_device_mesh: Any) -> None:
+        if self.ring_attn_size > 1 and self.ring_attn_group is not None:
+            # Another model of this process has put it in place, in a ring of the same ranks. The package that changes
+            # transformers for it would not find there what it knows a second time.
+            self.ring_attn_rank = torch.distributed.get_rank(self.ring_attn_group)
+            return
+        super().setup_ring_attn(ds_device_mesh)
+
     def prepare(self, *models: Any) -> Any:
         # Here a model moves from the machine's memory to the GPU's.
         self.wait_for_memory()

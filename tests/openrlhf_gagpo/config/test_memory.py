@@ -134,37 +134,37 @@ FLAGS = [
 def parts(*extra: str) -> dict[tuple[str, str], dict[str, float]]:
     config = resolve([*FLAGS, *extra])
     found = estimate(config, place(config), shape())
-    return {(phase.process, phase.name): dict(phase.parts) for phase in found.phases}
+    return {(phase.holder, phase.name): dict(phase.parts) for phase in found.phases}
 
 
 def test_deepspeed_divides_what_its_stage_says() -> None:
     count = shape().parameters
-    stages = {stage: parts("--ds.zero_stage", str(stage))["policy worker", "update"] for stage in (1, 2, 3)}
+    stages = {stage: parts("--ds.zero_stage", str(stage))["policy", "update"] for stage in (1, 2, 3)}
     assert [stage["optimizer"] for stage in stages.values()] == [count * 12 / 4] * 3
     largest = 2 * shape().largest
     assert [stage["gradients"] - largest for stage in stages.values()] == [count * 2, count * 2 / 4, count * 2 / 4]
     assert [stage["weights"] for stage in stages.values()] == [count * 2, count * 2, count * 2 / 4]
-    assert parts("--ds.adam_offload")["policy worker", "update"]["optimizer"] == 0
+    assert parts("--ds.adam_offload")["policy", "update"]["optimizer"] == 0
 
 
 def test_adapters_alone_have_gradients_and_states() -> None:
     base = shape().parameters
     count = 4 * 3 * (2 * (64 + 64) + 2 * (64 + 32) + 3 * (64 + 128))
     found = parts("--ds.lora.rank", "4")
-    update = found["policy worker", "update"]
+    update = found["policy", "update"]
     assert update["weights"] == (base + count) * 2
     assert update["gradients"] == count * 2 / 4 + 4 * 128 * 2
     assert update["optimizer"] == count * 12 / 4
     plain = parts()
-    per_token = (update["activations"] - plain["policy worker", "update"]["activations"]) / resolve(FLAGS).data.max_len
+    per_token = (update["activations"] - plain["policy", "update"]["activations"]) / resolve(FLAGS).data.max_len
     assert per_token == pytest.approx(4 * 3 * 7 * 2)
     # Reference and engine have none: there they are merged or absent.
-    for name in (("reference worker", "update"), ("vLLM engine", "update")):
+    for name in (("reference", "update"), ("vLLM engine", "update")):
         assert found[name] == plain[name]
     some = parts("--ds.lora.rank", "4", "--ds.lora.target_modules", "v_proj", "layers.2.mlp.up_proj")
     few = 4 * (3 * (64 + 32) + 64 + 128)
-    assert some["policy worker", "update"]["optimizer"] == few * 12 / 4
-    critic = parts("--ds.lora.rank", "4", "--algo.advantage.estimator", "gae")["critic worker", "update"]
+    assert some["policy", "update"]["optimizer"] == few * 12 / 4
+    critic = parts("--ds.lora.rank", "4", "--algo.advantage.estimator", "gae")["critic", "update"]
     assert critic["optimizer"] == (count + 4 * (64 + 1)) * 12 / 4
 
 
@@ -176,9 +176,9 @@ def test_sleeping_processes_take_nothing() -> None:
     # Keys and values of three layers in two bytes each.
     assert found["vLLM engine", "rollout"]["cache"] == episodes * config.data.max_len * 2 * 3 * 32 * 2
     assert ("vLLM engine", "update") not in parts("--vllm.enable_sleep")
-    assert parts("--ds.enable_sleep")["policy worker", "rollout"] == {}
-    assert parts("--ref.offload")["reference worker", "update"] == {}
-    assert "reference worker" not in {process for process, _ in parts("--algo.kl.init_coef", "0")}
+    assert parts("--ds.enable_sleep")["policy", "rollout"] == {}
+    assert parts("--ref.offload")["reference", "update"] == {}
+    assert "reference" not in {holder for holder, _ in parts("--algo.kl.init_coef", "0")}
 
 
 def test_a_shared_device_holds_the_sum() -> None:
@@ -192,5 +192,5 @@ def test_a_shared_device_holds_the_sum() -> None:
 
 def test_a_critic_has_no_logits() -> None:
     found = parts("--algo.advantage.estimator", "gae")
-    assert found["critic worker", "update"]["logits"] == 0
-    assert found["critic worker", "update"]["optimizer"] == found["policy worker", "update"]["optimizer"]
+    assert found["critic", "update"]["logits"] == 0
+    assert found["critic", "update"]["optimizer"] == found["policy", "update"]["optimizer"]

@@ -1,0 +1,111 @@
+"""Update the tables of docs/results.md from the raw data of the study: ``python scripts/study_tables.py``.
+
+A table stands between ``<!-- PART KIND: generated -->`` and ``<!-- end PART KIND -->``. PART is a folder of
+results/study, followed by a slash and the name of a setting if it has several. KIND is outcome, dynamics, or minus-NAME
+for paired differences to an algorithm.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from openrlhf_gagpo.experiment.aggregate import Comparison, aggregate
+from openrlhf_gagpo.experiment.archive import read_archive
+from openrlhf_gagpo.stats import Estimate
+
+__all__ = ["PAGE", "with_tables"]
+
+REPOSITORY = Path(__file__).parents[1]
+PAGE = REPOSITORY / "docs" / "results.md"
+_MARKED = re.compile(r"(<!-- (\S+) (\S+): generated -->\n).*?(<!-- end \2 \3 -->)", re.DOTALL)
+
+_SAMPLED, _GREEDY, _AREA = "final eval/success", "final eval/greedy_success", "area rollout/success"
+_OUTCOME = {
+    "start, sampled": "start eval/success",
+    "start, greedy": "start eval/greedy_success",
+    "end, sampled": _SAMPLED,
+    "end, greedy": _GREEDY,
+    "mean in training": _AREA,
+    "steps at the end": "final eval/episode_length",
+}
+_DYNAMICS = {
+    "gradient norm": "mean policy/grad_norm",
+    "its variation": "variation policy/grad_norm",
+    "entropy": "mean policy/entropy",
+    "IQR of A": "mean credit/advantage_iqr",
+    "share of abs(A) > 1": "mean credit/advantage_abs_gt1_share",
+    "least A": "min credit/advantage_min",
+    "largest A": "max credit/advantage_max",
+    "visits of a state": "mean credit/state_group_size_mean",
+    "CPU s": "cpu seconds",
+}
+_DIFFERENCES = {"sampled": _SAMPLED, "greedy": _GREEDY, "mean in training": _AREA}
+
+
+def with_tables(page: str) -> str:
+    """Return the page with every marked table made anew."""
+
+    def made(match: re.Match[str]) -> str:
+        part, _, setting = match[2].partition("/")
+        return f"{match[1]}\n{_table(part, setting or 'default', match[3])}\n\n{match[4]}"
+
+    return _MARKED.sub(made, page)
+
+
+@functools.cache
+def _comparison(part: str, baseline: str) -> Comparison:
+    archive = read_archive(REPOSITORY / "results" / "study" / part / "runs.jsonl.gz")
+    return aggregate(archive.runs, baseline or archive.baseline, "eval/success")
+
+
+def _table(part: str, setting: str, kind: str) -> str:
+    if kind.startswith("minus-"):
+        return _differences(_comparison(part, kind.removeprefix("minus-")), setting)
+    columns = {"outcome": _OUTCOME, "dynamics": _DYNAMICS}[kind]
+    comparison = _comparison(part, "")
+    rows = [["algorithm", "seeds", *columns]]
+    for name in _ranked(comparison, setting):
+        found = [comparison.summary(setting, name, metric) for metric in columns.values()]
+        seeds = max(len(one.by_seed) for one in found if one is not None)
+        rows.append([name, str(seeds), *("-" if one is None else _show(one.t) for one in found)])
+    return _markdown(rows)
+
+
+def _differences(comparison: Comparison, setting: str) -> str:
+    found = {(item.algorithm, item.metric): item for item in comparison.differences if item.setting == setting}
+    rows = [["algorithm", *(cell for label in _DIFFERENCES for cell in (label, "p (Holm)"))]]
+    for name in _ranked(comparison, setting):
+        cells = [found.get((name, metric)) for metric in _DIFFERENCES.values()]
+        if all(cells):
+            rows.append([name, *(text for one in cells if one for text in (_show(one.t), _p_value(one.corrected)))])
+    return _markdown(rows)
+
+
+def _ranked(comparison: Comparison, setting: str) -> list[str]:
+    """Return the algorithms, the one with the highest sampled success first."""
+    found = [item for item in comparison.summaries if (item.setting, item.metric) == (setting, _SAMPLED)]
+    return [item.algorithm for item in sorted(found, key=lambda item: -item.t.mean)]
+
+
+def _show(value: Estimate) -> str:
+    digits = 0 if abs(value.mean) >= 100 else 1 if abs(value.mean) >= 10 else 2
+    if value.count < 2:
+        return f"{value.mean:.{digits}f}"
+    return f"{value.mean:.{digits}f} [{value.low:.{digits}f}, {value.high:.{digits}f}]"
+
+
+def _p_value(value: float) -> str:
+    return "< 0.0001" if value < 1e-4 else f"{value:.2g}"
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    head, *body = rows
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(with_tables(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
