@@ -50,7 +50,7 @@ def backend(
 
     folder = tmp_path_factory.mktemp(request.param)
     model = make_model(folder / "model", tied=request.param == "tied")
-    extra = with_critic(model) if request.param == "untied" else ["--env.placement", "ray"]
+    extra = with_critic(model) if request.param == "untied" else ["--env.placement", "ray", "--ds.zero_stage", "3"]
     config = configuration(model, folder / "run", *extra)
     backend = DistributedBackend(backend_settings(config), config.namespace())
     try:
