@@ -59,7 +59,7 @@ def draw(comparison: Comparison, setting: str, curves: list[str]) -> Figure:
     right.set(xlabel="success on held-out tasks after training", xlim=(0, 1.02))
     for axes in (left, right):
         # Above the data, not on it.
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False, fontsize=8)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, fontsize=8)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
     return figure

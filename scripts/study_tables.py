@@ -24,10 +24,8 @@ _MARKED = re.compile(r"(<!-- (\S+) (\S+): generated -->\n).*?(<!-- end \2 \3 -->
 
 _SAMPLED, _GREEDY, _AREA = "final eval/success", "final eval/greedy_success", "area rollout/success"
 _OUTCOME = {
-    "start, sampled": "start eval/success",
-    "start, greedy": "start eval/greedy_success",
-    "end, sampled": _SAMPLED,
-    "end, greedy": _GREEDY,
+    "sampled": _SAMPLED,
+    "greedy": _GREEDY,
     "mean in training": _AREA,
     "steps at the end": "final eval/episode_length",
 }

@@ -17,3 +17,12 @@ def test_tables_are_made_from_the_archive(archive: Path, tmp_path: Path) -> None
     assert compare.main([str(archive), "--out", str(tmp_path)]) == 0
     assert (tmp_path / "results.md").read_text() == (archive.parent / "results.md").read_text()
     assert (tmp_path / "runs.jsonl.gz").read_bytes() == archive.read_bytes()
+
+
+def test_the_page_of_results_has_the_tables_of_the_archives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(REPOSITORY / "scripts"))
+    import study_tables
+
+    page = study_tables.PAGE.read_text(encoding="utf-8")
+    assert page.count(": generated -->") >= 5
+    assert study_tables.with_tables(page) == page
