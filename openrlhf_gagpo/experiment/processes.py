@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -15,6 +16,8 @@ from typing import Protocol
 __all__ = ["Job", "Outcome", "run_jobs"]
 
 _PR_SET_PDEATHSIG = 1
+_END_S = 30.0
+"""Time in which a child that is told to has to end."""
 _TAIL = 2000
 """Characters of a child's error output that are kept in its record."""
 
@@ -60,7 +63,7 @@ def run_jobs(jobs: Sequence[Job], limit: int, on_done: Callable[[Job], None]) ->
     """Run jobs in order, at most ``limit`` commands at a time; ``on_done`` is called with each finished job.
 
     When this process dies, even by SIGKILL, the kernel kills the children. After an interrupt they are asked to end,
-    and awaited.
+    and killed if they take too long.
     """
     waiting, running = list(jobs), dict[int, _Child]()
     try:
@@ -85,6 +88,9 @@ def run_jobs(jobs: Sequence[Job], limit: int, on_done: Callable[[Job], None]) ->
         for child in running.values():
             child.process.terminate()
         for child in running.values():
+            with suppress(subprocess.TimeoutExpired):
+                child.process.wait(timeout=_END_S)
+            child.process.kill()
             child.process.wait()
 
 

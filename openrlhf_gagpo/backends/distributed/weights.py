@@ -6,6 +6,7 @@ The kernel frees such a file when its last user closes it, so nothing is left wh
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import threading
 from collections.abc import Iterable, Iterator
@@ -23,6 +24,22 @@ __all__ = ["WeightFileWorker", "weight_file"]
 # vLLM imports this module in its engine process before it loads a model. That process is spawned, and there tqdm's own
 # lock would be a named semaphore, which remains in /dev/shm when the process is killed.
 tqdm.set_lock(threading.RLock())
+
+
+def _end_with_parent() -> None:
+    """End vLLM's engine process when the actor that started it dies, which neither vLLM nor always Ray does."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="end with the actor", daemon=True).start()
+
+
+_end_with_parent()
 
 
 @contextmanager

@@ -9,7 +9,9 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import uuid
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -341,7 +343,22 @@ def test_a_full_disk_fails_the_run_and_spares_the_last_checkpoint(
     _assert_same_model(moved, whole)
 
 
-def test_sigterm_cancels_what_asyncio_runs() -> None:
+@pytest.fixture(params=["heard", "ignored"])
+def ctrl_c(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Ctrl-C is heard, or ignored as by a background job of a shell."""
+    previous = signal.getsignal(signal.SIGINT)
+    if request.param == "ignored":
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    chosen, terminated = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    yield request.param
+    left = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    signal.signal(signal.SIGINT, previous)
+    assert left == (chosen, terminated)
+    assert signal.SIGINT not in blocked
+
+
+def test_sigterm_cancels_what_asyncio_runs(ctrl_c: str) -> None:
     seen = []
 
     async def work() -> None:
@@ -352,19 +369,26 @@ def test_sigterm_cancels_what_asyncio_runs() -> None:
             seen.append("cancelled")
             raise
 
-    with asyncio.Runner() as runner, terminate_as_interrupt(), pytest.raises(KeyboardInterrupt):
+    with terminate_as_interrupt(), asyncio.Runner() as runner, pytest.raises(KeyboardInterrupt):
         runner.run(work())
     assert seen == ["cancelled"]
 
 
-def test_sigterm_interrupts_where_ctrl_c_is_ignored() -> None:
-    previous, before = signal.signal(signal.SIGINT, signal.SIG_IGN), signal.getsignal(signal.SIGTERM)
+def test_sigterm_interrupts(ctrl_c: str) -> None:
+    with terminate_as_interrupt(), pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_ctrl_c_stays_ignored_where_it_was() -> None:
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with terminate_as_interrupt(), pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGTERM)
+        with terminate_as_interrupt():
+            # To this thread: others of this process were there before, those of a command come later.
+            signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+            assert signal.SIGINT in signal.sigpending()
+        assert signal.SIGINT not in signal.sigpending()
     finally:
         signal.signal(signal.SIGINT, previous)
-    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def _faulty(model: Path, run: Path, workers: int = 1, **options: str) -> list[str]:
