@@ -1,8 +1,8 @@
 """Update the tables of docs/results.md from the raw data of the study: ``python scripts/study_tables.py``.
 
 A table stands between ``<!-- PART KIND: generated -->`` and ``<!-- end PART KIND -->``. PART is a folder of
-results/study, followed by a slash and the name of a setting if it has several. KIND is outcome, dynamics, or minus-NAME
-for paired differences to an algorithm.
+results/study, followed by a slash and the name of a setting if it has several. KIND is outcome, dynamics, minus-NAME
+for paired differences to an algorithm, or setting-minus-NAME for those of every algorithm to itself in another setting.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from openrlhf_gagpo.experiment.aggregate import Comparison, aggregate
 from openrlhf_gagpo.experiment.archive import read_archive
-from openrlhf_gagpo.stats import Estimate
+from openrlhf_gagpo.stats import Estimate, paired_test
 
 __all__ = ["PAGE", "with_tables"]
 
@@ -62,6 +62,8 @@ def _comparison(part: str, baseline: str) -> Comparison:
 def _table(part: str, setting: str, kind: str) -> str:
     if kind.startswith("minus-"):
         return _differences(_comparison(part, kind.removeprefix("minus-")), setting)
+    if kind.startswith("setting-minus-"):
+        return _between_settings(_comparison(part, ""), setting, kind.removeprefix("setting-minus-"))
     columns = {"outcome": _OUTCOME, "dynamics": _DYNAMICS}[kind]
     comparison = _comparison(part, "")
     rows = [["algorithm", "seeds", *columns]]
@@ -79,6 +81,21 @@ def _differences(comparison: Comparison, setting: str) -> str:
         cells = [found.get((name, metric)) for metric in _DIFFERENCES.values()]
         if all(cells):
             rows.append([name, *(text for one in cells if one for text in (_show(one.t), _p_value(one.corrected)))])
+    return _markdown(rows)
+
+
+def _between_settings(comparison: Comparison, setting: str, other: str) -> str:
+    """Tabulate each algorithm's paired difference of ``setting`` to ``other``; p values are not corrected."""
+    rows = [["algorithm", *(cell for label in _DIFFERENCES for cell in (label, "p"))]]
+    for name in _ranked(comparison, setting):
+        cells = [name]
+        for metric in _DIFFERENCES.values():
+            found = [comparison.summary(place, name, metric) for place in (setting, other)]
+            here, there = (one.by_seed if one else {} for one in found)
+            seeds = sorted(here.keys() & there.keys())
+            test = paired_test([here[seed] for seed in seeds], [there[seed] for seed in seeds])
+            cells += [_show(test.difference), _p_value(test.p_value)]
+        rows.append(cells)
     return _markdown(rows)
 
 
