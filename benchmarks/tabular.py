@@ -32,6 +32,7 @@ from agent_envs.vault import env as vault
 from openrlhf_gagpo import credit
 from openrlhf_gagpo.credit import CreditResult, StepBatch
 from openrlhf_gagpo.credit.scores import episode_scores, group_statistics
+from openrlhf_gagpo.credit.sets import Sets
 from openrlhf_gagpo.credit.statistics import standardised, statistics_of
 from openrlhf_gagpo.stats import mean, mean_interval, paired_test
 
@@ -255,18 +256,23 @@ def registered(name: str, **options: object) -> Compute:
     return lambda batch: estimator(batch, chosen)
 
 
-def lone_episode(batch: StepBatch) -> CreditResult:
-    """Credit lone states by the episode's advantage, all others by GAGPO, which is then normalised without them."""
-    options = credit.get("gagpo").options_cls(drop_reward_free_groups=True, normalize="none")
-    raw = credit.get("gagpo").compute(batch, options).advantage[batch.order]
-    lone = batch.states.expand(batch.states.count) == 1
-    count = np.maximum(batch.groups.sum(~lone), 1)
-    mean_ = batch.groups.expand(batch.groups.sum(np.where(lone, 0.0, raw)) / count)
-    spread = np.sqrt(batch.groups.expand(batch.groups.sum(np.where(lone, 0.0, (raw - mean_) ** 2)) / count))
-    scores = episode_scores(batch, options)
-    episode = standardised(scores, batch.groups, group_statistics(batch, scores, options))
-    shared = np.where(spread > 1e-9, (raw - mean_) / np.maximum(spread, 1e-9), 0.0)
-    return CreditResult.of(batch, options, advantage=np.where(lone, episode, shared))
+def shared_steps(everywhere: bool) -> Compute:
+    """Return GAGPO normalised over shared states, with the episode's advantage in lone ones or at all steps.
+
+    The latter is the study's candidate, results/study/shared_steps.py.
+    """
+
+    def compute(batch: StepBatch) -> CreditResult:
+        options = credit.get("gagpo").options_cls(drop_reward_free_groups=True, normalize="none")
+        raw = credit.get("gagpo").compute(batch, options).advantage[batch.order]
+        shared = batch.states.expand(batch.states.count) > 1
+        inside = Sets.of_labels(batch.groups.label[shared], len(batch.groups.count))
+        step = np.where(shared, standardised(raw, batch.groups, statistics_of(raw[shared], inside)), 0.0)
+        scores = episode_scores(batch, options)
+        episode = standardised(scores, batch.groups, group_statistics(batch, scores, options))
+        return CreditResult.of(batch, options, advantage=step + np.where(shared & (not everywhere), 0.0, episode))
+
+    return compute
 
 
 def shrunk(strength: float) -> Compute:
@@ -304,7 +310,8 @@ VARIANTS: dict[str, Compute] = {
 }
 """Options that might help where states are not shared."""
 CANDIDATES: dict[str, Compute] = {
-    "idea: episode advantage in lone states": lone_episode,
+    "idea: episode advantage in lone states": shared_steps(False),
+    "idea: shared states alone, episode everywhere": shared_steps(True),
     "idea: values shrunk to the step's mean, 1 visit": shrunk(1.0),
     "idea: values shrunk to the step's mean, 4 visits": shrunk(4.0),
 }
