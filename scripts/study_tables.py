@@ -1,8 +1,9 @@
 """Update the tables of docs/results.md from the raw data of the study: ``python scripts/study_tables.py``.
 
 A table stands between ``<!-- PART KIND: generated -->`` and ``<!-- end PART KIND -->``. PART is a folder of
-results/study, followed by a slash and the name of a setting if it has several. KIND is outcome, dynamics, minus-NAME
-for paired differences to an algorithm, or setting-minus-NAME for those of every algorithm to itself in another setting.
+results/study, followed by a slash and the name of a setting if it has several. KIND is outcome, dynamics, rise (success
+less that of the start), minus-NAME for paired differences to an algorithm, or setting-minus-NAME for those of every
+algorithm to itself in another setting.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from openrlhf_gagpo.experiment.aggregate import Comparison, aggregate
 from openrlhf_gagpo.experiment.archive import read_archive
-from openrlhf_gagpo.stats import Estimate, paired_test
+from openrlhf_gagpo.stats import Estimate, PairedTest, paired_test
 
 __all__ = ["PAGE", "with_tables"]
 
@@ -62,6 +63,8 @@ def _comparison(part: str, baseline: str) -> Comparison:
 def _table(part: str, setting: str, kind: str) -> str:
     if kind.startswith("minus-"):
         return _differences(_comparison(part, kind.removeprefix("minus-")), setting)
+    if kind == "rise":
+        return _rises(_comparison(part, ""), setting)
     if kind.startswith("setting-minus-"):
         return _between_settings(_comparison(part, ""), setting, kind.removeprefix("setting-minus-"))
     columns = {"outcome": _OUTCOME, "dynamics": _DYNAMICS}[kind]
@@ -88,15 +91,27 @@ def _between_settings(comparison: Comparison, setting: str, other: str) -> str:
     """Tabulate each algorithm's paired difference of ``setting`` to ``other``; p values are not corrected."""
     rows = [["algorithm", *(cell for label in _DIFFERENCES for cell in (label, "p"))]]
     for name in _ranked(comparison, setting):
-        cells = [name]
-        for metric in _DIFFERENCES.values():
-            found = [comparison.summary(place, name, metric) for place in (setting, other)]
-            here, there = (one.by_seed if one else {} for one in found)
-            seeds = sorted(here.keys() & there.keys())
-            test = paired_test([here[seed] for seed in seeds], [there[seed] for seed in seeds])
-            cells += [_show(test.difference), _p_value(test.p_value)]
-        rows.append(cells)
+        tests = [_paired(comparison, name, (setting, metric), (other, metric)) for metric in _DIFFERENCES.values()]
+        rows.append([name, *(text for test in tests for text in (_show(test.difference), _p_value(test.p_value)))])
     return _markdown(rows)
+
+
+def _rises(comparison: Comparison, setting: str) -> str:
+    """Tabulate success at the end less that of the start, over seeds."""
+    rows = [["algorithm", "sampled, end less start", "greedy, end less start"]]
+    for name in _ranked(comparison, setting):
+        ends = ((end, end.replace("final", "start")) for end in (_SAMPLED, _GREEDY))
+        tests = [_paired(comparison, name, (setting, end), (setting, start)) for end, start in ends]
+        rows.append([name, *(_show(test.difference) for test in tests)])
+    return _markdown(rows)
+
+
+def _paired(comparison: Comparison, name: str, first: tuple[str, str], second: tuple[str, str]) -> PairedTest:
+    """Compare two numbers of an algorithm, each given as setting and metric, over the seeds that have both."""
+    found = [comparison.summary(setting, name, metric) for setting, metric in (first, second)]
+    here, there = (one.by_seed if one else {} for one in found)
+    seeds = sorted(here.keys() & there.keys())
+    return paired_test([here[seed] for seed in seeds], [there[seed] for seed in seeds])
 
 
 def _ranked(comparison: Comparison, setting: str) -> list[str]:

@@ -28,7 +28,7 @@ class SharedStepsOptions(EstimatorOptions):
 
     gamma: float = option("gamma", 0.95)
     lambd: float = option("lambd", 0.8)
-    episode_coef: float = declare(1.0, "weight of GiGPO's episode advantage, added to every step", range=(0.0, 100.0))
+    episode_weight: float = declare(1.0, "weight of GiGPO's episode advantage, added to every step", range=(0.0, 100.0))
 
     @property
     def lone_states(self) -> LoneStates | None:
@@ -51,7 +51,7 @@ def shared_steps(batch: StepBatch, options: SharedStepsOptions) -> CreditResult:
     return CreditResult.of(
         batch,
         options,
-        advantage=step + options.episode_coef * episode,
+        advantage=step + options.episode_weight * episode,
         return_=returns,
         value=value,
         td_residual=residual,
