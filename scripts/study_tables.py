@@ -3,7 +3,8 @@
 A table stands between ``<!-- PART KIND: generated -->`` and ``<!-- end PART KIND -->``. PART is a folder of
 results/study, followed by a slash and the name of a setting if it has several. KIND is outcome, dynamics, rise (success
 less that of the start), minus-NAME for paired differences to an algorithm, or setting-minus-NAME for those of every
-algorithm to itself in another setting.
+algorithm to itself in another setting. NAME-less-NAME has the paired differences of two algorithms in all numbers, with a
+column for each PART of a list separated by commas.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ def with_tables(page: str) -> str:
     """Return the page with every marked table made anew."""
 
     def made(match: re.Match[str]) -> str:
+        if "-less-" in match[3]:
+            return f"{match[1]}\n{_two_algorithms(match[2].split(','), *match[3].split('-less-'))}\n\n{match[4]}"
         part, _, setting = match[2].partition("/")
         return f"{match[1]}\n{_table(part, setting or 'default', match[3])}\n\n{match[4]}"
 
@@ -91,7 +94,8 @@ def _between_settings(comparison: Comparison, setting: str, other: str) -> str:
     """Tabulate each algorithm's paired difference of ``setting`` to ``other``; p values are not corrected."""
     rows = [["algorithm", *(cell for label in _DIFFERENCES for cell in (label, "p"))]]
     for name in _ranked(comparison, setting):
-        tests = [_paired(comparison, name, (setting, metric), (other, metric)) for metric in _DIFFERENCES.values()]
+        pairs = [((setting, name, metric), (other, name, metric)) for metric in _DIFFERENCES.values()]
+        tests = [_paired(comparison, *pair) for pair in pairs]
         rows.append([name, *(text for test in tests for text in (_show(test.difference), _p_value(test.p_value)))])
     return _markdown(rows)
 
@@ -101,15 +105,23 @@ def _rises(comparison: Comparison, setting: str) -> str:
     rows = [["algorithm", "sampled, end less start", "greedy, end less start"]]
     for name in _ranked(comparison, setting):
         ends = ((end, end.replace("final", "start")) for end in (_SAMPLED, _GREEDY))
-        tests = [_paired(comparison, name, (setting, end), (setting, start)) for end, start in ends]
+        tests = [_paired(comparison, (setting, name, end), (setting, name, start)) for end, start in ends]
         rows.append([name, *(_show(test.difference) for test in tests)])
     return _markdown(rows)
 
 
-def _paired(comparison: Comparison, name: str, first: tuple[str, str], second: tuple[str, str]) -> PairedTest:
-    """Compare two numbers of an algorithm, each given as setting and metric, over the seeds that have both."""
-    found = [comparison.summary(setting, name, metric) for setting, metric in (first, second)]
-    here, there = (one.by_seed if one else {} for one in found)
+def _two_algorithms(parts: Sequence[str], first: str, second: str) -> str:
+    """Tabulate the paired difference of two algorithms in each part, a number per row; nothing is corrected."""
+    rows = [["number", *parts]]
+    for label, metric in (_OUTCOME | _DYNAMICS).items():
+        one, other = (("default", name, metric) for name in (first, second))
+        rows.append([label, *(_show(_paired(_comparison(part, ""), one, other).difference) for part in parts)])
+    return _markdown(rows)
+
+
+def _paired(comparison: Comparison, first: tuple[str, str, str], second: tuple[str, str, str]) -> PairedTest:
+    """Compare two numbers, each given as setting, algorithm and metric, over the seeds that have both."""
+    here, there = (found.by_seed if found else {} for found in (comparison.summary(*key) for key in (first, second)))
     seeds = sorted(here.keys() & there.keys())
     return paired_test([here[seed] for seed in seeds], [there[seed] for seed in seeds])
 
