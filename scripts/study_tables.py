@@ -3,7 +3,7 @@
 A table stands between ``<!-- PART KIND: generated -->`` and ``<!-- end PART KIND -->``. PART is a folder of
 results/study, followed by a slash and the name of a setting if it has several. KIND is outcome, dynamics, rise (success
 less that of the start), minus-NAME for paired differences to an algorithm, or setting-minus-NAME for those of every
-algorithm to itself in another setting. NAME-less-NAME has the paired differences of two algorithms in all numbers, with a
+algorithm to itself in another setting. NAME-less-NAME has the paired differences of two algorithms in all numbers, a
 column for each PART of a list separated by commas.
 """
 
