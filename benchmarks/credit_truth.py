@@ -36,7 +36,7 @@ from openrlhf_gagpo.comparison.steps import Own, Source
 from openrlhf_gagpo.config.families import ESTIMATOR, families
 from openrlhf_gagpo.config.resolve import resolve
 from openrlhf_gagpo.errors import ConfigError, GagpoError
-from openrlhf_gagpo.experiment.jobs import RECORD, read_json
+from openrlhf_gagpo.experiment.jobs import RECORD, read_json, start_evaluation
 from openrlhf_gagpo.experiment.results import Run, read_run, reduced
 from openrlhf_gagpo.rollout.records import read_episodes
 from openrlhf_gagpo.runfolder import RunFolder
@@ -75,8 +75,10 @@ def finished_runs(folders: Iterable[Path]) -> Iterator[Run]:
             run = RunFolder.open(path)
             if run.info()["state"] == "finished":
                 cell = read_json(path / RECORD)
-                name = str(cell.get("algorithm") or run.config()["values"][ESTIMATOR])
-                yield read_run(path, str(cell.get("setting", "")), name)
+                setting, name = str(cell.get("setting", "")), cell.get("algorithm") or run.config()["values"][ESTIMATOR]
+                # A cell may leave the evaluation before training to the start that it shares.
+                start = start_evaluation(path.parents[3] / "starts" / setting / path.name) if cell else None
+                yield read_run(path, setting, str(name), start)
 
 
 def measured(run: Run, recorded: Path, iteration: int) -> Measured:

@@ -31,7 +31,7 @@ from openrlhf_gagpo.stats import mean_interval
 RECIPE = "examples/recipes/vault_demo.yaml"
 STARTS = {
     "slack": ("--env.options", "max_steps=30", "--episodes", "500", "--noise", "0.55", "--steps", "130"),
-    "settled": ("--env.options", "max_steps=30", "--episodes", "500", "--noise", "0.3", "--steps", "250"),
+    "settled": ("--env.options", "max_steps=30", "--episodes", "500", "--noise", "0.45", "--steps", "200"),
     "recipe": (),
 }
 SETTINGS = {

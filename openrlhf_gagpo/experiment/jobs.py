@@ -21,7 +21,7 @@ from openrlhf_gagpo.experiment.matrix import Warmstart
 from openrlhf_gagpo.experiment.processes import Outcome
 from openrlhf_gagpo.runfolder import RunFolder
 
-__all__ = ["RECORD", "CellJob", "StartJob", "read_json", "write_json"]
+__all__ = ["RECORD", "CellJob", "StartJob", "read_json", "start_evaluation", "write_json"]
 
 RECORD = "cell.json"
 _START = "start.json"
@@ -216,6 +216,13 @@ class StartJob:
         elif len(self._tries) == self.how.tries:
             found = ", ".join(f"{made['success']:.3f}" for made in self._tries)
             self._failed = f"none of {len(self._tries)} starts has a success in [{low:g}, {high:g}] ({found})"
+
+
+def start_evaluation(folder: Path) -> Path | None:
+    """Return the run folder in which the start in ``folder`` was evaluated; None if it was not."""
+    made = read_json(folder / _START).get("tries", [])
+    evaluation = folder / f"check{len(made) - 1}"
+    return evaluation if evaluation.is_dir() else None
 
 
 def _each(value: Any) -> list[Any]:

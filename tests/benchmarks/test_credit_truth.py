@@ -113,3 +113,20 @@ def test_runs_without_recorded_episodes_are_refused(bench: ModuleType, tmp_path:
     cell(tmp_path, "gagpo", 0, won=0.5, rollouts=False)
     with pytest.raises(bench.GagpoError, match="has no recorded episodes"):
         bench.main([str(tmp_path)])
+
+
+def test_the_evaluation_of_a_shared_start_is_the_first(bench: ModuleType, tmp_path: Path) -> None:
+    cell(tmp_path, "gagpo", 0, won=0.5)
+    folder = tmp_path / "cells" / "default" / "gagpo" / "seed0"
+    rows = [row for row in (folder / "eval.jsonl").read_text().splitlines() if json.loads(row)["iteration"] > 0]
+    (folder / "eval.jsonl").write_text("".join(f"{row}\n" for row in rows))
+    start = tmp_path / "starts" / "default" / "seed0"
+    for number, success in enumerate((0.0, 0.125)):
+        check = shutil.copytree(_RECORDED, start / f"check{number}")
+        row = {"iteration": 0, "eval/success": success}
+        (check / "eval.jsonl").write_text(json.dumps(row) + "\n")
+    (start / "start.json").write_text(json.dumps({"tries": [{"seed": 0}, {"seed": 1000}]}))
+
+    for given in (tmp_path, folder):
+        (run,) = bench.finished_runs([given])
+        assert [row["eval/success"] for row in run.evals] == [0.125, *(json.loads(row)["eval/success"] for row in rows)]
