@@ -1,22 +1,27 @@
 """Update the tables of docs/results.md from the raw data of the study: ``python scripts/study_tables.py``.
 
 A table stands between ``<!-- PART KIND: generated -->`` and ``<!-- end PART KIND -->``. PART is a folder of
-results/study, followed by a slash and the name of a setting if it has several. KIND is outcome, dynamics, rise (success
-less that of the start), minus-NAME for paired differences to an algorithm, or setting-minus-NAME for those of every
-algorithm to itself in another setting. NAME-less-NAME has the paired differences of two algorithms in all numbers, a
-column for each PART of a list separated by commas.
+results/study, followed by a slash and the name of a setting if it has several. KIND is one of
+
+* outcome, dynamics, rise (success less that of the start), truth (what credit_truth.json says);
+* minus-NAME: paired differences to an algorithm;
+* setting-minus-NAME: those of every algorithm to itself in another setting;
+* NAME-less-NAME: those of two algorithms in all numbers, a column for each PART of a list separated by commas.
 """
 
 from __future__ import annotations
 
 import functools
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from scipy.stats import spearmanr
+
 from openrlhf_gagpo.experiment.aggregate import Comparison, aggregate
 from openrlhf_gagpo.experiment.archive import read_archive
-from openrlhf_gagpo.stats import Estimate, PairedTest, paired_test
+from openrlhf_gagpo.stats import Estimate, PairedTest, mean, mean_interval, paired_test
 
 __all__ = ["PAGE", "with_tables"]
 
@@ -42,6 +47,13 @@ _DYNAMICS = {
     "visits of a state": "mean credit/state_group_size_mean",
     "CPU s": "cpu seconds",
 }
+_MEASURES = {
+    "sign_accuracy": "equal signs",
+    "pearson": "Pearson",
+    "spearman": "Spearman",
+    "cosine": "cosine of gradients",
+}
+_LEARNED = {"area": "mean in training", "rise": "rise"}
 _DIFFERENCES = {"sampled": _SAMPLED, "greedy": _GREEDY, "mean in training": _AREA}
 
 
@@ -66,6 +78,8 @@ def _comparison(part: str, baseline: str) -> Comparison:
 def _table(part: str, setting: str, kind: str) -> str:
     if kind.startswith("minus-"):
         return _differences(_comparison(part, kind.removeprefix("minus-")), setting)
+    if kind == "truth":
+        return _truth(REPOSITORY / "results" / "study" / part / "credit_truth.json")
     if kind == "rise":
         return _rises(_comparison(part, ""), setting)
     if kind.startswith("setting-minus-"):
@@ -107,6 +121,29 @@ def _rises(comparison: Comparison, setting: str) -> str:
         ends = ((end, end.replace("final", "start")) for end in (_SAMPLED, _GREEDY))
         tests = [_paired(comparison, (setting, name, end), (setting, name, start)) for end, start in ends]
         rows.append([name, *(_show(test.difference) for test in tests)])
+    return _markdown(rows)
+
+
+def _truth(file: Path) -> str:
+    """Tabulate how close each estimator came to the truth, and how well that predicts what was learned.
+
+    The last two rows are Spearman's correlations within a seed over algorithms, averaged over seeds.
+    """
+    lines = json.loads(file.read_text(encoding="utf-8"))
+    of = {name: [line for line in lines if line["algorithm"] == name] for name in {line["algorithm"] for line in lines}}
+    average = {
+        name: {key: mean(line[key] for line in own) for key in (*_MEASURES, *_LEARNED)} for name, own in of.items()
+    }
+    rows = [["", *_MEASURES.values(), *_LEARNED.values()]]
+    for name in sorted(average, key=lambda name: -average[name]["area"]):
+        rows.append([f"`{name}`", *(f"{value:.2f}" for value in average[name].values())])
+    seeds = sorted({line["seed"] for line in lines})
+    for learned, label in _LEARNED.items():
+        found = []
+        for measure in _MEASURES:
+            pairs = [[(line[measure], line[learned]) for line in lines if line["seed"] == seed] for seed in seeds]
+            found.append(_show(mean_interval([float(spearmanr(one).statistic) for one in pairs])))
+        rows.append([f"correlation with {label}", *found, "", ""])
     return _markdown(rows)
 
 
