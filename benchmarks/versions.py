@@ -6,7 +6,7 @@ Per seed one warm start is made with the baseline; both checkouts then train fro
 baseline's vault recipe, whose flags both know; the order alternates from seed to seed. Success is sampled on 256
 held-out tasks after the last iteration. With ``--setting recipe`` start and recipe are the baseline's own; ``slack``
 has a limit of 30 steps and a weaker start, where runs with other random numbers end far apart; ``settled`` has that
-limit, a better start and a learning rate that falls, so that runs end close together.
+limit, a somewhat better start and a learning rate that falls, so that runs end close together.
 
     git worktree add ../before v0.1.0
     python benchmarks/versions.py --baseline ../before --out benchmarks/results/versions.json
@@ -31,7 +31,7 @@ from openrlhf_gagpo.stats import mean_interval
 RECIPE = "examples/recipes/vault_demo.yaml"
 STARTS = {
     "slack": ("--env.options", "max_steps=30", "--episodes", "500", "--noise", "0.55", "--steps", "130"),
-    "settled": ("--env.options", "max_steps=30", "--episodes", "500", "--noise", "0.45", "--steps", "200"),
+    "settled": ("--env.options", "max_steps=30", "--episodes", "500", "--noise", "0.55", "--steps", "260"),
     "recipe": (),
 }
 SETTINGS = {

@@ -233,7 +233,7 @@ def _units(sequences: Iterable[int], lengths: Sequence[int]) -> list[_Unit]:
     units: dict[int, _Unit] = {}
     for row, number in enumerate(sequences):
         units.setdefault(number, []).append(row)
-    return [sorted(unit, key=lambda row: lengths[row]) for unit in units.values()]
+    return [unit if len(unit) == 1 else sorted(unit, key=lambda row: lengths[row]) for unit in units.values()]
 
 
 def _merge(units: Iterable[_Unit], equal: Sequence[int]) -> list[_Unit]:
