@@ -1,11 +1,13 @@
-"""Process environment set before any heavy import: dependencies send no usage reports unless the user asks them to."""
+"""What a process sets before any heavy import: no usage reports unless the user asks for them, no idle warnings, and a
+garbage collector that suits large libraries."""
 
 from __future__ import annotations
 
+import gc
 import os
 import warnings
 
-__all__ = ["DEFAULTS", "NOISE", "apply", "stay_offline"]
+__all__ = ["DEFAULTS", "NOISE", "apply", "collect_rarely", "stay_offline"]
 
 DEFAULTS = {
     "DO_NOT_TRACK": "1",
@@ -28,12 +30,25 @@ NOISE = (
 """Warnings of dependencies, by the start of their text, on which a user of this tool cannot act."""
 
 
+_ALLOCATIONS = 10_000
+
+
 def apply() -> None:
-    """Set each default that the user's environment does not set, and silence ``NOISE``."""
+    """Set each default that the user's environment does not set, silence ``NOISE``, and collect garbage rarely."""
+    collect_rarely()
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
     for text, category in NOISE:
         warnings.filterwarnings("ignore", message=text, category=category)
+
+
+def collect_rarely() -> None:
+    """Look for garbage after 10,000 new containers instead of Python's 700.
+
+    What imports and episodes allocate mostly stays. Looking through it so often took a seventh of the time of importing
+    vLLM, and a twentieth of a local iteration.
+    """
+    gc.set_threshold(_ALLOCATIONS, *gc.get_threshold()[1:])
 
 
 def stay_offline() -> None:
