@@ -4,6 +4,7 @@
 
 GAGPO gives a step in a state that is visited once a residual of 0 and normalises all steps of the group together. Where
 most states are visited once, that makes the few others large. Here a group's normalisation is that of its shared steps.
+Penalties are left out, since the vault's recipe has none.
 """
 
 from __future__ import annotations
