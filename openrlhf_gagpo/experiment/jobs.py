@@ -136,7 +136,7 @@ class StartJob:
         return self._check(len(self.tries) - 1) if self.how.measured else None
 
     def _check(self, number: int) -> Path:
-        return self.folder / f"check{number}"
+        return _check(self.folder, number)
 
     def flags(self) -> dict[str, Any]:
         """Return the flags of ``gagpo warmstart`` without seed and folder."""
@@ -221,8 +221,13 @@ class StartJob:
 def start_evaluation(folder: Path) -> Path | None:
     """Return the run folder in which the start in ``folder`` was evaluated; None if it was not."""
     made = read_json(folder / _START).get("tries", [])
-    evaluation = folder / f"check{len(made) - 1}"
+    evaluation = _check(folder, len(made) - 1)
     return evaluation if evaluation.is_dir() else None
+
+
+def _check(folder: Path, number: int) -> Path:
+    """Return the run folder that evaluates the start of a number, from 0, that was made in ``folder``."""
+    return folder / f"check{number}"
 
 
 def _each(value: Any) -> list[Any]:
