@@ -105,6 +105,8 @@ class SequencePool:
         """The node before each node, by node; the root's is itself."""
         self._children: dict[tuple[int, int], int] = {}
         """The node after (node, token)."""
+        self._ends: dict[tuple[int, ...], int] = {}
+        """The nodes where prompts end that were read and kept."""
         self._keys: list[_Store] = []
         """By layer, (H, D) of each node's token."""
         self._values: list[_Store] = []
@@ -123,7 +125,10 @@ class SequencePool:
         self._device = next(self.model.parameters()).device
         keys = [tuple(prompt) for prompt in prompts]
         ways = {prompt: self._split(prompt) for prompt in dict.fromkeys(keys)}
-        return self._reach([ways[prompt] for prompt in keys])
+        places = self._reach([ways[prompt] for prompt in keys])
+        if self._open:
+            self._ends.update(zip(keys, places, strict=True))
+        return places
 
     def extend(self, longer: Sequence[tuple[int, int]]) -> list[int]:
         """Return the places of sequences one token longer, given as place and token; they may repeat.
@@ -150,6 +155,8 @@ class SequencePool:
 
     def _split(self, prompt: tuple[int, ...]) -> _Way:
         """Return how far the tree knows ``prompt``, and the tokens from there on, at least the last one."""
+        if prompt in self._ends:
+            return self._parents[self._ends[prompt]], prompt[-1:]
         node = _ROOT
         for known, token in enumerate(prompt[:-1]):
             child = self._children.get((node, token))
@@ -226,15 +233,20 @@ class SequencePool:
 
     def _keep(self, ways: Sequence[_Way], cache: DynamicCache, logits: Tensor) -> list[int]:
         """Keep what a pass made of ``ways``; return the nodes where they end."""
-        ends, rows, columns = [], [], []
+        ends: list[int] = []
+        rows: list[int] = []
+        columns: list[int] = []
         for row, (node, tokens) in enumerate(ways):
-            for column, token in enumerate(tokens, -len(tokens)):
-                child = self._children.setdefault((node, token), len(self._parents))
-                if child == len(self._parents):
-                    self._parents.append(node)
-                    rows.append(row)
-                    columns.append(column)
-                node = child
+            known = 0
+            while known < len(tokens) and (node, tokens[known]) in self._children:
+                node = self._children[node, tokens[known]]
+                known += 1
+            rows += [row] * (len(tokens) - known)
+            columns += range(known - len(tokens), 0)
+            for token in tokens[known:]:
+                self._children[node, token] = len(self._parents)
+                self._parents.append(node)
+                node = self._children[node, token]
             ends.append(node)
             self._logits_of[node] = len(self._logits_of)
         self._logits.add(logits)
