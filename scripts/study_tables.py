@@ -6,6 +6,7 @@ results/study, followed by a slash and the name of a setting if it has several. 
 * outcome, dynamics, rise (success less that of the start), truth (what credit_truth.json says);
 * minus-NAME: paired differences to an algorithm;
 * setting-minus-NAME: those of every algorithm to itself in another setting;
+* part-minus-PART: those of every algorithm to itself in another part, of the algorithms that both have;
 * NAME-less-NAME: those of two algorithms in all numbers, a column for each PART of a list separated by commas.
 """
 
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from scipy.stats import spearmanr
 
-from openrlhf_gagpo.experiment.aggregate import Comparison, aggregate
+from openrlhf_gagpo.experiment.aggregate import Comparison, Summary, aggregate
 from openrlhf_gagpo.experiment.archive import read_archive
 from openrlhf_gagpo.stats import Estimate, PairedTest, mean, mean_interval, paired_test
 
@@ -83,7 +84,12 @@ def _table(part: str, setting: str, kind: str) -> str:
     if kind == "rise":
         return _rises(_comparison(part, ""), setting)
     if kind.startswith("setting-minus-"):
-        return _between_settings(_comparison(part, ""), setting, kind.removeprefix("setting-minus-"))
+        comparison = _comparison(part, "")
+        return _to_themselves(comparison, setting, comparison, kind.removeprefix("setting-minus-"))
+    if kind.startswith("part-minus-"):
+        return _to_themselves(
+            _comparison(part, ""), setting, _comparison(kind.removeprefix("part-minus-"), ""), setting
+        )
     columns = {"outcome": _OUTCOME, "dynamics": _DYNAMICS}[kind]
     comparison = _comparison(part, "")
     rows = [["algorithm", "seeds", *columns]]
@@ -104,12 +110,14 @@ def _differences(comparison: Comparison, setting: str) -> str:
     return _markdown(rows)
 
 
-def _between_settings(comparison: Comparison, setting: str, other: str) -> str:
-    """Tabulate each algorithm's paired difference of ``setting`` to ``other``; p values are not corrected."""
+def _to_themselves(here: Comparison, setting: str, there: Comparison, other: str) -> str:
+    """Tabulate each algorithm's paired difference to itself elsewhere; p values are not corrected."""
     rows = [["algorithm", *(cell for label in _DIFFERENCES for cell in (label, "p"))]]
-    for name in _ranked(comparison, setting):
-        pairs = [((setting, name, metric), (other, name, metric)) for metric in _DIFFERENCES.values()]
-        tests = [_paired(comparison, *pair) for pair in pairs]
+    for name in _ranked(here, setting):
+        if there.summary(other, name, _SAMPLED) is None:
+            continue
+        pairs = [(here.summary(setting, name, one), there.summary(other, name, one)) for one in _DIFFERENCES.values()]
+        tests = [_paired(*pair) for pair in pairs]
         rows.append([name, *(text for test in tests for text in (_show(test.difference), _p_value(test.p_value)))])
     return _markdown(rows)
 
@@ -119,7 +127,7 @@ def _rises(comparison: Comparison, setting: str) -> str:
     rows = [["algorithm", "sampled, end less start", "greedy, end less start"]]
     for name in _ranked(comparison, setting):
         ends = ((end, end.replace("final", "start")) for end in (_SAMPLED, _GREEDY))
-        tests = [_paired(comparison, (setting, name, end), (setting, name, start)) for end, start in ends]
+        tests = [_paired(*(comparison.summary(setting, name, metric) for metric in pair)) for pair in ends]
         rows.append([name, *(_show(test.difference) for test in tests)])
     return _markdown(rows)
 
@@ -151,14 +159,14 @@ def _two_algorithms(parts: Sequence[str], first: str, second: str) -> str:
     """Tabulate the paired difference of two algorithms in each part, a number per row; nothing is corrected."""
     rows = [["number", *parts]]
     for label, metric in (_OUTCOME | _DYNAMICS).items():
-        one, other = (("default", name, metric) for name in (first, second))
-        rows.append([label, *(_show(_paired(_comparison(part, ""), one, other).difference) for part in parts)])
+        pairs = [[_comparison(part, "").summary("default", name, metric) for name in (first, second)] for part in parts]
+        rows.append([label, *(_show(_paired(*pair).difference) for pair in pairs)])
     return _markdown(rows)
 
 
-def _paired(comparison: Comparison, first: tuple[str, str, str], second: tuple[str, str, str]) -> PairedTest:
-    """Compare two numbers, each given as setting, algorithm and metric, over the seeds that have both."""
-    here, there = (found.by_seed if found else {} for found in (comparison.summary(*key) for key in (first, second)))
+def _paired(first: Summary | None, second: Summary | None) -> PairedTest:
+    """Compare two numbers over the seeds that have both."""
+    here, there = (found.by_seed if found else {} for found in (first, second))
     seeds = sorted(here.keys() & there.keys())
     return paired_test([here[seed] for seed in seeds], [there[seed] for seed in seeds])
 
