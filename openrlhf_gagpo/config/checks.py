@@ -203,6 +203,17 @@ def _distributed(config: Config, plan: Plan) -> Iterator[str]:
         )
     if vllm.enable_sleep and not train.colocate_all:
         yield "vllm.enable_sleep frees memory for models on the same GPUs; add --train.colocate_all or remove it"
+    if train.colocate_all and train.overlap != "none":
+        yield (
+            f"{say(config, 'train.overlap')} is {train.overlap}, but engines that share the policy's GPUs cannot play "
+            "while it is updated; set train.overlap to none, or leave out train.colocate_all"
+        )
+    for name in ("eval.steps", "ckpt.save_steps"):
+        if train.overlap != "none" and config.get(name) == 1:
+            yield (
+                f"{say(config, name)} is 1, and before an evaluation or a checkpoint no rollout is played beside the "
+                f"update; raise it, or set train.overlap to none"
+            )
     if train.dynamic_batch_enable and not ds.packing_samples:
         yield "train.dynamic_batch_enable packs rows; remove --ds.no_packing_samples"
     if config.ray.address and config.ray.num_gpus is not None:

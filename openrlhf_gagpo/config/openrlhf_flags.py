@@ -329,9 +329,12 @@ _REFUSED = [
         ("reward.stop_properly_penalty_coef", float, None),
     ),
     *_refused(
-        "rollout and training alternate here; remove it",
+        "one rollout can be played beside an update; use --train.overlap one_step",
         ("train.async_enable", bool, False),
         ("train.async_queue_size", int, 1),
+    ),
+    *_refused(
+        "every episode of an iteration is played to its end; remove it",
         ("train.partial_rollout_enable", bool, False),
     ),
     *_refused(

@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from openrlhf_gagpo.backends import BACKENDS
 from openrlhf_gagpo.config.adapters import adapted_names
 from openrlhf_gagpo.config.families import families
 from openrlhf_gagpo.config.placement import place
@@ -255,6 +256,7 @@ def loop_settings(
         evaluate_after=config.eval.after_train,
         save_every=config.ckpt.save_steps if config.ckpt.save_steps > 0 else None,
         critic_warmup=max(config.critic.freezing_steps, 0),
+        overlap=config.train.overlap == "one_step" and not BACKENDS[config.backend].one_process,
         record=config.rollout.record == "all",
         unknown_token=unknown_token,
     )

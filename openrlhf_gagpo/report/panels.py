@@ -31,7 +31,7 @@ __all__ = ["Curves", "panels"]
 Rows = Sequence[Mapping[str, Any]]
 
 _BINS = 40
-_PHASES = ("rollout", "columns", "credit", "forward", "update", "critic", "sync", "checkpoint", "eval")
+_PHASES = ("rollout", "columns", "credit", "forward", "update", "critic", "waiting", "sync", "checkpoint", "eval")
 
 
 @dataclass(frozen=True)
@@ -173,6 +173,9 @@ def _stacked(curves: Curves, parts: Mapping[str, Points]) -> tuple[Figure, Axes]
 def _time(curves: Curves) -> str | None:
     """Draw the seconds per phase; the rest of the iteration is "other"."""
     parts = {phase: curves.of(f"time/{phase}") for phase in _PHASES}
+    ahead = curves.of("time/ahead")
+    if not ahead.empty:
+        parts["rollout"] = Points(ahead.x, parts["rollout"].y - np.nan_to_num(ahead.y))
     total = curves.of("time/iteration")
     if not total.empty:
         known = np.sum([np.nan_to_num(part.y) for part in parts.values() if len(part.x)] or [np.zeros(len(total.y))], 0)

@@ -47,7 +47,10 @@ class Backend(Protocol):
     def rollout(
         self, requests: Sequence[EpisodeRequest], sampling: SamplingParams, on_done: Callable[[Episode], None]
     ) -> list[Episode]:
-        """Play all episodes with the current weights and return them in request order."""
+        """Play all episodes with the current weights and return them in request order.
+
+        In a run that overlaps, it is called in a thread while ``compute`` and ``update`` are called in another one.
+        """
 
     def compute(self, rows: Sequence[TokenRow], columns: Collection[str]) -> dict[str, NDArray[float64]]:
         """Compute the model columns that credit needs, in the form that ``credit.StepBatch`` takes.

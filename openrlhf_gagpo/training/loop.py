@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -49,6 +50,18 @@ class Observer(Protocol):
         """Called when an evaluation has ended."""
 
 
+@dataclass(frozen=True)
+class _Rollout:
+    """What was played for an iteration."""
+
+    episodes: list[Episode]
+    kept: list[Episode]
+    """Those of the groups to train on."""
+    updates: int
+    """Updates that the policy had had when the rollout began."""
+    metrics: dict[str, float]
+
+
 class Trainer:
     """One training run on a started backend."""
 
@@ -61,6 +74,10 @@ class Trainer:
         self.loss = settings.objective.build().policy
         # Measured after an iteration's row was written, so it goes into the next row.
         self._carried: dict[str, float] = {}
+        self._updates = 0
+        """Updates of the policy in this process."""
+        self._ahead: Future[_Rollout] | None = None
+        """The next iteration's rollout, if it has been begun."""
 
     def fit(self, start: int = 0) -> None:
         """Run the iterations after ``start`` (0: all), including evaluations and checkpoints."""
@@ -69,20 +86,35 @@ class Trainer:
             self._evaluate_once(0)
         for iteration in range(start + 1, last + 1):
             self.iterate(iteration)
-            if settings.evaluate_every and iteration % settings.evaluate_every == 0:
+            if self._evaluates(iteration):
                 self.evaluate(iteration)
-            if settings.save_every and (iteration % settings.save_every == 0 or iteration == last):
+            if self._saves(iteration):
                 self._save(iteration)
         if settings.evaluate_after:
             self._evaluate_once(last)
 
+    def _evaluates(self, iteration: int) -> bool:
+        every = self.settings.evaluate_every
+        return every is not None and iteration % every == 0
+
+    def _saves(self, iteration: int) -> bool:
+        every = self.settings.save_every
+        return every is not None and (iteration % every == 0 or iteration == self.settings.iterations)
+
     def iterate(self, iteration: int) -> dict[str, float]:
-        """Run one iteration (rollout, credit, update, sync), record its metrics and return them."""
+        """Run one iteration (rollout, credit, update, sync), record its metrics and return them.
+
+        In a run that overlaps, the next rollout is played in a thread meanwhile, with the weights of before the update.
+        """
         seed = self.settings.seed
         metrics, self._carried = self._carried, {}
         counted = self.backend.env_stats()
         with _timed(metrics, "time/iteration"):
-            episodes, kept = self._play(iteration, metrics)
+            rollout = self._rollout(iteration)
+            metrics |= rollout.metrics
+            episodes, kept = rollout.episodes, rollout.kept
+            if self._runs_ahead(iteration):
+                self._begin_rollout(iteration + 1)
             table = StepTable.from_episodes(kept)
             credited: dict[StepKey, dict[str, float]] = {}
             rows: list[TrainingRow] | None = None
@@ -93,9 +125,14 @@ class Trainer:
                 metrics |= _critic_quality(result)
             with self._recording(iteration, episodes, credited):
                 if rows is not None:
-                    self.observer.phase(iteration, "update", 0)
+                    if self._ahead is None:
+                        self.observer.phase(iteration, "update", 0)
                     batch_seed = stable_seed(seed, "batches", iteration)
-                    metrics |= self.backend.update(rows, batch_seed, policy=iteration > self.settings.critic_warmup)
+                    trained = iteration > self.settings.critic_warmup
+                    metrics |= self.backend.update(rows, batch_seed, policy=trained)
+                    self._updates += trained
+                self._await_rollout(metrics)
+                if rows is not None:
                     with _timed(metrics, "time/sync"):
                         self.backend.sync()
             metrics |= {name: value - counted[name] for name, value in self.backend.env_stats().items()}
@@ -105,18 +142,52 @@ class Trainer:
         self.observer.iteration(iteration, metrics)
         return metrics
 
-    def _play(self, iteration: int, metrics: dict[str, float]) -> tuple[list[Episode], list[Episode]]:
+    def _runs_ahead(self, iteration: int) -> bool:
+        """Return whether the next rollout begins before this iteration's update.
+
+        It does not before an evaluation, which needs the engines, nor before a checkpoint, from which a resumed run
+        would otherwise go on with fresher weights than this one.
+        """
+        drained = self._evaluates(iteration) or self._saves(iteration) or iteration == self.settings.iterations
+        return self.settings.overlap and not drained
+
+    def _begin_rollout(self, iteration: int) -> None:
+        """Begin to play in a thread, which ends with the rollout."""
+        episodes = self.settings.tasks_per_iteration * self.settings.group_size
+        self.observer.phase(iteration - 1, "update and next rollout", episodes)
+        thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rollout")
+        self._ahead = thread.submit(self._play, iteration, self._updates, announce=False)
+        thread.shutdown(wait=False)
+
+    def _await_rollout(self, metrics: dict[str, float]) -> None:
+        """Wait until the engines are free for new weights; what the rollout raises belongs to its own iteration."""
+        if self._ahead is not None:
+            with _timed(metrics, "time/waiting"):
+                wait([self._ahead])
+
+    def _rollout(self, iteration: int) -> _Rollout:
+        """Return what was played ahead for this iteration or, if nothing was, play it now."""
+        ahead, self._ahead = self._ahead, None
+        rollout = self._play(iteration, self._updates) if ahead is None else ahead.result()
+        if self.settings.overlap:
+            rollout.metrics["rollout/staleness"] = float(self._updates - rollout.updates)
+            rollout.metrics["time/ahead"] = 0.0 if ahead is None else rollout.metrics["time/rollout"]
+        return rollout
+
+    def _play(self, iteration: int, updates: int, *, announce: bool = True) -> _Rollout:
         """Play the iteration's episodes, in several draws of tasks if the run filters groups.
 
-        Returns:
-            All episodes, and those of the groups to train on.
+        Args:
+            updates: those that the policy has had.
+            announce: whether the observer is told of every draw.
         """
         chosen, wanted = self.settings.group_filter, self.settings.tasks_per_iteration
+        metrics: dict[str, float] = {}
         episodes: list[Episode] = []
         kept: list[Episode] = []
         missing, draws = wanted, 0
         while missing and draws < (chosen.max_rounds if chosen else 1):
-            episodes += self._draw(iteration, draws, missing, metrics)
+            episodes += self._draw(iteration, draws, missing, metrics, announce)
             draws += 1
             kept, groups = drop_incomplete(episodes, self.estimator.group_min)
             if chosen:
@@ -125,9 +196,9 @@ class Trainer:
         metrics |= rollout_metrics(episodes, groups, self.settings.unknown_token)
         if chosen:
             metrics |= filter_metrics(episodes, kept, draws)
-        return episodes, kept
+        return _Rollout(episodes, kept, updates, metrics)
 
-    def _draw(self, iteration: int, draw: int, count: int, metrics: dict[str, float]) -> list[Episode]:
+    def _draw(self, iteration: int, draw: int, count: int, metrics: dict[str, float], announce: bool) -> list[Episode]:
         """Play a group of each of the ``count`` first tasks of one draw (counted from 0)."""
         settings, seed = self.settings, self.settings.seed
         pool, size = settings.train_tasks, settings.tasks_per_iteration
@@ -136,7 +207,8 @@ class Trainer:
         else:
             tasks = schedule.iteration_tasks(pool, size, iteration, seed)
         requests = schedule.training_requests(tasks, settings.group_size, iteration, seed, first=draw * size)
-        self.observer.phase(iteration, "rollout" if not draw else f"rollout, draw {draw + 1}", len(requests))
+        if announce:
+            self.observer.phase(iteration, "rollout" if not draw else f"rollout, draw {draw + 1}", len(requests))
         with _timed(metrics, "time/rollout"):
             episodes = self.backend.rollout(requests, settings.sampling, self.observer.episode)
         self._keep_faults(episodes)

@@ -277,6 +277,8 @@ class LoopSettings:
     save_every: int | None = None
     critic_warmup: int = 0
     """Iterations at the start in which only the critic is trained."""
+    overlap: bool = False
+    """Whether the next rollout is played during an update, with the weights of before it."""
     record: bool = True
     """Whether every episode is written to the run folder."""
     unknown_token: int | None = None

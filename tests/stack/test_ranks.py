@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.torch import load_file
 
+from openrlhf_gagpo import metrics as glossary
 from openrlhf_gagpo.backends.local import LocalBackend
-from openrlhf_gagpo.config.settings import backend_settings
+from openrlhf_gagpo.config.settings import backend_settings, loop_settings
 from openrlhf_gagpo.credit.gains import GainOptions
+from openrlhf_gagpo.errors import RunError
 from openrlhf_gagpo.rollout.types import AnswerTokens, Episode
+from openrlhf_gagpo.runfolder import RunFolder
+from openrlhf_gagpo.training import schedule
 from openrlhf_gagpo.training.information_gain import Probes
+from openrlhf_gagpo.training.loop import Trainer
 from openrlhf_gagpo.training.table import LOG_PROB
 from support.models import make_model
-from support.real_stack import configuration, gap, play, policy_parameters, rows_of
+from support.real_stack import Silent, configuration, gap, play, policy_parameters, rows_of
 from support.transcripts import segments
 
 # What the local backend has too, then the placement.
@@ -91,6 +99,38 @@ def test_updates_of_any_size_equal_those_of_one_process_and_reach_every_engine(p
     after = play(many, iteration=2, tasks=8)
     assert len(after) == 32
     assert gap(many, after) <= 5e-6
+
+
+@pytest.mark.parametrize("pair", ["apart"], indirect=True)
+def test_a_rollout_beside_the_update_has_the_weights_of_before_it(
+    pair: tuple[Any, LocalBackend], tmp_path: Path
+) -> None:
+    many, _ = pair
+    config = configuration(
+        many.args.actor.model_name_or_path, tmp_path, *PLANS["apart"][1].split(), "--train.num_iterations", "4",
+        "--train.overlap", "one_step", "--env.eval_split", "valid", "--eval.steps", "3", "--eval.no_before_train",
+        "--algo.advantage.no_drop_reward_free_groups", "--algo.advantage.invalid_penalty", "0.1",
+    )  # fmt: skip
+    settings = loop_settings(config, [f"vault-train-{index}" for index in range(8)], ["vault-valid-0"])
+    run = RunFolder.create(tmp_path, {}, "")
+    many.sync()
+    Trainer(settings, many, run, Silent()).fit()
+    rows = run.metrics()
+    assert glossary.undocumented(rows) == set()
+    assert [row["rollout/staleness"] for row in rows] == [0, 1, 1, 0]
+    # What the policy learnt meanwhile lies between its sampler's log-probabilities and its own.
+    gaps = [row["policy/sampling_logprob_diff_max"] for row in rows]
+    assert [gap > 1e-3 for gap in gaps] == [False, True, True, False], gaps
+
+    # A run that stops while one is played ends it too, without starting the engine again.
+    begun = Event()
+    requests = schedule.training_requests([f"vault-train-{index}" for index in range(200)], 4, 9, seed=0)
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        playing = thread.submit(many.rollout, requests, settings.sampling, lambda episode: begun.set())
+        assert begun.wait(60)
+        many.close()
+        with pytest.raises(RunError):
+            playing.result(timeout=10)
 
 
 def compare_information_gain(many: Any, local: LocalBackend, episodes: list[Episode]) -> None:

@@ -27,6 +27,14 @@ FLAGS = [
 ]  # fmt: skip
 
 
+class Silent:
+    """An observer that shows nothing."""
+
+    def phase(self, *_: object) -> None: ...
+
+    episode = iteration = evaluation = phase
+
+
 def configuration(model: Path, run_dir: Path, *extra: str) -> Any:
     return resolve([*FLAGS, "--actor.model_name_or_path", str(model), "--run_dir", str(run_dir), *extra])
 

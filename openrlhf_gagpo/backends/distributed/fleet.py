@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -69,6 +70,9 @@ class EngineFleet:
         self._lost_stats: dict[str, float] = {}
         self._seen_stats: list[dict[str, float]] = [{} for _ in specs]
         self.restarts = 0
+        self._playing = threading.Lock()
+        """Held during a rollout, which may be in a thread of its own."""
+        self._stopped = False
         self.on_restart: Callable[[int], None] | None = None
         """Called with the number of an engine that was started again, to give it the weights; None if none can be."""
 
@@ -102,6 +106,12 @@ class EngineFleet:
             RunError: engines die again and again, or cannot be started again in this placement.
             ray.exceptions.RayTaskError: an episode failed for a reason that is not the engine's.
         """
+        with self._playing:
+            return self._play(requests, sampling, on_done)
+
+    def _play(
+        self, requests: Sequence[EpisodeRequest], sampling: SamplingParams, on_done: Callable[[Episode], None]
+    ) -> list[Episode]:
         groups: dict[str, list[EpisodeRequest]] = {}
         for request in requests:
             groups.setdefault(request.group, []).append(request)
@@ -177,11 +187,14 @@ class EngineFleet:
         return totals | {"env/engine_restarts": float(self.restarts)}
 
     def stop(self) -> None:
-        """End the engines and all that belongs to them."""
+        """End the engines and all that belongs to them, and so the rollout that another thread may be playing."""
+        self._stopped = True
         refs = [handle.shutdown.remote() for handle in self.handles]
         ray.wait(refs, num_returns=len(refs), timeout=_STOP_S)
         for handle in self.handles:
             ray.kill(handle)
+        if self._playing.acquire(timeout=_STOP_S):
+            self._playing.release()
 
     def _stalled(self, pending: dict[Any, Assignment], progress: Sequence[float]) -> dict[int, str]:
         """Return the engines that have groups and finished none for too long."""
@@ -192,6 +205,8 @@ class EngineFleet:
         return {engine: limit for engine, seconds in waited.items() if seconds > self._stall_s}
 
     def _restart(self, engine: int, cause: str) -> None:
+        if self._stopped:
+            raise RunError("the engines were stopped during a rollout")
         if self.on_restart is None:
             raise RunError(
                 f"rollout engine {engine} failed because {cause}; on GPUs of its own an engine cannot be started again "

@@ -112,6 +112,12 @@ def test_a_sound_configuration_passes(base):
         ("--vllm.enable_sleep", ["--vllm.enable_sleep needs a GPU"]),
         ("--ds.enable_sleep", ["--ds.enable_sleep needs a GPU"]),
         ("--train.no_colocate_all --vllm.enable_sleep", ["--train.colocate_all"]),
+        ("--train.overlap one_step", ["--train.overlap is one_step", "leave out train.colocate_all"]),
+        (
+            "--train.no_colocate_all --train.overlap one_step --ckpt.save_steps 1",
+            ["--ckpt.save_steps is 1", "raise it"],
+        ),
+        ("--train.overlap two_steps", ["--train.overlap", "none, one_step"]),
         ("--ds.attn_implementation flash_attention_2", ["needs a GPU", "sdpa"]),
         ("--ds.attn_implementation flash_attention_2 --ds.param_dtype fp32", ["fp32", "sdpa"]),
         ("--ds.zero_stage 0", ["ds.zero_stage 0", "use 1 or 2"]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
@@ -113,6 +113,97 @@ def test_a_run_evaluates_trains_and_saves_as_asked(tmp_path: Path) -> None:
         ("global_step5", {"iteration": 5}),
     ]
     assert trainer.run.rollout_iterations() == [1, 2, 3, 4, 5]
+
+
+class Beside(Backend):
+    """Keeps the order of what happens, and lets an update end only when the rollout beside it has begun."""
+
+    def __init__(self, outcome: Any) -> None:
+        super().__init__(outcome)
+        self.events: list[tuple[str, int]] = []
+        self.weights = 0
+        """Updates that the sampler knows of."""
+        self.beside: dict[int, Event] = {}
+        """By iteration, what its rollout sets when it has begun, if it is to begin before the update before it ends."""
+
+    def rollout(self, requests: list[EpisodeRequest], parameters: SamplingParams, on_done: Any) -> list[Episode]:
+        if not requests[0].group.startswith("eval"):
+            iteration = sum(name == "rollout" for name, _ in self.events) + 1
+            self.events.append(("rollout", self.weights))
+            if iteration in self.beside:
+                self.beside[iteration].set()
+        return super().rollout(requests, parameters, on_done)
+
+    def update(self, rows: Any, seed: int, *, policy: bool = True) -> dict[str, float]:
+        metrics = super().update(rows, seed, policy=policy)
+        following = len(self.updates) + 1
+        if following in self.beside:
+            assert self.beside[following].wait(10), "the next rollout waited for the update"
+        self.events.append(("update", len(self.updates)))
+        return metrics
+
+    def sync(self) -> None:
+        self.weights = len(self.updates)
+
+
+_NOTHING_ELSE = {"eval__before_train": False, "eval__steps": -1, "ckpt__save_steps": -1}
+_OVERLAP = {"backend": "distributed", "train__overlap": "one_step", "train__num_iterations": 6}
+
+
+def _overlapping(tmp_path: Path, outcome: Any, beside: Sequence[int], **changes: object) -> Trainer:
+    trainer = _trainer(tmp_path, outcome, **(_OVERLAP | changes))
+    trainer.backend = Beside(outcome)
+    trainer.backend.beside = {iteration: Event() for iteration in beside}
+    return trainer
+
+
+def test_a_rollout_beside_the_update_has_older_weights_but_not_after_evaluations_and_checkpoints(
+    tmp_path: Path,
+) -> None:
+    changes = {"eval__steps": 3, "ckpt__save_steps": 5}
+    trainer = _overlapping(tmp_path, _played, beside=(2, 3, 5), **changes)
+    phases: list[tuple[int, str]] = []
+    trainer.observer.phase = lambda iteration, name, _: phases.append((iteration, name))
+    trainer.fit()
+    rows = trainer.run.metrics()
+    # Iterations 4 and 6 come after an evaluation and a checkpoint.
+    assert [row["rollout/staleness"] for row in rows] == [0, 1, 1, 0, 1, 0]
+    assert [weights for name, weights in trainer.backend.events if name == "rollout"] == [0, 0, 1, 3, 3, 5]
+    assert [row["time/ahead"] > 0 for row in rows] == [False, True, True, False, True, False]
+    assert ["time/waiting" in row for row in rows] == [True, True, False, True, False, False]
+    assert [name for iteration, name in phases if iteration == 3] == ["update", "evaluation"]
+    assert [name for iteration, name in phases if iteration == 4] == ["rollout", "update and next rollout"]
+    assert glossary.undocumented(rows) == set()
+    # Tasks, seeds and batches are those of a run that does not overlap.
+    plain = _trainer(tmp_path / "plain", _played, train__num_iterations=6, **changes)
+    plain.fit()
+    assert plain.backend.seeds == trainer.backend.seeds
+    for iteration in range(1, 7):
+        played, twin = (read_episodes(run.rollout_path(iteration)) for run in (trainer.run, plain.run))
+        assert [(each.task, each.trajectory) for each in played] == [(each.task, each.trajectory) for each in twin]
+
+
+def test_a_rollout_that_fails_beside_an_update_leaves_that_iteration_whole(tmp_path: Path) -> None:
+    trainer = _overlapping(tmp_path, None, beside=(2,), **_NOTHING_ELSE)
+    trainer.backend.outcome = lambda number: _fault(number) if trainer.backend.beside[2].is_set() else _played(number)
+    with pytest.raises(RunError, match="rollout of iteration 2"):
+        trainer.fit()
+    assert [row["iteration"] for row in trainer.run.metrics()] == [1]
+    assert (trainer.backend.weights, trainer.backend.updates) == (1, [32])
+    assert trainer.run.rollout_iterations() == [1, 2]
+
+
+def test_without_rows_the_rollout_beside_is_as_fresh_as_any(tmp_path: Path) -> None:
+    lost = _overlapping(tmp_path, lambda n: _played(n) if n in (0, 4) else _fault(n), (), **_NOTHING_ELSE)
+    lost.fit()
+    assert [row["rollout/staleness"] for row in lost.run.metrics()] == [0] * 6
+    assert all(row["time/ahead"] > 0 for row in lost.run.metrics()[1:])
+
+
+def test_runs_in_one_process_do_not_overlap(tmp_path: Path) -> None:
+    trainer = _trainer(tmp_path, _played, train__overlap="one_step")
+    trainer.fit()
+    assert all("rollout/staleness" not in row for row in trainer.run.metrics())
 
 
 def test_episodes_are_written_during_the_update_and_before_the_row(
