@@ -107,7 +107,7 @@ def test_a_rollout_beside_the_update_has_the_weights_of_before_it(
 ) -> None:
     many, _ = pair
     config = configuration(
-        many.args.actor.model_name_or_path, tmp_path, *PLANS["apart"][1].split(), "--train.num_iterations", "4",
+        many.args.actor.model_name_or_path, tmp_path, *" ".join(PLANS["apart"]).split(), "--train.num_iterations", "4",
         "--train.overlap", "one_step", "--env.eval_split", "valid", "--eval.steps", "3", "--eval.no_before_train",
         "--algo.advantage.no_drop_reward_free_groups", "--algo.advantage.invalid_penalty", "0.1",
     )  # fmt: skip
