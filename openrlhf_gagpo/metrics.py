@@ -163,8 +163,9 @@ _TABLE: tuple[tuple[str, str, str], ...] = (
     (
         "policy/sampling_logprob_diff_mean",
         "Mean absolute difference between the log-probabilities of the sampler and of the training forward pass, "
-        "for the same tokens and weights. Left out where training takes the sampler's numbers over, so that "
-        "there is nothing to compare (the local backend in fp32 with `rollout.top_p` 1).",
+        "for the same tokens; their weights are the same but for `rollout/staleness`. Left out where training takes "
+        "the sampler's numbers over, so that there is nothing to compare (the local backend in fp32 with "
+        "`rollout.top_p` 1).",
         "nats",
     ),
     ("policy/sampling_logprob_diff_max", "Largest such difference of the iteration.", "nats"),
@@ -227,8 +228,8 @@ _TABLE: tuple[tuple[str, str, str], ...] = (
     ("eval/greedy_success/<category>", "Success rate of the greedy episodes on the tasks of one category.", "share"),
     ("eval/tasks/<category>", "Tasks of one category with an episode that counts in its success rate.", "count"),
     ("time/rollout", "Playing the episodes, from first reset to last step.", "s"),
-    ("time/ahead", "The part of time/rollout that passed beside the previous iteration's update.", "s"),
-    ("time/waiting", "Waiting, after the update, for the rollout beside it.", "s"),
+    ("time/ahead", "The part of time/rollout that passed in the iteration before.", "s"),
+    ("time/waiting", "Waiting, after the update, for the next rollout, which runs beside it.", "s"),
     ("time/columns", "Computing the columns that credit needs from a model.", "s"),
     ("time/credit", "Computing advantages.", "s"),
     ("time/forward", "Old and reference log-probabilities.", "s"),

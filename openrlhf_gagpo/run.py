@@ -190,9 +190,12 @@ def _check_same_run(config: Config, folder: RunFolder) -> None:
     # Read as a recipe, so that what an older release wrote has its meaning in today's flags.
     before = resolve(["--config", str(folder.config_path)]).to_dict()["values"]
     now = config.to_dict()["values"]
+    # No rollout runs across an evaluation or a checkpoint, so they decide how old the weights of the others are.
+    fixed = ("eval.steps", "ckpt.save_steps") if config.train.overlap != "none" else ()
     for name in sorted(before.keys() & now.keys()):
         longer = name == "train.num_iterations" and config.actor.lr_scheduler == "constant"
-        if before[name] != now[name] and not name.startswith(_MAY_CHANGE) and not longer:
+        may_change = name.startswith(_MAY_CHANGE) and name not in fixed
+        if before[name] != now[name] and not may_change and not longer:
             raise ConfigError(
                 f"{folder.path} was started with {name} {before[name]!r}, not {now[name]!r}: a resumed run keeps its "
                 "settings; set it back, or start another run with --run_dir"

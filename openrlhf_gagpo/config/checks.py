@@ -206,14 +206,14 @@ def _distributed(config: Config, plan: Plan) -> Iterator[str]:
     if train.colocate_all and train.overlap != "none":
         yield (
             f"{say(config, 'train.overlap')} is {train.overlap}, but engines that share the policy's GPUs cannot play "
-            "while it is updated; set train.overlap to none, or leave out train.colocate_all"
+            "while it is updated; set --train.no_colocate_all, or --train.overlap none"
         )
-    for name in ("eval.steps", "ckpt.save_steps"):
-        if train.overlap != "none" and config.get(name) == 1:
-            yield (
-                f"{say(config, name)} is 1, and before an evaluation or a checkpoint no rollout is played beside the "
-                f"update; raise it, or set train.overlap to none"
-            )
+    evaluates, saves = config.env.eval_split and config.eval.steps == 1, config.ckpt.save_steps == 1
+    if train.overlap != "none" and (evaluates or saves) and not config.eval_only:
+        yield (
+            f"{say(config, 'eval.steps' if evaluates else 'ckpt.save_steps')} is 1, and before an evaluation or a "
+            "checkpoint no rollout is played beside the update; raise it, or set train.overlap to none"
+        )
     if train.dynamic_batch_enable and not ds.packing_samples:
         yield "train.dynamic_batch_enable packs rows; remove --ds.no_packing_samples"
     if config.ray.address and config.ray.num_gpus is not None:

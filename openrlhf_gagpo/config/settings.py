@@ -251,7 +251,7 @@ def loop_settings(
         evaluation=evaluation if eval_tasks else None,
         evaluation_between=replace(evaluation, tasks=spread(eval_tasks, between)) if between else None,
         greedy=config.eval.greedy,
-        evaluate_every=config.eval.steps if config.eval.steps > 0 else None,
+        evaluate_every=config.eval.steps if eval_tasks and config.eval.steps > 0 else None,
         evaluate_before=config.eval.before_train,
         evaluate_after=config.eval.after_train,
         save_every=config.ckpt.save_steps if config.ckpt.save_steps > 0 else None,

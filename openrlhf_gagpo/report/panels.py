@@ -170,8 +170,8 @@ def _stacked(curves: Curves, parts: Mapping[str, Points]) -> tuple[Figure, Axes]
     return figure, axes
 
 
-def _time(curves: Curves) -> str | None:
-    """Draw the seconds per phase; the rest of the iteration is "other"."""
+def _phases(curves: Curves) -> dict[str, Points]:
+    """Return the seconds of each phase within its iteration; the rest of the iteration is "other"."""
     parts = {phase: curves.of(f"time/{phase}") for phase in _PHASES}
     ahead = curves.of("time/ahead")
     if not ahead.empty:
@@ -180,7 +180,11 @@ def _time(curves: Curves) -> str | None:
     if not total.empty:
         known = np.sum([np.nan_to_num(part.y) for part in parts.values() if len(part.x)] or [np.zeros(len(total.y))], 0)
         parts["other"] = Points(total.x, np.maximum(0.0, np.nan_to_num(total.y) - known))
-    drawn = _stacked(curves, parts)
+    return parts
+
+
+def _time(curves: Curves) -> str | None:
+    drawn = _stacked(curves, _phases(curves))
     if drawn is None:
         return None
     figure, axes = drawn

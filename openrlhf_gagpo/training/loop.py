@@ -56,7 +56,6 @@ class _Rollout:
 
     episodes: list[Episode]
     kept: list[Episode]
-    """Those of the groups to train on."""
     updates: int
     """Updates that the policy had had when the rollout began."""
     metrics: dict[str, float]
@@ -75,7 +74,7 @@ class Trainer:
         # Measured after an iteration's row was written, so it goes into the next row.
         self._carried: dict[str, float] = {}
         self._updates = 0
-        """Updates of the policy in this process."""
+        """Updates in this process that changed the policy."""
         self._ahead: Future[_Rollout] | None = None
         """The next iteration's rollout, if it has been begun."""
 
@@ -110,11 +109,11 @@ class Trainer:
         metrics, self._carried = self._carried, {}
         counted = self.backend.env_stats()
         with _timed(metrics, "time/iteration"):
-            rollout = self._rollout(iteration)
-            metrics |= rollout.metrics
-            episodes, kept = rollout.episodes, rollout.kept
+            episodes, kept = self._rollout(iteration, metrics)
             if self._runs_ahead(iteration):
                 self._begin_rollout(iteration + 1)
+            else:
+                self.observer.phase(iteration, "update", 0)
             table = StepTable.from_episodes(kept)
             credited: dict[StepKey, dict[str, float]] = {}
             rows: list[TrainingRow] | None = None
@@ -125,14 +124,10 @@ class Trainer:
                 metrics |= _critic_quality(result)
             with self._recording(iteration, episodes, credited):
                 if rows is not None:
-                    if self._ahead is None:
-                        self.observer.phase(iteration, "update", 0)
                     batch_seed = stable_seed(seed, "batches", iteration)
-                    trained = iteration > self.settings.critic_warmup
-                    metrics |= self.backend.update(rows, batch_seed, policy=trained)
-                    self._updates += trained
-                self._await_rollout(metrics)
-                if rows is not None:
+                    metrics |= self.backend.update(rows, batch_seed, policy=iteration > self.settings.critic_warmup)
+                    self._updates += metrics.get("policy/optimizer_steps", 0) > 0
+                if self._await_rollout(metrics) and rows is not None:
                     with _timed(metrics, "time/sync"):
                         self.backend.sync()
             metrics |= {name: value - counted[name] for name, value in self.backend.env_stats().items()}
@@ -153,26 +148,38 @@ class Trainer:
 
     def _begin_rollout(self, iteration: int) -> None:
         """Begin to play in a thread, which ends with the rollout."""
-        episodes = self.settings.tasks_per_iteration * self.settings.group_size
+        settings = self.settings
+        # Nobody knows in advance how many tasks a run that filters groups will draw.
+        episodes = 0 if settings.group_filter else settings.tasks_per_iteration * settings.group_size
         self.observer.phase(iteration - 1, "update and next rollout", episodes)
         thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rollout")
         self._ahead = thread.submit(self._play, iteration, self._updates, announce=False)
         thread.shutdown(wait=False)
 
-    def _await_rollout(self, metrics: dict[str, float]) -> None:
-        """Wait until the engines are free for new weights; what the rollout raises belongs to its own iteration."""
-        if self._ahead is not None:
-            with _timed(metrics, "time/waiting"):
-                wait([self._ahead])
+    def _await_rollout(self, metrics: dict[str, float]) -> bool:
+        """Wait until no rollout runs; return whether the engines can take weights.
 
-    def _rollout(self, iteration: int) -> _Rollout:
-        """Return what was played ahead for this iteration or, if nothing was, play it now."""
+        If the rollout failed, they may be gone. The next iteration, whose rollout it was, raises the cause.
+        """
+        if self._ahead is None:
+            return True
+        with _timed(metrics, "time/waiting"):
+            wait([self._ahead])
+        return self._ahead.exception() is None
+
+    def _rollout(self, iteration: int, metrics: dict[str, float]) -> tuple[list[Episode], list[Episode]]:
+        """Take what was played ahead for this iteration or, if nothing was, play it now.
+
+        Returns:
+            All episodes, and those of the groups to train on.
+        """
         ahead, self._ahead = self._ahead, None
         rollout = self._play(iteration, self._updates) if ahead is None else ahead.result()
+        metrics |= rollout.metrics
         if self.settings.overlap:
-            rollout.metrics["rollout/staleness"] = float(self._updates - rollout.updates)
-            rollout.metrics["time/ahead"] = 0.0 if ahead is None else rollout.metrics["time/rollout"]
-        return rollout
+            metrics["rollout/staleness"] = float(self._updates - rollout.updates)
+            metrics["time/ahead"] = 0.0 if ahead is None else rollout.metrics["time/rollout"]
+        return rollout.episodes, rollout.kept
 
     def _play(self, iteration: int, updates: int, *, announce: bool = True) -> _Rollout:
         """Play the iteration's episodes, in several draws of tasks if the run filters groups.

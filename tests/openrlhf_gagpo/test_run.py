@@ -94,6 +94,15 @@ def test_what_does_not_change_the_run_may_change(tmp_path: Path, changed: list[s
     run_module._check_same_run(_config(tmp_path / "run", *changed), _folder(tmp_path / "run"))
 
 
+@pytest.mark.parametrize("changed", [["--eval.steps", "7"], ["--ckpt.save_steps", "3"]])
+def test_a_run_that_overlaps_keeps_the_iterations_before_which_it_does_not(tmp_path: Path, changed: list[str]) -> None:
+    overlap = ["--env.eval_split", "valid", "--train.overlap", "one_step"]
+    folder = _folder(tmp_path / "run", *overlap)
+    run_module._check_same_run(_config(tmp_path / "run", *overlap, "--eval.tasks", "5"), folder)
+    with pytest.raises(ConfigError, match=changed[0].removeprefix("--")):
+        run_module._check_same_run(_config(tmp_path / "run", *overlap, *changed), folder)
+
+
 def test_a_schedule_fixes_the_number_of_iterations(tmp_path: Path) -> None:
     folder = _folder(tmp_path / "run", "--actor.lr_scheduler", "linear")
     longer = _config(tmp_path / "run", "--actor.lr_scheduler", "linear", "--train.num_iterations", "900")

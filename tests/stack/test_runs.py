@@ -308,6 +308,31 @@ def test_sigterm_while_models_and_engine_start_leaves_nothing_behind(tmp_path: P
     assert RunFolder.open(tmp_path / "run").info()["state"] == "interrupted"
 
 
+def test_sigterm_in_a_rollout_beside_an_update_leaves_nothing_behind(tmp_path: Path) -> None:
+    """A run whose policy, reference and engine have GPUs of their own, once it overlaps."""
+    model = make_model(tmp_path / "model", tied=True)
+    folder = tmp_path / "run"
+    before = shared_memory()
+    process = train(
+        "--config", RECIPE, "--actor.model_name_or_path", str(model), "--rollout.batch_size", "2", *SIGNAL,
+        "--train.num_iterations", "400", "--train.no_colocate_all", "--ref.num_gpus_per_node", "1", "--train.overlap",
+        "one_step", "--eval.no_before_train", "--eval.steps", "-1", "--run_dir", str(folder),
+    )  # fmt: skip
+    wait_for(lambda: (folder / "run.json").exists() and len(RunFolder.open(folder).metrics()) >= 3, process)
+    output, seconds = ended_by(signal.SIGTERM, process)
+    assert process.returncode == 130, output[-3000:]
+    assert "interrupted after iteration" in output
+    assert "Traceback" not in output
+    assert seconds < GONE_S
+    assert shared_memory() <= before
+    run = RunFolder.open(folder)
+    assert run.info()["state"] == "interrupted"
+    rows = run.metrics()
+    assert [row["rollout/staleness"] for row in rows] == [0, *[1] * (len(rows) - 1)]
+    # The record of an iteration that was stopped may be there, as in any run; that of the one after it may not.
+    assert run.rollout_iterations() in (list(range(1, len(rows) + 1)), list(range(1, len(rows) + 2)))
+
+
 def titles(process: subprocess.Popen[str]) -> list[str]:
     """What the processes of a run call themselves, as Ray's workers do by the class of their actor."""
     names = []

@@ -111,8 +111,9 @@ class DistributedBackend:
                 (critic, critic.async_run_method("load", args, asleep, args.critic.model_name_or_path, iterations))
             )
         self._trainer = StepTrainer(args, policy, critic, reference, self.settings.batches, _pad_id(model, fast))
-        if together or not compat.cuda_available():
-            # Elsewhere the policy's NCCL group holds the engines that it was made with.
+        # On GPUs of their own, the policy's NCCL group holds the engines that it was made with; and a policy that is
+        # being updated cannot give weights.
+        if (together or not compat.cuda_available()) and args.train.overlap == "none":
             fleet.on_restart = self._send_weights
         wait_all(loads, "the start")
         self._places = [place for workers in self._workers for place in workers.places()]

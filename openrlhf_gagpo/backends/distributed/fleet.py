@@ -31,6 +31,8 @@ _START_S = 900.0
 """Time that an engine gets to start again."""
 _STOP_S = 3.0
 """Time that engines get to close environments. One that is still starting up does not answer at all, and is killed."""
+_LEAVE_S = 1.0
+"""Time in which a rollout in another thread notices that its engines are gone."""
 _DEATHS = 5
 """Engines that may die in one rollout; more have a cause that stays."""
 
@@ -121,6 +123,7 @@ class EngineFleet:
         played: dict[tuple[str, str], Episode] = {}
         deaths = 0
         while True:
+            self._check_running()
             while (assignment := queue.next()) is not None:
                 handle = self.handles[assignment.engine]
                 if not any(other.engine == assignment.engine for other in pending.values()):
@@ -193,7 +196,7 @@ class EngineFleet:
         ray.wait(refs, num_returns=len(refs), timeout=_STOP_S)
         for handle in self.handles:
             ray.kill(handle)
-        if self._playing.acquire(timeout=_STOP_S):
+        if self._playing.acquire(timeout=_LEAVE_S):
             self._playing.release()
 
     def _stalled(self, pending: dict[Any, Assignment], progress: Sequence[float]) -> dict[int, str]:
@@ -204,13 +207,16 @@ class EngineFleet:
         limit = f"it finished no group for {self._stall_s:g} s (--rollout.stall_timeout)"
         return {engine: limit for engine, seconds in waited.items() if seconds > self._stall_s}
 
-    def _restart(self, engine: int, cause: str) -> None:
+    def _check_running(self) -> None:
         if self._stopped:
             raise RunError("the engines were stopped during a rollout")
+
+    def _restart(self, engine: int, cause: str) -> None:
+        self._check_running()
         if self.on_restart is None:
             raise RunError(
-                f"rollout engine {engine} failed because {cause}; on GPUs of its own an engine cannot be started again "
-                "within a run, so resume it with --ckpt.load_enable"
+                f"rollout engine {engine} failed because {cause}; on GPUs of its own, or with --train.overlap, it is "
+                "not started again within a run, so resume the run with --ckpt.load_enable"
             )
         logger.warning("rollout engine %d failed because %s; it is started again", engine, cause)
         self.restarts += 1

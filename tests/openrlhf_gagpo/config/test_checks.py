@@ -112,7 +112,11 @@ def test_a_sound_configuration_passes(base):
         ("--vllm.enable_sleep", ["--vllm.enable_sleep needs a GPU"]),
         ("--ds.enable_sleep", ["--ds.enable_sleep needs a GPU"]),
         ("--train.no_colocate_all --vllm.enable_sleep", ["--train.colocate_all"]),
-        ("--train.overlap one_step", ["--train.overlap is one_step", "leave out train.colocate_all"]),
+        ("--train.overlap one_step", ["--train.overlap is one_step", "set --train.no_colocate_all"]),
+        (
+            "--train.no_colocate_all --train.overlap one_step --env.eval_split valid --eval.steps 1",
+            ["--eval.steps is 1", "raise it"],
+        ),
         (
             "--train.no_colocate_all --train.overlap one_step --ckpt.save_steps 1",
             ["--ckpt.save_steps is 1", "raise it"],

@@ -107,3 +107,15 @@ def test_throughput_follows_from_counts_and_seconds(figures: list[Figure]) -> No
     assert [line.get_ydata()[0] for line in steps] == [50.0, 20.0]
     tokens = drawn["Response tokens per second"].get_lines()
     assert [line.get_ydata()[0] for line in tokens] == [200.0]
+
+
+def test_a_rollout_beside_an_update_takes_no_time_of_its_own_iteration() -> None:
+    played = [
+        {"iteration": 1, "time/rollout": 4.0, "time/ahead": 0.0, "time/update": 3.0, "time/waiting": 2.0},
+        {"iteration": 2, "time/rollout": 5.0, "time/ahead": 5.0, "time/update": 3.0},
+    ]
+    rows = [row | {"time/iteration": seconds} for row, seconds in zip(played, (10.0, 3.5), strict=True)]
+    phases = module._phases(Curves(rows, [], {}))
+    assert phases["rollout"].y.tolist() == [4.0, 0.0]
+    assert phases["waiting"].y[0] == 2.0
+    assert phases["other"].y.tolist() == [1.0, 0.5]

@@ -74,7 +74,7 @@ class Backend:
         self.policy_trained.append(policy)
         self.updates.append(len(rows))
         self.seeds.append(seed)
-        return {"policy/rows_trained": float(len(rows))}
+        return {"policy/rows_trained": float(len(rows)), "policy/optimizer_steps": float(policy and bool(rows))}
 
     def sync(self) -> None: ...
 
@@ -189,8 +189,62 @@ def test_a_rollout_that_fails_beside_an_update_leaves_that_iteration_whole(tmp_p
     with pytest.raises(RunError, match="rollout of iteration 2"):
         trainer.fit()
     assert [row["iteration"] for row in trainer.run.metrics()] == [1]
-    assert (trainer.backend.weights, trainer.backend.updates) == (1, [32])
+    assert trainer.backend.updates == [32]
     assert trainer.run.rollout_iterations() == [1, 2]
+
+
+def test_engines_of_a_failed_rollout_get_no_weights_and_its_cause_is_what_is_told(tmp_path: Path) -> None:
+    trainer = _overlapping(tmp_path, _played, (), **_NOTHING_ELSE)
+    play = trainer.backend.rollout
+
+    def rollout(*args: Any) -> list[Episode]:
+        if trainer.backend.events:
+            raise RunError("rollout engine 0 failed")
+        return play(*args)
+
+    def sync() -> None:
+        pytest.fail("a dead engine would not answer")
+
+    trainer.backend.rollout, trainer.backend.sync = rollout, sync
+    with pytest.raises(RunError, match="rollout engine 0 failed"):
+        trainer.fit()
+    assert [row["iteration"] for row in trainer.run.metrics()] == [1]
+
+
+def test_a_continued_run_overlaps_where_the_whole_one_did(tmp_path: Path) -> None:
+    changes = _NOTHING_ELSE | {"ckpt__save_steps": 2}
+    whole = _overlapping(tmp_path / "whole", _played, (), **changes)
+    whole.fit()
+    for saved in (2, 4):
+        rest = _overlapping(tmp_path / f"rest{saved}", _played, (), **changes)
+        rest.fit(start=saved)
+        for name in ("rollout/staleness", "rollout/success", "policy/rows_trained"):
+            assert [row[name] for row in rest.run.metrics()] == [row[name] for row in whole.run.metrics()[saved:]]
+    assert [row["rollout/staleness"] for row in whole.run.metrics()] == [0, 1, 0, 1, 0, 1]
+
+
+@pytest.mark.parametrize(("drops", "warmup", "staleness"), [(False, 2, [0, 0, 0, 1, 1, 1]), (True, 0, [0] * 6)])
+def test_updates_that_leave_the_policy_alone_make_no_rollout_old(
+    tmp_path: Path, drops: bool, warmup: int, staleness: list[int]
+) -> None:
+    """Those of the critic alone, and those of which an estimator has set every group aside."""
+    changes = _NOTHING_ELSE | {"algo__advantage__drop_reward_free_groups": drops}
+    trainer = _overlapping(tmp_path, lambda number: episode(number, success=False), (), **changes)
+    trainer.settings = replace(trainer.settings, critic_warmup=warmup)
+    trainer.fit()
+    assert [row["rollout/staleness"] for row in trainer.run.metrics()] == staleness
+    assert len(trainer.backend.updates) == 6
+
+
+def test_groups_are_replaced_in_a_rollout_beside_an_update(tmp_path: Path) -> None:
+    changes = {**_NOTHING_ELSE, **_FILTER, "algo__dynamic_filtering_rule": "spread", "train__num_iterations": 3}
+    trainer = _overlapping(tmp_path, lambda number: episode(number, success=number == 0), (), **changes)
+    totals: list[int] = []
+    trainer.observer.phase = lambda iteration, name, count: totals.append(count) if "next" in name else None
+    trainer.fit()
+    assert totals == [0, 0]
+    assert [row["rollout/draws"] for row in trainer.run.metrics()] == [2, 2, 2]
+    assert trainer.backend.updates == [32] * 3
 
 
 def test_without_rows_the_rollout_beside_is_as_fresh_as_any(tmp_path: Path) -> None:
