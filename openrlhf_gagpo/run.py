@@ -11,7 +11,7 @@ from rich.console import Console
 
 from agent_envs import EnvError, registry
 from openrlhf_gagpo import hygiene
-from openrlhf_gagpo.config.reading import env_options
+from openrlhf_gagpo.config.reading import env_options, overlaps
 from openrlhf_gagpo.config.resolve import Config, resolve
 from openrlhf_gagpo.errors import ConfigError, RunError
 from openrlhf_gagpo.files import hold
@@ -190,8 +190,10 @@ def _check_same_run(config: Config, folder: RunFolder) -> None:
     # Read as a recipe, so that what an older release wrote has its meaning in today's flags.
     before = resolve(["--config", str(folder.config_path)]).to_dict()["values"]
     now = config.to_dict()["values"]
-    # No rollout runs across an evaluation or a checkpoint, so they decide how old the weights of the others are.
-    fixed = ("eval.steps", "ckpt.save_steps") if config.train.overlap != "none" else ()
+    fixed: list[str] = []
+    if overlaps(config):
+        # No rollout runs across an evaluation or a checkpoint, so they decide how old the weights of the others are.
+        fixed = ["ckpt.save_steps", *(["eval.steps"] if config.env.eval_split else [])]
     for name in sorted(before.keys() & now.keys()):
         longer = name == "train.num_iterations" and config.actor.lr_scheduler == "constant"
         may_change = name.startswith(_MAY_CHANGE) and name not in fixed

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from openrlhf_gagpo.backends import BACKENDS
 from openrlhf_gagpo.config.resolve import COMMAND_LINE, DEFAULT, DERIVED, Config
 
-__all__ = ["GAIN", "about_environment", "correction_range", "env_options", "say"]
+__all__ = ["GAIN", "about_environment", "correction_range", "env_options", "overlaps", "say"]
 
 GAIN = "ig"
 """Model column that the training loop computes from the log-probabilities of golden answers, with any backend."""
@@ -22,6 +23,11 @@ def correction_range(config: Config) -> tuple[float, float]:
     """Return the allowed range of the sampler correction's statistic; a single threshold is its upper end."""
     *low, high = config.algo.advantage.is_correction_threshold
     return (low[0] if low else 0.0, high)
+
+
+def overlaps(config: Config) -> bool:
+    """Return whether rollouts are played beside updates; one process, whose value may be a recipe's, cannot do both."""
+    return bool(config.train.overlap == "one_step") and not BACKENDS[config.backend].one_process
 
 
 def about_environment(config: Config, error: Exception) -> str:

@@ -7,11 +7,10 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from openrlhf_gagpo.backends import BACKENDS
 from openrlhf_gagpo.config.adapters import adapted_names
 from openrlhf_gagpo.config.families import families
 from openrlhf_gagpo.config.placement import place
-from openrlhf_gagpo.config.reading import correction_range, env_options
+from openrlhf_gagpo.config.reading import correction_range, env_options, overlaps
 from openrlhf_gagpo.config.resolve import Config, uses_critic
 from openrlhf_gagpo.config.shapes import has_dropout
 from openrlhf_gagpo.credit import registry as estimators
@@ -256,7 +255,7 @@ def loop_settings(
         evaluate_after=config.eval.after_train,
         save_every=config.ckpt.save_steps if config.ckpt.save_steps > 0 else None,
         critic_warmup=max(config.critic.freezing_steps, 0),
-        overlap=config.train.overlap == "one_step" and not BACKENDS[config.backend].one_process,
+        overlap=overlaps(config),
         record=config.rollout.record == "all",
         unknown_token=unknown_token,
     )

@@ -79,9 +79,11 @@ class CellJob:
         self._record({"pid": pid, "submission": self._submission})
 
     def ended(self, outcome: Outcome) -> None:
-        record = read_json(self.folder / RECORD)
-        # What an attempt that led to nothing cost is part of what the cell cost.
-        self._record({"attempts": [*record.get("attempts", []), asdict(outcome) | {"ended": _now()}]})
+        # What an attempt that led to nothing cost is part of what the cell cost. One that led to a finished run belongs
+        # to that run, which was deleted, perhaps since the matrix has other settings now.
+        attempts = read_json(self.folder / RECORD).get("attempts", [])
+        finished = max((number for number, earlier in enumerate(attempts, 1) if not earlier["exit_status"]), default=0)
+        self._record({"attempts": [*attempts[finished:], asdict(outcome) | {"ended": _now()}]})
         if is_finished(self.cell):
             shutil.copy(self.folder / RECORD, self.cell.folder / RECORD)
 

@@ -56,8 +56,6 @@ class _Rollout:
 
     episodes: list[Episode]
     kept: list[Episode]
-    updates: int
-    """Updates that the policy had had when the rollout began."""
     metrics: dict[str, float]
 
 
@@ -73,8 +71,8 @@ class Trainer:
         self.loss = settings.objective.build().policy
         # Measured after an iteration's row was written, so it goes into the next row.
         self._carried: dict[str, float] = {}
-        self._updates = 0
-        """Updates in this process that changed the policy."""
+        self._moved = False
+        """Whether the last iteration's update changed the policy."""
         self._ahead: Future[_Rollout] | None = None
         """The next iteration's rollout, if it has been begun."""
 
@@ -122,11 +120,12 @@ class Trainer:
                 credited = table.recorded(result, columns)
                 metrics |= {f"credit/{name}": value for name, value in result.diagnostics.items()}
                 metrics |= _critic_quality(result)
+            self._moved = False
             with self._recording(iteration, episodes, credited):
                 if rows is not None:
                     batch_seed = stable_seed(seed, "batches", iteration)
                     metrics |= self.backend.update(rows, batch_seed, policy=iteration > self.settings.critic_warmup)
-                    self._updates += metrics.get("policy/optimizer_steps", 0) > 0
+                    self._moved = metrics.get("policy/optimizer_steps", 0) > 0
                 if self._await_rollout(metrics) and rows is not None:
                     with _timed(metrics, "time/sync"):
                         self.backend.sync()
@@ -153,7 +152,7 @@ class Trainer:
         episodes = 0 if settings.group_filter else settings.tasks_per_iteration * settings.group_size
         self.observer.phase(iteration - 1, "update and next rollout", episodes)
         thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rollout")
-        self._ahead = thread.submit(self._play, iteration, self._updates, announce=False)
+        self._ahead = thread.submit(self._play, iteration, announce=False)
         thread.shutdown(wait=False)
 
     def _await_rollout(self, metrics: dict[str, float]) -> bool:
@@ -174,18 +173,17 @@ class Trainer:
             All episodes, and those of the groups to train on.
         """
         ahead, self._ahead = self._ahead, None
-        rollout = self._play(iteration, self._updates) if ahead is None else ahead.result()
+        rollout = self._play(iteration) if ahead is None else ahead.result()
         metrics |= rollout.metrics
         if self.settings.overlap:
-            metrics["rollout/staleness"] = float(self._updates - rollout.updates)
+            metrics["rollout/staleness"] = float(ahead is not None and self._moved)
             metrics["time/ahead"] = 0.0 if ahead is None else rollout.metrics["time/rollout"]
         return rollout.episodes, rollout.kept
 
-    def _play(self, iteration: int, updates: int, *, announce: bool = True) -> _Rollout:
+    def _play(self, iteration: int, *, announce: bool = True) -> _Rollout:
         """Play the iteration's episodes, in several draws of tasks if the run filters groups.
 
         Args:
-            updates: those that the policy has had.
             announce: whether the observer is told of every draw.
         """
         chosen, wanted = self.settings.group_filter, self.settings.tasks_per_iteration
@@ -203,7 +201,7 @@ class Trainer:
         metrics |= rollout_metrics(episodes, groups, self.settings.unknown_token)
         if chosen:
             metrics |= filter_metrics(episodes, kept, draws)
-        return _Rollout(episodes, kept, updates, metrics)
+        return _Rollout(episodes, kept, metrics)
 
     def _draw(self, iteration: int, draw: int, count: int, metrics: dict[str, float], announce: bool) -> list[Episode]:
         """Play a group of each of the ``count`` first tasks of one draw (counted from 0)."""

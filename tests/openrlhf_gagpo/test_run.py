@@ -103,6 +103,16 @@ def test_a_run_that_overlaps_keeps_the_iterations_before_which_it_does_not(tmp_p
         run_module._check_same_run(_config(tmp_path / "run", *overlap, *changed), folder)
 
 
+def test_iterations_that_decide_nothing_may_change_in_a_recipe_that_overlaps(tmp_path: Path) -> None:
+    """One process does not overlap, and without a split there are no evaluations."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("train: {overlap: one_step}\n")
+    for words, changed in ((["--backend", "local"], "--ckpt.save_steps"), ([], "--eval.steps")):
+        words = ["--config", str(recipe), *words]
+        folder = _folder(tmp_path / changed, *words)
+        run_module._check_same_run(_config(tmp_path / changed, *words, changed, "3"), folder)
+
+
 def test_a_schedule_fixes_the_number_of_iterations(tmp_path: Path) -> None:
     folder = _folder(tmp_path / "run", "--actor.lr_scheduler", "linear")
     longer = _config(tmp_path / "run", "--actor.lr_scheduler", "linear", "--train.num_iterations", "900")

@@ -38,7 +38,7 @@ PLANS = {
     "apart": (
         "--rollout.temperature 0.7 --actor.gradient_checkpointing_enable",
         "--actor.num_gpus_per_node 2 --ref.num_gpus_per_node 1 --vllm.num_engines 1 --ds.zero_stage 1 "
-        "--train.no_colocate_all",
+        "--train.no_colocate_all --train.overlap one_step",
     ),
     # Several micro-batches of the many tokens of a prompt with its history.
     "adapters": (
@@ -108,7 +108,7 @@ def test_a_rollout_beside_the_update_has_the_weights_of_before_it(
     many, _ = pair
     config = configuration(
         many.args.actor.model_name_or_path, tmp_path, *" ".join(PLANS["apart"]).split(), "--train.num_iterations", "4",
-        "--train.overlap", "one_step", "--env.eval_split", "valid", "--eval.steps", "3", "--eval.no_before_train",
+        "--env.eval_split", "valid", "--eval.steps", "3", "--eval.no_before_train",
         "--algo.advantage.no_drop_reward_free_groups", "--algo.advantage.invalid_penalty", "0.1",
     )  # fmt: skip
     settings = loop_settings(config, [f"vault-train-{index}" for index in range(8)], ["vault-valid-0"])
@@ -122,15 +122,16 @@ def test_a_rollout_beside_the_update_has_the_weights_of_before_it(
     gaps = [row["policy/sampling_logprob_diff_max"] for row in rows]
     assert [gap > 1e-3 for gap in gaps] == [False, True, True, False], gaps
 
-    # A run that stops while one is played ends it too, without starting the engine again.
-    begun = Event()
+    # A run that stops while one is played ends it too, without starting the engine again. The last test of this pair.
+    begun, fleet = Event(), many.fleet
     requests = schedule.training_requests([f"vault-train-{index}" for index in range(200)], 4, 9, seed=0)
     with ThreadPoolExecutor(max_workers=1) as thread:
         playing = thread.submit(many.rollout, requests, settings.sampling, lambda episode: begun.set())
         assert begun.wait(60)
         many.close()
-        with pytest.raises(RunError):
+        with pytest.raises(RunError, match="the engines were stopped during a rollout"):
             playing.result(timeout=10)
+    assert fleet.restarts == 0
 
 
 def compare_information_gain(many: Any, local: LocalBackend, episodes: list[Episode]) -> None:

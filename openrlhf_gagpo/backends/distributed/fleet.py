@@ -73,7 +73,7 @@ class EngineFleet:
         self._seen_stats: list[dict[str, float]] = [{} for _ in specs]
         self.restarts = 0
         self._playing = threading.Lock()
-        """Held during a rollout, which may be in a thread of its own."""
+        """Held during a rollout and before it, which may be in a thread of its own."""
         self._stopped = False
         self.on_restart: Callable[[int], None] | None = None
         """Called with the number of an engine that was started again, to give it the weights; None if none can be."""
@@ -132,6 +132,7 @@ class EngineFleet:
             if not pending:
                 return [played[request.group, request.trajectory] for request in requests]
             done, _ = ray.wait(list(pending), num_returns=1, timeout=_ANSWER_S)
+            self._check_running()
             dead: dict[int, str] = {}
             for ref in done:
                 assignment = pending.pop(ref)
@@ -158,8 +159,14 @@ class EngineFleet:
 
     def revive(self) -> bool:
         """Start the engines again that died between rollouts; return whether there were any."""
+        with self._playing:
+            return self._revive()
+
+    def _revive(self) -> bool:
+        self._check_running()
         asked = {handle.env_stats.remote(): number for number, handle in enumerate(self.handles)}
         answered, silent = ray.wait(list(asked), num_returns=len(asked), timeout=_ANSWER_S)
+        self._check_running()
         dead = {asked[ref]: f"it did not answer within {_ANSWER_S:g} s" for ref in silent}
         for ref in answered:
             try:
@@ -208,11 +215,11 @@ class EngineFleet:
         return {engine: limit for engine, seconds in waited.items() if seconds > self._stall_s}
 
     def _check_running(self) -> None:
+        # Calls after the end of a Ray would start another one.
         if self._stopped:
             raise RunError("the engines were stopped during a rollout")
 
     def _restart(self, engine: int, cause: str) -> None:
-        self._check_running()
         if self.on_restart is None:
             raise RunError(
                 f"rollout engine {engine} failed because {cause}; on GPUs of its own, or with --train.overlap, it is "

@@ -96,6 +96,9 @@ def test_a_failed_cell_stops_no_other_and_is_tried_again(tmp_path: Path, capsys:
     assert len(numbers(out)) == 4 * len({key[2] for key in numbers(out)})
     record = json.loads((out / "records" / "cells" / "default" / "one" / "seed0" / "cell.json").read_text())
     assert [attempt["exit_status"] for attempt in record["attempts"]] == [1, 0]
+    # A finished run that was deleted is not what the cell, run again, has cost.
+    again = json.loads((out / "records" / "cells" / "default" / "one" / "seed1" / "cell.json").read_text())
+    assert [attempt["exit_status"] for attempt in again["attempts"]] == [0]
 
 
 @pytest.mark.usefixtures("pretend")
