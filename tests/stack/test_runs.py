@@ -230,8 +230,8 @@ def test_cpu_recipe(
         assert "nouns word list" in run.report_path.read_text(encoding="utf-8")
 
 
-def ended_by(number: signal.Signals, process: subprocess.Popen[str]) -> tuple[str, float]:
-    """Tell a run to stop; return its output, and how many seconds later all its processes had gone."""
+def interrupted_by(number: signal.Signals, process: subprocess.Popen[str]) -> str:
+    """Tell a run to stop; check that it said so and that all its processes had gone in time; return its output."""
     family = descendants(process)
     told = time.monotonic()
     if number == signal.SIGINT:
@@ -240,7 +240,11 @@ def ended_by(number: signal.Signals, process: subprocess.Popen[str]) -> tuple[st
         process.send_signal(number)
     output = finish(process, timeout=60)
     assert_all_gone(family)
-    return output, time.monotonic() - told
+    assert time.monotonic() - told < GONE_S
+    assert process.returncode == 130, output[-3000:]
+    assert "interrupted after iteration" in output
+    assert "Traceback" not in output
+    return output
 
 
 def test_kill_resume_and_interrupt_leave_nothing_behind(tmp_path: Path) -> None:
@@ -272,12 +276,7 @@ def test_kill_resume_and_interrupt_leave_nothing_behind(tmp_path: Path) -> None:
     wait_for(lambda: len(RunFolder.open(moved).metrics()) > reached + 1, second)
     # A checkpoint in the making, so that the interrupt meets one now and then.
     wait_for(lambda: any((moved / "checkpoints").glob(".*.partial")), second, pause=0.002)
-    output, seconds = ended_by(signal.SIGINT, second)
-    assert second.returncode == 130, output[-3000:]
-    assert "continuing after iteration" in output
-    assert "interrupted after iteration" in output
-    assert "Traceback" not in output
-    assert seconds < GONE_S
+    assert "continuing after iteration" in interrupted_by(signal.SIGINT, second)
     assert_all_gone(agents)
     assert shared_memory() <= before
     run = RunFolder.open(moved)
@@ -299,11 +298,7 @@ def test_sigterm_while_models_and_engine_start_leaves_nothing_behind(tmp_path: P
     before = shared_memory()
     process = train("--config", RECIPE, "--actor.model_name_or_path", str(model), "--run_dir", str(tmp_path / "run"))
     wait_for(lambda: any("ray::WorkerBase" in title for title in titles(process)), process)
-    output, seconds = ended_by(signal.SIGTERM, process)
-    assert process.returncode == 130, output[-3000:]
-    assert "interrupted after iteration 0" in output
-    assert "Traceback" not in output
-    assert seconds < GONE_S
+    assert "interrupted after iteration 0" in interrupted_by(signal.SIGTERM, process)
     assert shared_memory() <= before
     assert RunFolder.open(tmp_path / "run").info()["state"] == "interrupted"
 
@@ -319,11 +314,7 @@ def test_sigterm_in_a_rollout_beside_an_update_leaves_nothing_behind(tmp_path: P
         "one_step", "--eval.no_before_train", "--eval.steps", "-1", "--run_dir", str(folder),
     )  # fmt: skip
     wait_for(lambda: (folder / "run.json").exists() and len(RunFolder.open(folder).metrics()) >= 3, process)
-    output, seconds = ended_by(signal.SIGTERM, process)
-    assert process.returncode == 130, output[-3000:]
-    assert "interrupted after iteration" in output
-    assert "Traceback" not in output
-    assert seconds < GONE_S
+    interrupted_by(signal.SIGTERM, process)
     assert shared_memory() <= before
     run = RunFolder.open(folder)
     assert run.info()["state"] == "interrupted"

@@ -73,7 +73,7 @@ class EngineFleet:
         self._seen_stats: list[dict[str, float]] = [{} for _ in specs]
         self.restarts = 0
         self._playing = threading.Lock()
-        """Held during a rollout and before it, which may be in a thread of its own."""
+        """Held while engines play or are started again, which may be in a thread of its own."""
         self._stopped = False
         self.on_restart: Callable[[int], None] | None = None
         """Called with the number of an engine that was started again, to give it the weights; None if none can be."""
