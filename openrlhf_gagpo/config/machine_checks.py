@@ -127,7 +127,7 @@ def _on_cpu(config: Config) -> Iterator[str]:
     for name in ("vllm.tensor_parallel_size", "ds.ring_attn_size", "ds.tensor_parallel_size"):
         if config.get(name) > 1:
             yield f"{say(config, name)} {config.get(name)} needs GPUs, but this machine has none; leave it at 1"
-    for name in ("vllm.enable_sleep", "ds.enable_sleep", "ds.adam_offload", "ds.use_liger_kernel"):
+    for name in ("vllm.enable_sleep", "ds.enable_sleep", "ds.use_liger_kernel"):
         if config.get(name):
             yield f"{say(config, name)} needs a GPU, but this machine has none; remove it"
     if "flash" in config.ds.attn_implementation:

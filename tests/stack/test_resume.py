@@ -20,6 +20,7 @@ CASES = (
     Case("bf16", 1, (*FLAGS, "--ds.zero_stage", "1", "--ds.param_dtype", "bf16")),
     Case("ranks", 2, (*FLAGS, "--ds.zero_stage", "2", "--actor.num_gpus_per_node", "2")),
     Case("zero3", 1, (*FLAGS, "--ds.zero_stage", "3")),
+    Case("offload", 2, (*FLAGS, "--ds.zero_stage", "2", "--actor.num_gpus_per_node", "2", "--ds.adam_offload")),
 )
 
 
@@ -65,8 +66,12 @@ def test_an_engine_receives_whole_weights(
     assert [bool(rank.sent) for rank in runs[case.name][0]] == [True] + [False] * (case.ranks - 1)
 
 
-def test_stages_and_ranks_reach_the_same_weights(runs: dict[str, tuple[list[Outcome], list[Outcome]]]) -> None:
-    one, other = (runs[name][0][0] for name in ("ranks", "zero3"))
+@pytest.mark.parametrize("name", ["zero3", "offload"])
+def test_stages_and_ranks_reach_the_same_weights(
+    runs: dict[str, tuple[list[Outcome], list[Outcome]]], name: str
+) -> None:
+    one, other = (runs[case][0][0] for case in ("ranks", name))
+    assert [one.offloaded, other.offloaded] == [False, name == "offload"]
     for values, expected in ((one.policy, other.policy), (one.critic, other.critic)):
         assert values.keys() == expected.keys()
         assert [name for name, value in values.items() if float((value - expected[name]).abs().max()) > 1e-5] == []

@@ -48,6 +48,8 @@ class Outcome:
     critic: dict[str, Any]
     sent: dict[str, Any]
     """The weights that an engine received."""
+    offloaded: bool
+    """Whether DeepSpeed kept the optimizer's state in the machine's memory."""
 
 
 def train(folder: Path, cases: Sequence[Case]) -> dict[str, tuple[list[Outcome], list[Outcome]]]:
@@ -127,7 +129,8 @@ def _work(root: Path, case: Case, part: str, rank: int, port: int) -> None:
         if part == "whole" and iteration == SAVED:
             policy.write_checkpoint(str(checkpoint), json.dumps({"iteration": iteration}))
             critic.write_checkpoint(str(checkpoint), "")
-    outcome = Outcome(metrics, policy.parameters(), critic.parameters(), _sent(policy))
+    offloaded = all(getattr(model.optimizer, "cpu_offload", False) for model in (policy.actor.model, critic.critic))
+    outcome = Outcome(metrics, policy.parameters(), critic.parameters(), _sent(policy), offloaded)
     torch.save(vars(outcome), root / f"{case.name}-{part}-{rank}.pt")
     if part == "whole":
         policy.write_model(str(root / f"{case.name}_hf"))

@@ -198,7 +198,7 @@ def _of_conflicts() -> Iterator[Case]:
         "--vllm.num_engines 0", "--train.colocate_all --vllm.num_engines 9", "--vllm.enable_sleep", "--ds.enable_sleep",
         "--train.dynamic_batch_enable --ds.no_packing_samples", "--ray.num_gpus 0", "--train.threads 2",
         "--ray.address a:1 --ray.num_gpus 2", "--ds.zero_stage 3 --actor.num_gpus_per_node 2 --vllm.num_engines 2",
-        "--ds.ring_attn_size 3", "--train.device cpu", "--ds.adam_offload",
+        "--ds.ring_attn_size 3", "--train.device cpu", "--ds.use_liger_kernel",
     ):  # fmt: skip
         yield Case(words.split(), backend="distributed")
 
