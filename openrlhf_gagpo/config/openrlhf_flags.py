@@ -60,7 +60,13 @@ _PLACEMENT = [
 _VLLM = [
     _flag("vllm.num_engines", int, None, _D, "number of vLLM engines"),
     _flag("vllm.tensor_parallel_size", int, 1, _D, "GPUs of one engine", bound=AT_LEAST_ONE),
-    _flag("vllm.sync_backend", str, "nccl", _D, "collective library that carries new weights to the engines"),
+    _flag(
+        "vllm.sync_backend",
+        str,
+        "nccl",
+        _D,
+        "how new weights travel to engines: nccl by vLLM's routes, anything else by OpenRLHF's",
+    ),
     _flag("vllm.sync_with_ray", bool, False, _D, "carry new weights with Ray's collectives"),
     _flag("vllm.enable_prefix_caching", bool, False, _D, "reuse the computed prefix of earlier prompts"),
     _flag("vllm.enforce_eager", bool, False, _D, "use no CUDA graphs in the engines"),

@@ -28,7 +28,12 @@ def ray_runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
     """A local Ray head with logical GPUs and a job server; drivers join it through ``RAY_ADDRESS``."""
     import ray
 
-    # Without an address it would join a cluster that is running on this machine.
-    context = ray.init("local", num_cpus=8, num_gpus=6, include_dashboard=True, dashboard_port=0, log_to_driver=False)
+    with pytest.MonkeyPatch.context() as patch:
+        # Its workers find what tests replace.
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=os.pathsep)
+        # Without an address it would join a cluster that is running on this machine.
+        context = ray.init(
+            "local", num_cpus=8, num_gpus=6, include_dashboard=True, dashboard_port=0, log_to_driver=False
+        )
     yield {"address": ray.get_runtime_context().gcs_address, "dashboard": f"http://{context.dashboard_url}"}
     ray.shutdown()

@@ -118,16 +118,23 @@ def test_a_worker_trains_saves_and_resumes_adapters(
         assert float((saved(ids).logits - wanted).abs().max()) > 1e-3
     assert merged.lm_head.weight is merged.model.embed_tokens.weight
 
-    # OpenRLHF's own route to engines on GPUs sends the same weights.
+    # What is sent to engines on GPUs are the same weights, also by OpenRLHF's own route.
+    from openrlhf_gagpo.backends.distributed.transfer import PolicySource
+
+    source, plain = PolicySource(worker.trainer._plain_weights), dict(merged.named_parameters())
+    assert [(meta.name, meta.shape) for meta in source.metadata()] == [
+        (name, value.shape) for name, value in plain.items()
+    ]
+    for _ in range(2):
+        assert all(torch.equal(value, plain[name]) for name, value in source)
     engine = Engine()
-    monkeypatch.setattr(compat, "cuda_available", lambda: True)
+    monkeypatch.setattr(worker.trainer, "route", "openrlhf")
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: None)
     monkeypatch.setattr(ray, "get", lambda refs, **_: refs)
     monkeypatch.setattr(worker.trainer, "use_cuda_ipc", False)
     monkeypatch.setattr(worker.trainer, "vllm_engines", [engine])
     monkeypatch.setattr(worker.trainer, "_model_update_group", engine, raising=False)
     worker.broadcast_to_vllm()
-    plain = dict(merged.named_parameters())
     assert engine.names == list(plain)
     for name, value in zip(engine.names, engine.sent, strict=True):
         assert torch.equal(value, plain[name]), name

@@ -347,3 +347,30 @@ def test_a_second_model_of_a_process_keeps_its_ring(make: Make, monkeypatch: pyt
     second.setup_ring_attn(None)
     assert rings == ["made"]
     assert second.ring_attn_rank == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "extension"),
+    [({"weight_transfer_config": {"backend": "ipc"}}, "WeightFileWorker"), ({}, "WorkerWrap")],
+    ids=["vLLM's route", "OpenRLHF's route"],
+)
+def test_an_engine_on_a_gpu_has_the_extension_of_its_route(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], extension: str
+) -> None:
+    """With ours, vLLM's process ends with its actor."""
+    import asyncio
+
+    from openrlhf_gagpo.backends.distributed import engine
+
+    made: list[dict[str, Any]] = []
+
+    async def start(self: Any, **arguments: Any) -> None:
+        made.append(arguments)
+
+    monkeypatch.setattr(engine._OpenrlhfRollout, "__init__", start)
+    monkeypatch.setattr(engine.compat, "cuda_available", lambda: True)
+    actor = engine.AgentRolloutActorBase.__new__(engine.AgentRolloutActorBase)
+    theirs = "openrlhf.trainer.ray.vllm_worker_wrap.WorkerWrap"
+    asyncio.run(engine.AgentRolloutActorBase.__init__(actor, worker_extension_cls=theirs, **given))
+    assert made[0]["worker_extension_cls"].endswith(f".{extension}")
+    assert made[0].get("weight_transfer_config") == given.get("weight_transfer_config")

@@ -26,7 +26,7 @@ from openrlhf_gagpo.backends.distributed.batches import PassInputs, UpdateStep
 from openrlhf_gagpo.backends.distributed.checkpoints import POLICY
 from openrlhf_gagpo.backends.distributed.response_pass import response_pass
 from openrlhf_gagpo.backends.distributed.strategy import StepStrategy, use_available_attention
-from openrlhf_gagpo.backends.distributed.weights import weight_file
+from openrlhf_gagpo.backends.distributed.weights import gpu_route, weight_file
 from openrlhf_gagpo.backends.distributed.workers import answers
 from openrlhf_gagpo.training.collate import ActionTensors, TokenBatch
 from openrlhf_gagpo.training.objective import LossScale, add_sums, finish_metrics, read_sums, step_loss
@@ -49,19 +49,26 @@ def step_log(args: Any, model: str, flags: str) -> StepLog:
     return StepLog(model, flags, 0 if args.ds.param_dtype == "fp16" else args.train.max_bad_steps)
 
 
+def weight_route(args: Any) -> str:
+    """Return how a policy in this process sends its weights: "file", or one of ``gpu_route``."""
+    return gpu_route(args) if compat.cuda_available() else "file"
+
+
 class StepPolicyTrainer(ppo_actor.ActorPPOTrainer):
     """Runs planned optimizer steps on the policy and sends its weights to the engines."""
 
     actor: Any
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        if compat.cuda_available():
-            super().__init__(*args, **kwargs)
-        else:
-            # OpenRLHF would open an NCCL group to the engines here.
-            engines, kwargs["vllm_engines"] = kwargs.get("vllm_engines"), None
-            super().__init__(*args, **kwargs)
-            self.vllm_engines = engines
+    def __init__(self, strategy: StepStrategy, *args: Any, **kwargs: Any) -> None:
+        self.route = weight_route(strategy.args)
+        engines = kwargs.get("vllm_engines")
+        if self.route != "openrlhf":
+            # It would open its group to the engines here.
+            kwargs["vllm_engines"] = None
+        super().__init__(strategy, *args, **kwargs)
+        self.vllm_engines = engines
+        self._transfer: Any = None
+        self._receivers: list[Any] = []
         offset_warmup(self.actor_scheduler, self.args.actor.lr_warmup_ratio)
         self.planned: list[UpdateStep] = []
         self.log = step_log(self.args, "policy", "actor")
@@ -113,13 +120,16 @@ class StepPolicyTrainer(ppo_actor.ActorPPOTrainer):
     def broadcast_to_vllm(self) -> None:
         """Send the weights to every engine, then drop the cached prefixes that were computed with the old ones."""
         try:
-            if compat.cuda_available():
+            if self.route == "file":
+                self._send_weight_file()
+                return
+            if self.route == "openrlhf":
                 with self._merged():
                     super().broadcast_to_vllm()
-                if torch.distributed.get_rank() == 0:
-                    self._tell_engines("reset_prefix_cache")
             else:
-                self._send_weight_file()
+                self._send_buffers()
+            if torch.distributed.get_rank() == 0:
+                self._tell_engines("reset_prefix_cache")
         finally:
             # Also if an engine failed, for which the other ranks must not wait.
             torch_dist_barrier_and_cuda_sync()
@@ -133,6 +143,18 @@ class StepPolicyTrainer(ppo_actor.ActorPPOTrainer):
             # Putting the parameters together takes all ranks.
             for _ in weights:
                 pass
+
+    def _send_buffers(self) -> None:
+        engines = list(self.vllm_engines or ())
+        if self._transfer is None or engines != self._receivers:
+            from openrlhf_gagpo.backends.distributed.transfer import make_transfer
+
+            self._transfer = make_transfer(self.route, self._plain_weights, engines, self.args)
+            self._receivers = engines
+        # The buffers need room beside the engines, and are given back to them.
+        torch.cuda.empty_cache()
+        self._transfer.send_weights()
+        torch.cuda.empty_cache()
 
     def _plain_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Yield the weights of a model without adapters, which are all that an engine knows."""

@@ -17,13 +17,14 @@ from openrlhf.trainer.ray import vllm_engine
 
 from openrlhf_gagpo.backends.distributed import compat
 from openrlhf_gagpo.backends.distributed.stacks import Place, listen
+from openrlhf_gagpo.backends.distributed.weights import gpu_route
 from openrlhf_gagpo.backends.remote_envs.nodes import ray_pool
 from openrlhf_gagpo.rollout.player import EpisodePlayer, RolloutSettings
 from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, SamplingParams
 
 __all__ = ["AgentRolloutActor", "AgentRolloutActorBase", "EngineSpec", "create_engines"]
 
-_CPU_WORKER = "openrlhf_gagpo.backends.distributed.weights.WeightFileWorker"
+_WORKER = "openrlhf_gagpo.backends.distributed.weights.WeightFileWorker"
 _CPU_CACHE_BYTES = 2**29
 _DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
@@ -42,6 +43,9 @@ class AgentRolloutActorBase(_OpenrlhfRollout):
             kwargs = _cpu_engine_arguments(kwargs)
             # On a CPU, vLLM would run the model in a third process (actor, engine core, worker) to pin its threads.
             os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        elif "weight_transfer_config" in kwargs:
+            # OpenRLHF's is for its own route, and would let vLLM's process outlive this one.
+            kwargs["worker_extension_cls"] = _WORKER
         await _OpenrlhfRollout.__init__(self, *args, **kwargs)
         self._player: EpisodePlayer | None = None
 
@@ -79,6 +83,10 @@ class AgentRolloutActorBase(_OpenrlhfRollout):
         await self.llm.collective_rpc("load_weight_file", args=(path,))
         await self.llm.reset_prefix_cache()
 
+    async def transfer_weights(self, step: str, **arguments: Any) -> None:
+        """Take a step of vLLM's weight transfer (the routes over GPUs; see ``transfer``) in the engine's workers."""
+        await self.llm.collective_rpc(step, kwargs=arguments)
+
     async def log_probs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """Return this engine's log-probabilities of the tokens of each sequence from the second on (for checks)."""
         from vllm import SamplingParams as VllmSamplingParams
@@ -106,7 +114,7 @@ class AgentRolloutActorBase(_OpenrlhfRollout):
 
 def _cpu_engine_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
     """Replace engine arguments that have a meaning only on a GPU for the CPU build of vLLM."""
-    arguments = {**kwargs, "worker_extension_cls": _CPU_WORKER, "enforce_eager": True, "enable_sleep_mode": False}
+    arguments = {**kwargs, "worker_extension_cls": _WORKER, "enforce_eager": True, "enable_sleep_mode": False}
     if "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
         # By default vLLM would reserve a share of the machine's memory, as it does on a GPU.
         arguments["kv_cache_memory_bytes"] = _CPU_CACHE_BYTES
@@ -165,6 +173,9 @@ def create_engines(args: Any, group: Any, *, shared: bool) -> list[EngineSpec]:
     # For engines with GPUs of their own, OpenRLHF makes a group itself and waits for it without limit.
     vllm_engine.placement_group = lambda *_, **__: group
     arguments = {"dtype": _DTYPES[args.ds.param_dtype], "enable_sleep_mode": args.vllm.enable_sleep}
+    route = gpu_route(args)
+    if route != "openrlhf":
+        arguments["weight_transfer_config"] = {"backend": route}
     vllm_engine.RolloutRayActor = _Recorder(AgentRolloutActor, arguments, specs)
     try:
         vllm_engine.create_vllm_engines(

@@ -1,4 +1,4 @@
-"""vLLM's engine process, in which our extension of its worker runs."""
+"""The routes of weights to engines, and vLLM's engine process, in which our extension of its worker runs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ import sys
 from pathlib import Path
 
 import psutil
+import pytest
+
+from openrlhf_gagpo.backends.distributed.weights import gpu_route
+from openrlhf_gagpo.config.resolve import resolve
 
 _ACTOR = """
 import multiprocessing, os, time
@@ -32,3 +36,18 @@ def test_it_ends_with_the_actor_that_started_it(tmp_path: Path) -> None:
     _, alive = psutil.wait_procs([engine], timeout=10)
     assert not alive
     actor.stdout.close()
+
+
+@pytest.mark.parametrize(
+    ("flags", "route"),
+    [
+        ("--train.colocate_all", "ipc"),
+        ("--train.no_colocate_all", "nccl"),
+        ("--train.colocate_actor_ref", "nccl"),
+        ("--train.colocate_all --vllm.sync_with_ray", "openrlhf"),
+        ("--train.no_colocate_all --vllm.sync_backend gloo", "openrlhf"),
+        ("--train.colocate_all --ds.tensor_parallel_size 2", "openrlhf"),
+    ],
+)
+def test_weights_travel_by_vllms_routes_where_they_can(flags: str, route: str) -> None:
+    assert gpu_route(resolve(["--env.name", "vault", *flags.split()]).namespace()) == route
