@@ -201,6 +201,11 @@ def _distributed(config: Config, plan: Plan) -> Iterator[str]:
             f"{workers} policy workers cannot be divided by ds.ring_attn_size x ds.tensor_parallel_size ({split}); "
             "change actor.num_gpus_per_node"
         )
+    if train.colocate_all and vllm.sync_backend != "nccl":
+        yield (
+            f"{say(config, 'vllm.sync_backend')} {vllm.sync_backend} does not reach engines on the policy's GPUs, to "
+            "which weights go by CUDA IPC; leave it at nccl"
+        )
     if vllm.enable_sleep and not train.colocate_all:
         yield "vllm.enable_sleep frees memory for models on the same GPUs; add --train.colocate_all or remove it"
     if train.colocate_all and train.overlap != "none":
@@ -230,6 +235,8 @@ def _deepspeed(config: Config) -> Iterator[str]:
     if config.ds.zero_stage == 0:
         yield "ds.zero_stage 0 makes bf16 updates too small and reports a gradient norm of 0 in fp32; use 1 or 2"
     for section in ("actor", "critic") if uses_critic(config) else ("actor",):
+        if config.get(f"{section}.optim") == "muon" and config.ds.adam_offload:
+            yield f"ds.adam_offload does not work with Muon; remove it, or set {section}.optim to adam"
         if config.get(f"{section}.optim") == "muon" and config.get(f"{section}.max_norm"):
             yield (
                 f"{section}.max_norm {config.get(f'{section}.max_norm'):g} would clip Muon's updates after they were "

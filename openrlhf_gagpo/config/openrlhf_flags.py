@@ -65,7 +65,7 @@ _VLLM = [
         str,
         "nccl",
         _D,
-        "how new weights travel to engines: nccl by vLLM's routes, anything else by OpenRLHF's",
+        "how new weights travel to engines: nccl in vLLM's buffers, anything else by OpenRLHF's group",
     ),
     _flag("vllm.sync_with_ray", bool, False, _D, "carry new weights with Ray's collectives"),
     _flag("vllm.enable_prefix_caching", bool, False, _D, "reuse the computed prefix of earlier prompts"),

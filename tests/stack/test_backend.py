@@ -28,6 +28,7 @@ from openrlhf_gagpo.training import schedule
 from openrlhf_gagpo.training.information_gain import Probes
 from openrlhf_gagpo.training.loop import Trainer
 from openrlhf_gagpo.training.table import LOG_PROB
+from support import faulty_engines
 from support.models import make_model
 from support.real_stack import (
     Silent,
@@ -298,6 +299,21 @@ def test_an_engine_that_dies_is_started_again_and_its_groups_are_played_again(ba
     backend.sync()
     assert backend.env_stats()["env/engine_restarts"] == 2
     assert gap(backend, play(backend, iteration=10)) <= 5e-6
+
+
+@one_kind
+def test_an_engine_that_hangs_is_started_again_too(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    hung = backend.fleet.handles[0]
+    parts = psutil.Process(backend.fleet.places[0].pid).children(recursive=True)
+    restarts = backend.env_stats()["env/engine_restarts"]
+    monkeypatch.setattr(backend.fleet, "_stall_s", 15.0)
+    hung.transfer_weights.remote(faulty_engines.hang)
+    episodes = play(backend, iteration=12)
+    assert backend.env_stats()["env/engine_restarts"] == restarts + 1
+    assert len(episodes) == 16
+    assert not any(episode.faulted for episode in episodes)
+    assert gap(backend, episodes) <= 5e-6
+    assert psutil.wait_procs(parts, timeout=10)[1] == []
 
 
 @one_kind

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +16,7 @@ import torch
 from openrlhf_gagpo.backends.local import LocalBackend
 from openrlhf_gagpo.config.resolve import resolve
 from openrlhf_gagpo.config.settings import backend_settings
+from openrlhf_gagpo.errors import RunError
 from openrlhf_gagpo.training.rows import TrainingRow
 from support.models import make_critic, make_model
 
@@ -119,6 +122,17 @@ def test_two_ranks_reach_the_parameters_of_one_process(start: Start) -> None:
     assert_equal(backend, local)
 
     check_checkpoints(backend, given)
+
+    # The other three ranks, of which one waits for this one, do not keep the run.
+    import ray
+
+    critic = backend.trainer.critic_model_group.handles[1]
+    threading.Timer(0.3, lambda: ray.kill(critic)).start()
+    started = time.monotonic()
+    with pytest.raises(RunError, match="a worker failed with ActorDiedError: ") as stop:
+        backend.update(given * 20, 5)
+    assert time.monotonic() - started < 30
+    assert "\n" not in str(stop.value)
 
 
 def check_checkpoints(backend: Any, given: list[TrainingRow]) -> None:

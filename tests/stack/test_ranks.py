@@ -36,7 +36,9 @@ PLANS = {
     ),
     # The reference has another number of ranks than the policy.
     "apart": (
-        "--rollout.temperature 0.7 --actor.gradient_checkpointing_enable",
+        "--rollout.temperature 0.7 --actor.gradient_checkpointing_enable --actor.policy_loss_type ppo "
+        "--algo.advantage.is_correction_level token --algo.advantage.is_correction_mode clip "
+        "--algo.advantage.is_correction_threshold 1.05",
         "--actor.num_gpus_per_node 2 --ref.num_gpus_per_node 1 --vllm.num_engines 1 --ds.zero_stage 1 "
         "--train.no_colocate_all --train.overlap one_step",
     ),
@@ -121,6 +123,7 @@ def test_a_rollout_beside_the_update_has_the_weights_of_before_it(
     # What the policy learnt meanwhile lies between its sampler's log-probabilities and its own.
     gaps = [row["policy/sampling_logprob_diff_max"] for row in rows]
     assert [gap > 1e-3 for gap in gaps] == [False, True, True, False], gaps
+    assert [row["policy/correction_share"] > 0 for row in rows] == [False, True, True, False]
 
     # A run that stops while one is played ends it too, without starting the engine again. The last test of this pair.
     begun, fleet = Event(), many.fleet

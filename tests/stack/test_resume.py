@@ -66,6 +66,15 @@ def test_an_engine_receives_whole_weights(
     assert [bool(rank.sent) for rank in runs[case.name][0]] == [True] + [False] * (case.ranks - 1)
 
 
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_all_ranks_skip_a_step_that_is_not_finite_in_one(
+    runs: dict[str, tuple[list[Outcome], list[Outcome]]], case: Case
+) -> None:
+    for rank in [*runs[case.name][0], *runs[case.name][1]]:
+        assert rank.skipped == {"policy": 1, "critic": 1}
+        assert rank.spared
+
+
 @pytest.mark.parametrize("name", ["zero3", "offload"])
 def test_stages_and_ranks_reach_the_same_weights(
     runs: dict[str, tuple[list[Outcome], list[Outcome]]], name: str

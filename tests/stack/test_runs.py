@@ -283,6 +283,8 @@ def test_kill_resume_and_interrupt_leave_nothing_behind(tmp_path: Path) -> None:
     assert run.info()["state"] == "interrupted"
     iterations = [row["iteration"] for row in run.metrics()]
     assert iterations == list(range(1, len(iterations) + 1))
+    # The engine of the second run was given the weights of the checkpoint.
+    assert max(row["policy/sampling_logprob_diff_max"] for row in run.metrics()) < 1e-4
     tag = (run.checkpoints_dir / "latest").read_text()
     kept = {path.name for path in run.checkpoints_dir.iterdir() if not path.name.startswith(".")}
     whole = {"latest", tag, f"{tag}_hf"}

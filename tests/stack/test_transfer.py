@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import ray
 
+from openrlhf_gagpo.errors import RunError
 from support.models import make_model
 from support.real_stack import configuration, gap, play, policy_parameters, rows_of
 
@@ -42,7 +44,7 @@ def backend(
             started.close()
 
 
-@pytest.mark.parametrize("backend", ["nccl", "ipc"], indirect=True)
+@pytest.mark.parametrize("backend", ["ipc", "nccl"], indirect=True)
 def test_engines_get_the_weights_in_a_few_calls(backend: Any, request: pytest.FixtureRequest) -> None:
     from support import cpu_transfer
 
@@ -79,3 +81,15 @@ def test_an_engine_that_was_started_again_gets_them_alone(backend: Any) -> None:
     backend.sync()
     assert all(ray.get([engine.calls_since.remote() for engine in engines]))
     assert gap(backend, play(backend, iteration=9)) <= 5e-6
+
+
+@pytest.mark.parametrize(
+    ("backend", "step"), [("ipc", "start_weight_update"), ("nccl", "update_weights")], indirect=["backend"]
+)
+def test_an_engine_that_fails_to_receive_ends_the_run_with_its_cause(backend: Any, step: str) -> None:
+    """The last test of each backend, some ranks and engines of which wait in vain from then on."""
+    ray.get(backend.fleet.handles[1].fail_at.remote(step))
+    started = time.monotonic()
+    with pytest.raises(RunError, match="a worker failed with RuntimeError: no memory"):
+        backend.sync()
+    assert time.monotonic() - started < 20

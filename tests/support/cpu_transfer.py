@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 from contextlib import nullcontext
 from datetime import timedelta
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ import torch
 
 from openrlhf_gagpo.backends.distributed import actors, engine, weights
 from openrlhf_gagpo.backends.distributed.engine import AgentRolloutActorBase
+from openrlhf_gagpo.backends.distributed.routes import gpu_route
 
 __all__ = ["BUFFER_BYTES", "Engine", "Policy", "Worker"]
 
@@ -66,9 +68,16 @@ class Gloo:
         limit = timedelta(seconds=60)
         store = torch.distributed.TCPStore(host, port, size, is_master=rank == 0, timeout=limit)
         self._group = torch.distributed.ProcessGroupGloo(store, rank, size, limit)
+        self._aborted = threading.Event()
 
     def broadcast(self, tensor: torch.Tensor, src: int) -> None:
-        self._group.broadcast(tensor, src).wait()
+        work = self._group.broadcast(tensor, src)
+        while not work.is_completed():
+            if self._aborted.wait(0.001):
+                raise RuntimeError("the group was aborted")
+
+    def destroy(self) -> None:
+        self._aborted.set()
 
 
 def install() -> None:
@@ -102,13 +111,17 @@ class Engine(AgentRolloutActorBase):
     async def __init__(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[misc]
         # Its worker's process inherits them.
         os.environ |= {_GPU: gpu_of_this_actor(), _ENGINE: "1"}
-        engine._WORKER = f"{__name__}.Worker"
-        assert kwargs["weight_transfer_config"]["backend"] in ("ipc", "nccl")
+        of_gpu = {"weight_transfer_config": kwargs["weight_transfer_config"]}
+        arguments = engine._cpu_engine_arguments
+        engine._WORKER, engine._cpu_engine_arguments = f"{__name__}.Worker", lambda given: arguments(given) | of_gpu
         self.calls: list[str] = []
+        self.fault = ""
         await AgentRolloutActorBase.__init__(self, *args, **kwargs)
 
     async def transfer_weights(self, step: str, **arguments: Any) -> None:
         self.calls.append(step)
+        if step == self.fault:
+            raise RuntimeError("no memory")
         await super().transfer_weights(step, **arguments)
         if step == "finish_weight_update":
             # What a CPU alone needs.
@@ -116,6 +129,9 @@ class Engine(AgentRolloutActorBase):
 
     async def load_weight_file(self, path: str) -> None:
         raise AssertionError("the weights came as on a CPU")
+
+    async def fail_at(self, step: str) -> None:
+        self.fault = step
 
     async def calls_since(self) -> list[str]:
         calls, self.calls = self.calls, []
@@ -130,5 +146,6 @@ class Policy(actors.PolicyActorBase):
         install()
         from openrlhf_gagpo.backends.distributed import transfer
 
-        actors.weight_route, transfer._BUFFER_BYTES = weights.gpu_route, BUFFER_BYTES
+        actors.route_from_here, transfer._BUFFER_BYTES = gpu_route, BUFFER_BYTES
+        transfer.torch = Torch()  # type: ignore[attr-defined]
         super().init_model_from_pretrained(strategy, *args)

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -48,6 +48,10 @@ class Outcome:
     critic: dict[str, Any]
     sent: dict[str, Any]
     """The weights that an engine received."""
+    skipped: dict[str, float]
+    """Share of the steps of a last iteration that were skipped, in which one row's gradient is not finite, by model."""
+    spared: bool
+    """Whether that iteration changed nothing."""
     offloaded: bool
     """Whether DeepSpeed kept the optimizer's state in the machine's memory."""
 
@@ -130,18 +134,35 @@ def _work(root: Path, case: Case, part: str, rank: int, port: int) -> None:
             policy.write_checkpoint(str(checkpoint), json.dumps({"iteration": iteration}))
             critic.write_checkpoint(str(checkpoint), "")
     offloaded = all(getattr(model.optimizer, "cpu_offload", False) for model in (policy.actor.model, critic.critic))
-    outcome = Outcome(metrics, policy.parameters(), critic.parameters(), _sent(policy), offloaded)
+    reached, sent = [policy.parameters(), critic.parameters()], _sent(policy)
+    of_critic, of_policy = _steps(backend, case.ranks, rank, 0, faulty=True)
+    row = critic.train(of_critic) | policy.train(of_policy)
+    skipped = {name: row[f"{name}/skipped_steps"] / len(of_policy) for name in ("policy", "critic")}
+    spared = all(
+        torch.equal(value, kept[name])
+        for model, kept in zip((policy, critic), reached, strict=True)
+        for name, value in model.parameters().items()
+    )
+    outcome = Outcome(metrics, *reached, sent, skipped, spared, offloaded)
     torch.save(vars(outcome), root / f"{case.name}-{part}-{rank}.pt")
     if part == "whole":
         policy.write_model(str(root / f"{case.name}_hf"))
 
 
-def _steps(backend: Any, ranks: int, rank: int, iteration: int) -> tuple[Sequence[Any], Sequence[Any]]:
-    """Return this rank's part of an iteration over recorded rows, for the critic and the policy, as the driver does."""
+def _steps(
+    backend: Any, ranks: int, rank: int, iteration: int, *, faulty: bool = False
+) -> tuple[Sequence[Any], Sequence[Any]]:
+    """Return this rank's part of an iteration over recorded rows, for the critic and the policy, as the driver does.
+
+    Args:
+        faulty: whether one row has credit that is not finite; all rows are then in one step.
+    """
     from openrlhf_gagpo.backends.distributed.batches import critic_steps, policy_steps
 
     batches = backend.settings.batches
     rows = segments(_WORDS, (9, 4, 6, 1, 12, 3, 8), seed=iteration)
+    if faulty:
+        rows = [*rows[1:20], replace(rows[0], advantage=float("nan"), value_target=float("inf"))]
     of_critic = critic_steps(rows, lambda read: batches.plan_training(read, ranks, iteration), 0, ranks)
     plan = batches.plan_training(rows, ranks, iteration)
     of_policy = policy_steps(rows, plan, [row.sampling_log_probs for row in rows], None, 0, ranks)

@@ -1,7 +1,7 @@
 """DeepSpeed workers: OpenRLHF's policy and reference actors with step-level updates.
 
-OpenRLHF provides model construction, distributed set-up, forward passes, DeepSpeed engine, checkpoints and the CUDA
-weight-sync routes. Only the update itself differs: it runs a plan of optimizer steps made by the driver.
+OpenRLHF provides model construction, distributed set-up, forward passes, DeepSpeed engine and checkpoints. The update
+differs, which runs a plan of optimizer steps made by the driver, and how weights get to the engines (see ``routes``).
 
 Only the workers import this module (see ``workers``).
 """
@@ -25,8 +25,9 @@ from openrlhf_gagpo.backends.distributed import compat
 from openrlhf_gagpo.backends.distributed.batches import PassInputs, UpdateStep
 from openrlhf_gagpo.backends.distributed.checkpoints import POLICY
 from openrlhf_gagpo.backends.distributed.response_pass import response_pass
+from openrlhf_gagpo.backends.distributed.routes import Route, gpu_route
 from openrlhf_gagpo.backends.distributed.strategy import StepStrategy, use_available_attention
-from openrlhf_gagpo.backends.distributed.weights import gpu_route, weight_file
+from openrlhf_gagpo.backends.distributed.weights import weight_file
 from openrlhf_gagpo.backends.distributed.workers import answers
 from openrlhf_gagpo.training.collate import ActionTensors, TokenBatch
 from openrlhf_gagpo.training.objective import LossScale, add_sums, finish_metrics, read_sums, step_loss
@@ -49,8 +50,8 @@ def step_log(args: Any, model: str, flags: str) -> StepLog:
     return StepLog(model, flags, 0 if args.ds.param_dtype == "fp16" else args.train.max_bad_steps)
 
 
-def weight_route(args: Any) -> str:
-    """Return how a policy in this process sends its weights: "file", or one of ``gpu_route``."""
+def route_from_here(args: Any) -> Route:
+    """Return how a policy in this process sends its weights."""
     return gpu_route(args) if compat.cuda_available() else "file"
 
 
@@ -60,13 +61,14 @@ class StepPolicyTrainer(ppo_actor.ActorPPOTrainer):
     actor: Any
 
     def __init__(self, strategy: StepStrategy, *args: Any, **kwargs: Any) -> None:
-        self.route = weight_route(strategy.args)
+        self.route = route_from_here(strategy.args)
         engines = kwargs.get("vllm_engines")
         if self.route != "openrlhf":
             # It would open its group to the engines here.
             kwargs["vllm_engines"] = None
         super().__init__(strategy, *args, **kwargs)
         self.vllm_engines = engines
+        self._source: Any = None
         self._transfer: Any = None
         self._receivers: list[Any] = []
         offset_warmup(self.actor_scheduler, self.args.actor.lr_warmup_ratio)
@@ -119,41 +121,45 @@ class StepPolicyTrainer(ppo_actor.ActorPPOTrainer):
 
     def broadcast_to_vllm(self) -> None:
         """Send the weights to every engine, then drop the cached prefixes that were computed with the old ones."""
-        try:
-            if self.route == "file":
-                self._send_weight_file()
-                return
-            if self.route == "openrlhf":
-                with self._merged():
-                    super().broadcast_to_vllm()
-            else:
-                self._send_buffers()
-            if torch.distributed.get_rank() == 0:
-                self._tell_engines("reset_prefix_cache")
-        finally:
-            # Also if an engine failed, for which the other ranks must not wait.
-            torch_dist_barrier_and_cuda_sync()
+        if self.route == "file":
+            self._send_weight_file()
+            return
+        if self.route == "openrlhf":
+            with self._merged():
+                super().broadcast_to_vllm()
+        else:
+            self._send_buffers()
+        if torch.distributed.get_rank() == 0:
+            self._tell_engines("reset_prefix_cache")
+        # Only now: a rank that failed on the way must raise, whatever the others wait for, and the run ends.
+        torch_dist_barrier_and_cuda_sync()
 
     def _send_weight_file(self) -> None:
         weights = self._plain_weights()
-        if torch.distributed.get_rank() == 0:
-            with weight_file(weights) as path:
-                self._tell_engines("load_weight_file", path)
-        else:
-            # Putting the parameters together takes all ranks.
-            for _ in weights:
-                pass
+        try:
+            if torch.distributed.get_rank() == 0:
+                with weight_file(weights) as path:
+                    self._tell_engines("load_weight_file", path)
+            else:
+                # Putting the parameters together takes all ranks.
+                for _ in weights:
+                    pass
+        finally:
+            # Also if an engine failed: it is started again, and the ranks have to be ready to send once more.
+            torch_dist_barrier_and_cuda_sync()
 
     def _send_buffers(self) -> None:
-        engines = list(self.vllm_engines or ())
-        if self._transfer is None or engines != self._receivers:
-            from openrlhf_gagpo.backends.distributed.transfer import make_transfer
+        from openrlhf_gagpo.backends.distributed.transfer import PolicySource, Transfer
 
-            self._transfer = make_transfer(self.route, self._plain_weights, engines, self.args)
+        engines = list(self.vllm_engines or ())
+        if self._source is None:
+            self._source = PolicySource(self._plain_weights)
+        if self._transfer is None or engines != self._receivers:
+            self._transfer = Transfer(self.route, self._source, engines, self.args)
             self._receivers = engines
         # The buffers need room beside the engines, and are given back to them.
         torch.cuda.empty_cache()
-        self._transfer.send_weights()
+        self._transfer.send()
         torch.cuda.empty_cache()
 
     def _plain_weights(self) -> Iterator[tuple[str, Tensor]]:
@@ -290,6 +296,11 @@ class PolicyActorBase(TrainedRank, _OpenrlhfPolicy):
     def forward(self, sequences: Tensor, action_mask: Tensor, attention_mask: Tensor) -> Tensor:
         """Compute the log-probabilities (S, T-1) where ``action_mask`` is 1."""
         return _log_probs(self.actor, sequences, action_mask, attention_mask, self.strategy)
+
+    def weight_route(self) -> Route:
+        """Return how the weights travel to the engines."""
+        route: Route = self.trainer.route
+        return route
 
     def replace_engine(self, number: int, handle: Any) -> None:
         """Send the weights to an engine that takes the place of one that died, and to it from now on."""

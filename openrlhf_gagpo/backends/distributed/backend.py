@@ -21,6 +21,7 @@ from openrlhf_gagpo.backends.distributed.cluster import Cluster, explained
 from openrlhf_gagpo.backends.distributed.controller import StepTrainer
 from openrlhf_gagpo.backends.distributed.engine import create_engines
 from openrlhf_gagpo.backends.distributed.fleet import EngineFleet
+from openrlhf_gagpo.backends.distributed.routes import Route
 from openrlhf_gagpo.backends.distributed.stacks import Place, stacks_of
 from openrlhf_gagpo.backends.distributed.workers import WorkerGroup, Workers, wait_all
 from openrlhf_gagpo.backends.trackers import Trackers
@@ -57,6 +58,7 @@ class DistributedBackend:
         self._trackers = Trackers(TrackerSettings())
         self._fleet: EngineFleet | None = None
         self._trainer: StepTrainer | None = None
+        self._route: Route = "file"
         self._workers: list[Workers] = []
         """Processes of models that are trained or read."""
         self._places: list[Place] = []
@@ -111,11 +113,12 @@ class DistributedBackend:
                 (critic, critic.async_run_method("load", args, asleep, args.critic.model_name_or_path, iterations))
             )
         self._trainer = StepTrainer(args, policy, critic, reference, self.settings.batches, _pad_id(model, fast))
-        # On GPUs of their own, the policy's NCCL group holds the engines that it was made with; and a policy that is
-        # being updated cannot give weights.
-        if (together or not compat.cuda_available()) and args.train.overlap == "none":
-            fleet.on_restart = self._send_weights
         wait_all(loads, "the start")
+        self._route = policy.run("weight_route")[0]
+        # A group of NCCL holds the engines that it was made with; and a policy that is being updated has no weights to
+        # give.
+        if (together or self._route == "file") and args.train.overlap == "none":
+            fleet.on_restart = self._send_weights
         self._places = [place for workers in self._workers for place in workers.places()]
         models = time.perf_counter()
         on_stage("models loaded", models - connected)
@@ -204,8 +207,8 @@ class DistributedBackend:
         try:
             self.trainer.send_weights()
         except ray.exceptions.RayError:
-            # The policy may have met an engine that died. On GPUs its ranks may then wait for one another.
-            if compat.cuda_available() or not self.fleet.revive():
+            # The policy may have met an engine that died. By the other routes its ranks then wait for one another.
+            if self._route != "file" or not self.fleet.revive():
                 raise
             self.trainer.send_weights()
 

@@ -16,8 +16,8 @@ import ray
 from openrlhf.trainer.ray import vllm_engine
 
 from openrlhf_gagpo.backends.distributed import compat
+from openrlhf_gagpo.backends.distributed.routes import gpu_route
 from openrlhf_gagpo.backends.distributed.stacks import Place, listen
-from openrlhf_gagpo.backends.distributed.weights import gpu_route
 from openrlhf_gagpo.backends.remote_envs.nodes import ray_pool
 from openrlhf_gagpo.rollout.player import EpisodePlayer, RolloutSettings
 from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, SamplingParams
@@ -44,7 +44,7 @@ class AgentRolloutActorBase(_OpenrlhfRollout):
             # On a CPU, vLLM would run the model in a third process (actor, engine core, worker) to pin its threads.
             os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         elif "weight_transfer_config" in kwargs:
-            # OpenRLHF's is for its own route, and would let vLLM's process outlive this one.
+            # OpenRLHF's is for its own route, and would let the process of an engine on one GPU outlive this one.
             kwargs["worker_extension_cls"] = _WORKER
         await _OpenrlhfRollout.__init__(self, *args, **kwargs)
         self._player: EpisodePlayer | None = None
@@ -115,6 +115,7 @@ class AgentRolloutActorBase(_OpenrlhfRollout):
 def _cpu_engine_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
     """Replace engine arguments that have a meaning only on a GPU for the CPU build of vLLM."""
     arguments = {**kwargs, "worker_extension_cls": _WORKER, "enforce_eager": True, "enable_sleep_mode": False}
+    arguments.pop("weight_transfer_config", None)
     if "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
         # By default vLLM would reserve a share of the machine's memory, as it does on a GPU.
         arguments["kv_cache_memory_bytes"] = _CPU_CACHE_BYTES

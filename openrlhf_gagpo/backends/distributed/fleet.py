@@ -131,7 +131,7 @@ class EngineFleet:
                 pending[handle.play.remote(assignment.members, sampling)] = assignment
             if not pending:
                 return [played[request.group, request.trajectory] for request in requests]
-            done, _ = ray.wait(list(pending), num_returns=1, timeout=_ANSWER_S)
+            done, _ = ray.wait(list(pending), num_returns=1, timeout=min(_ANSWER_S, self._stall_s or _ANSWER_S))
             self._check_running()
             dead: dict[int, str] = {}
             for ref in done:

@@ -19,10 +19,10 @@ from vllm.utils.network_utils import get_open_port
 
 from openrlhf_gagpo.backends.distributed.workers import answers
 
-__all__ = ["make_transfer"]
+__all__ = ["PolicySource", "Transfer"]
 
 _BUFFER_BYTES = 2**29
-"""Size of a buffer, unless a single parameter is larger. While weights are sent, engines have no cache yet."""
+"""Size of a buffer, unless a single parameter is larger; by NCCL two of half the size, each and a parameter more."""
 
 
 class Engines:
@@ -38,6 +38,12 @@ class Engines:
         self._handles = handles
         self._gpus = gpus
         self._limit_s = limit_s
+        self.gpus = len(handles) * gpus
+        """Of all of them."""
+        self.failure: Exception | None = None
+        """What the first of them that failed met."""
+        self.on_failure: Callable[[], None] | None = None
+        """Called if they fail to receive, for which a broadcast would wait without end."""
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         infos = [dict(init_info) for _ in self._handles]
@@ -61,7 +67,13 @@ class Engines:
             handle.transfer_weights.remote(step, **given)
             for handle, given in zip(self._handles, arguments, strict=True)
         ]
-        answers(refs, "sending the weights to the engines", self._limit_s)
+        try:
+            answers(refs, "sending the weights to the engines", self._limit_s)
+        except Exception as error:
+            self.failure = self.failure or error
+            if self.on_failure is not None:
+                self.on_failure()
+            raise
 
 
 class PolicySource(base.WeightSource):
@@ -87,29 +99,54 @@ class PolicySource(base.WeightSource):
         return max(*sizes, min(sum(sizes), _BUFFER_BYTES))
 
 
-def make_transfer(
-    route: str, weights: Callable[[], Iterator[tuple[str, Tensor]]], handles: Sequence[Any], args: Any
-) -> base.TrainerWeightTransferEngine[Any]:
-    """Connect the policy with engines; all of its ranks have to, and have to call ``send_weights`` together.
+class Transfer:
+    """The way from the policy to some engines. All ranks of the policy make it, and send, together.
 
     Args:
-        route: "ipc" or "nccl" (see ``weights.gpu_route``), for which the engines were started.
-        weights: see ``PolicySource``.
+        route: "ipc" or "nccl", for which the engines were started.
+        source: the weights.
         handles: the engines' actors.
         args: OpenRLHF's arguments of the run.
     """
-    gpus = args.vllm.tensor_parallel_size
-    engines = Engines(handles, gpus, args.train.worker_timeout)
-    source = PolicySource(weights)
-    rank = torch.distributed.get_rank()
-    if route == "ipc":
+
+    def __init__(self, route: str, source: PolicySource, handles: Sequence[Any], args: Any) -> None:
+        self._engines = Engines(handles, args.vllm.tensor_parallel_size, args.train.worker_timeout)
+        connect = {"ipc": self._over_ipc, "nccl": self._over_nccl}[route]
+        self._sender = connect(source, torch.distributed.get_rank())
+
+    def _over_ipc(self, source: PolicySource, rank: int) -> base.TrainerWeightTransferEngine[Any]:
         here = ipc_engine.IPCTrainerInitInfo(rank=rank, packed=True, packed_buffer_size_bytes=source.buffer_bytes())
-        return ipc_engine.IPCTrainerWeightTransferEngine.trainer_init(here, client=engines, source=source)
-    meeting = nccl_engine.NCCLTrainerInitInfo(
-        rank=rank,
-        master_address=ray.util.get_node_ip_address(),
-        master_port=get_open_port(),
-        world_size=1 + len(handles) * gpus,
-        packed_buffer_size_bytes=_BUFFER_BYTES,
-    )
-    return nccl_engine.NCCLTrainerWeightTransferEngine.trainer_init(meeting, client=engines, source=source)
+        return ipc_engine.IPCTrainerWeightTransferEngine.trainer_init(here, client=self._engines, source=source)
+
+    def _over_nccl(self, source: PolicySource, rank: int) -> base.TrainerWeightTransferEngine[Any]:
+        meeting = nccl_engine.NCCLTrainerInitInfo(
+            rank=rank,
+            master_address=ray.util.get_node_ip_address(),
+            master_port=get_open_port(),
+            world_size=1 + self._engines.gpus,
+            packed_buffer_size_bytes=_BUFFER_BYTES // 2,
+        )
+        # vLLM would leave another stream as the current one, with which DeepSpeed does not reckon.
+        with torch.cuda.stream(torch.cuda.current_stream()):
+            sender = nccl_engine.NCCLTrainerWeightTransferEngine.trainer_init(
+                meeting, client=self._engines, source=source
+            )
+        group = sender.model_update_group
+        if group is not None:
+            self._engines.on_failure = group.destroy
+        return sender
+
+    def send(self) -> None:
+        """Send the weights.
+
+        Raises:
+            Exception: what an engine or this process met. Other ranks may then wait in vain.
+        """
+        try:
+            self._sender.send_weights()
+        except Exception as error:
+            cause = self._engines.failure
+            if cause is None or cause is error:
+                raise
+            # What ended a broadcast is of less interest.
+            raise cause from error

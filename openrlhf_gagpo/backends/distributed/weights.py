@@ -19,7 +19,7 @@ from tqdm import tqdm
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["WeightFileWorker", "gpu_route", "weight_file"]
+__all__ = ["WeightFileWorker", "weight_file"]
 
 # vLLM imports this module in its engine process before it loads a model. That process is spawned, and there tqdm's own
 # lock would be a named semaphore, which remains in /dev/shm when the process is killed.
@@ -40,21 +40,6 @@ def _end_with_parent() -> None:
 
 
 _end_with_parent()
-
-
-def gpu_route(args: Any) -> str:
-    """Return how weights travel from GPUs to engines.
-
-    Args:
-        args: OpenRLHF's arguments of the run.
-
-    Returns:
-        "ipc" or "nccl" (see ``transfer``), or "openrlhf" for what only OpenRLHF's own route can do: Ray's collectives,
-        another library than NCCL, a tensor-parallel policy.
-    """
-    if args.vllm.sync_with_ray or args.vllm.sync_backend != "nccl" or args.ds.tensor_parallel_size > 1:
-        return "openrlhf"
-    return "ipc" if args.train.colocate_all else "nccl"
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from openrlhf_gagpo.backends.distributed.weights import gpu_route
+from openrlhf_gagpo.backends.distributed.routes import gpu_route
 from openrlhf_gagpo.config.resolve import resolve
 
 _ACTOR = """
