@@ -27,10 +27,14 @@ __all__ = [
     "logit_bytes",
 ]
 
-PARTS = ("weights", "gradients", "optimizer", "activations", "logits", "cache")
+PARTS = ("weights", "gradients", "buffers", "optimizer", "activations", "logits", "cache")
 _FLOAT = 4
 BLOCK = 2**22
 """``training.token_scores`` reads so many logits at a time."""
+BUCKET = 500_000_000
+"""DeepSpeed reduces at most so many gradients at a time (``distributed.strategy.DEFAULT_BUCKET``)."""
+LIVE = 1_000_000_000
+"""ZeRO-3 keeps so many weights whole before it gives some back (``stage3_max_live_parameters``)."""
 
 
 @dataclass(frozen=True)
@@ -329,6 +333,14 @@ def _worker(name: str, section: Any, config: Config, model: _Model, training: Pa
     # Float32 weights and the two moments of AdamW.
     state = 0 if ds.adam_offload else 3 * _FLOAT
     update = _update_parts(model, training, split=split, optimizer_bytes=state)
+    bucket = min(BUCKET, model.trained) * training.weight_bytes * (2 if ds.overlap_comm else 1)
+    # Before ZeRO-3 it comes when the logits are gone; ZeRO-3 also has so many weights whole, for a pass.
+    whole = min(LIVE, model.numbers) * training.weight_bytes
+    reduced = bucket + whole if ds.zero_stage == 3 else max(0.0, bucket - update["logits"])
+    # The step makes the gradients float32, when everything else of a pass is gone.
+    stepped = model.trained * (0 if ds.adam_offload else _FLOAT) / split["optimizer"]
+    passing = update["activations"] + update["logits"] + model.largest * training.weight_bytes
+    update["buffers"] = max(reduced, stepped - passing)
     forward = _forward_parts(model, reading, split=split, optimizer_bytes=state)
     resident = {} if ds.enable_sleep else {name: forward[name] for name in ("weights", "optimizer")}
     phases = {"rollout": resident, "forward": forward, "update": update}

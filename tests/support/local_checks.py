@@ -12,7 +12,13 @@ import torch
 from openrlhf_gagpo.training.table import LOG_PROB
 from support.benchmarks import load
 
-__all__ = ["estimate_and_peak", "resumed", "updated"]
+__all__ = ["DEEP", "LARGE", "WIDE", "estimate_and_peak", "resumed", "updated"]
+
+# Models of which one part each takes most memory.
+# Words, width, inner, layers, heads, key heads, tied, kind; then episodes, prompt, answer, rows, micro-batch.
+WIDE = ((3000, 32, 64, 2, 4, 2, False, "qwen2"), (8, 40, 24, 8, 4))
+DEEP = ((100, 64, 192, 6, 4, 2, True, "qwen3"), (8, 120, 8, 8, 4))
+LARGE = ((500, 192, 512, 3, 4, 4, False, "llama"), (8, 40, 8, 4, 2))
 
 # Small models gain nothing from more.
 _THREADS = ("--train.threads", "1")

@@ -22,7 +22,10 @@ from openrlhf_gagpo.backends.distributed import compat
 from openrlhf_gagpo.backends.distributed.workers import answers
 from openrlhf_gagpo.training.objective import merge_sums
 
-__all__ = ["StepStrategy", "use_available_attention"]
+__all__ = ["DEFAULT_BUCKET", "StepStrategy", "use_available_attention"]
+
+DEFAULT_BUCKET = 500_000_000
+"""DeepSpeed's own number of gradients that are reduced together."""
 
 
 class StepStrategy(DeepspeedStrategy):
@@ -44,6 +47,7 @@ class StepStrategy(DeepspeedStrategy):
             args=args,
         )
         self._engines_asleep = list(engines_asleep)
+        self._bucket = DEFAULT_BUCKET
 
     def wait_for_memory(self) -> None:
         """Wait until the engines have given their memory back, which they reserve while they start."""
@@ -61,6 +65,10 @@ class StepStrategy(DeepspeedStrategy):
     def prepare(self, *models: Any) -> Any:
         # Here a model moves from the machine's memory to the GPU's.
         self.wait_for_memory()
+        trained = (parameter for given in models if isinstance(given, tuple) for parameter in given[0].parameters())
+        # In ZeRO-3 a parameter itself is empty.
+        sizes = [getattr(each, "ds_numel", each.numel()) for each in trained if each.requires_grad]
+        self._bucket = min(DEFAULT_BUCKET, sum(sizes))
         return super().prepare(*models)
 
     def get_ds_train_config(self, optim_dict: dict | None = None, *, max_norm: float | None = None) -> dict:
@@ -70,6 +78,8 @@ class StepStrategy(DeepspeedStrategy):
         config.pop("train_batch_size", None)
         config["train_micro_batch_size_per_gpu"] = 1
         config["gradient_accumulation_steps"] = 1
+        # DeepSpeed makes a buffer of this size for gradients, of which a small model or adapters would fill a part.
+        config["zero_optimization"]["reduce_bucket_size"] = self._bucket
         if optim_dict is not None and not compat.cuda_available() and optim_dict.get("type") == "AdamW":
             # torch's AdamW instead of DeepSpeed's C++ one, which takes over a minute to compile here.
             config["optimizer"]["params"]["torch_adam"] = True

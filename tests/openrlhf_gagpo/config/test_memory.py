@@ -14,11 +14,7 @@ from openrlhf_gagpo.config.shapes import ModelShape, find_shape
 from openrlhf_gagpo.training import token_scores
 from support import local_checks
 from support.benchmarks import load
-
-# Words, width, inner, layers, heads, key heads, tied, kind; then episodes, prompt, answer, rows, micro-batch.
-WIDE = ((3000, 32, 64, 2, 4, 2, False, "qwen2"), (8, 40, 24, 8, 4))
-DEEP = ((100, 64, 192, 6, 4, 2, True, "qwen3"), (8, 120, 8, 8, 4))
-LARGE = ((500, 192, 512, 3, 4, 4, False, "llama"), (8, 40, 8, 4, 2))
+from support.local_checks import DEEP, LARGE, WIDE
 
 
 @pytest.mark.parametrize(
