@@ -121,9 +121,17 @@ def _on_gpus(config: Config, plan: Plan) -> Iterator[str]:
 
 
 def _on_cpu(config: Config) -> Iterator[str]:
-    workers = config.actor.num_nodes * config.actor.num_gpus_per_node
-    if config.ds.zero_stage == 3 and workers > 1:
-        yield "ds.zero_stage 3 with several workers gives wrong weights on a machine without GPUs; use stage 2"
+    models = {"actor": True, "ref": config.algo.kl.init_coef > 0, "critic": uses_critic(config)}
+    several = [
+        name
+        for name, used in models.items()
+        if used and config.get(f"{name}.num_nodes") * config.get(f"{name}.num_gpus_per_node") > 1
+    ]
+    if config.ds.zero_stage == 3 and several:
+        yield (
+            f"ds.zero_stage 3 with several workers of a model ({', '.join(several)}) gives wrong weights on a machine "
+            "without GPUs; use stage 2"
+        )
     for name in ("vllm.tensor_parallel_size", "ds.ring_attn_size", "ds.tensor_parallel_size"):
         if config.get(name) > 1:
             yield f"{say(config, name)} {config.get(name)} needs GPUs, but this machine has none; leave it at 1"

@@ -24,6 +24,7 @@ from openrlhf_gagpo.config.checks import check
 from openrlhf_gagpo.config.families import families
 from openrlhf_gagpo.config.resolve import Config, resolve
 from openrlhf_gagpo.credit import registry as estimators
+from openrlhf_gagpo.errors import ConfigError
 from openrlhf_gagpo.training.table import IG
 from support.models import model_folder
 from support.paths import REPOSITORY
@@ -110,16 +111,22 @@ def test_every_recipe_passes_a_dry_run(argv, name, capsys, monkeypatch):
     assert plan.device == ("cuda" if gpus(name) else "cpu")
 
 
-@pytest.mark.parametrize("path", [*RECIPES, *VARIANTS], ids=lambda path: "-".join(path.with_suffix("").parts[-3:]))
-def test_every_recipe_can_be_shown_on_a_machine_that_has_nothing(path, tmp_path, capsys, monkeypatch):
+@pytest.fixture
+def nothing(tmp_path, monkeypatch):
+    """The machine has neither data nor models, nor a GPU."""
     monkeypatch.chdir(tmp_path)
     for name, value in {
         "XDG_CACHE_HOME": str(tmp_path), "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "COLUMNS": "200",
         "CUDA_VISIBLE_DEVICES": "",
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
-    for name in ("ALFWORLD_DATA", "WEBSHOP_DATA", "RAY_ADDRESS"):
+    for name in ("ALFWORLD_DATA", "WEBSHOP_DATA", "SEARCH_QA_DATA", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.usefixtures("nothing")
+@pytest.mark.parametrize("path", [*RECIPES, *VARIANTS], ids=lambda path: "-".join(path.with_suffix("").parts[-3:]))
+def test_every_recipe_can_be_shown_on_a_machine_that_has_nothing(path, capsys):
     assert train(["--config", str(path), "--dry_run"]) == 0
     out = capsys.readouterr().out
     config = resolve(["--config", str(path)])
@@ -130,6 +137,25 @@ def test_every_recipe_can_be_shown_on_a_machine_that_has_nothing(path, tmp_path,
     assert ("this machine has no GPU" in out) == for_gpus
     assert ("estimated memory of one device" in out) == ("Qwen/" in (config.actor.model_name_or_path or ""))
     assert ("no estimate of memory" in out) != ("estimated memory" in out)
+
+
+@pytest.mark.usefixtures("nothing")
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("alfworld_cpu", "no ALFWorld games under data/alfworld/json_2.1.1: make some with `gagpo env generate"),
+        ("webshop_cpu", "data/webshop has no items_shuffle.json and no items_ins_v2.json: run 'gagpo env generate"),
+    ],
+    ids=["alfworld", "webshop"],
+)
+def test_data_that_is_not_there_is_a_warning_of_a_dry_run_and_stops_a_run(name, said, capsys):
+    model_folder(Path("model"))
+    line = ["--config", str(EXAMPLES / "recipes" / f"{name}.yaml"), "--actor.model_name_or_path", "model"]
+    assert train([*line, "--dry_run"]) == 0
+    _, missing = capsys.readouterr().out.split("missing on this machine\n")
+    assert said in missing
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        train(line)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if gpus(name) == 0])

@@ -144,9 +144,9 @@ def compare_information_gain(many: Any, local: LocalBackend, episodes: list[Epis
         for index, episode in enumerate(episodes)
     ]
     probes = Probes.of(asked)
-    there, here = (
-        probes.gains(backend.compute(probes.rows, {LOG_PROB})[LOG_PROB], GainOptions()) for backend in (many, local)
-    )
+    computed = [backend.compute(probes.rows, {LOG_PROB})[LOG_PROB] for backend in (many, local)]
+    np.testing.assert_allclose(*computed, atol=1e-5)
+    there, here = (probes.gains(log_probs, GainOptions()) for log_probs in computed)
     assert np.isfinite(here).sum() > len(episodes)
     assert np.abs(here[np.isfinite(here)]).max() > 1e-3
     np.testing.assert_allclose(there, here, atol=1e-4)

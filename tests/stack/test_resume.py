@@ -1,7 +1,11 @@
-"""Real workers that are killed and resumed from recorded rows: weights and metrics equal those of a whole run."""
+"""Real workers that are killed and resumed from recorded rows: weights and metrics equal those of a whole run.
+
+Those whose disk is full keep the checkpoint before.
+"""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -84,3 +88,17 @@ def test_stages_and_ranks_reach_the_same_weights(
     for values, expected in ((one.policy, other.policy), (one.critic, other.critic)):
         assert values.keys() == expected.keys()
         assert [name for name, value in values.items() if float((value - expected[name]).abs().max()) > 1e-5] == []
+
+
+@pytest.mark.parametrize("name", [case.name for case in CASES if case.ranks == 1])
+def test_what_a_full_disk_keeps_from_being_saved_is_told_and_costs_no_checkpoint(
+    runs: dict[str, tuple[list[Outcome], list[Outcome]]], folder: Path, name: str
+) -> None:
+    """Whatever class the failure of DeepSpeed's and of safetensors' files has."""
+    (whole,), _ = runs[name]
+    assert whole.full_disk is not None
+    start = re.escape(f"RunError: the checkpoint {folder / f'{name}_full' / 'global_step2'} cannot be written: ")
+    assert len(whole.full_disk.said) == 2
+    assert all(re.match(f"{start}.+; earlier ones are intact: make room", text) for text in whole.full_disk.said)
+    assert whole.full_disk.names == ["global_step1", "global_step1_hf", "latest"]
+    assert whole.full_disk.restored == {"iteration": 1}

@@ -20,7 +20,7 @@ from openrlhf_gagpo.config.settings import backend_settings
 from openrlhf_gagpo.errors import DivergenceError, RunError
 from openrlhf_gagpo.training.backend import Backend
 from support.models import model_folder
-from support.transcripts import segments
+from support.transcripts import apart, segments
 
 Make = Callable[..., Any]
 
@@ -294,6 +294,24 @@ def test_groups_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert policy.run("facts") == [(rank, 2, "host-of-0", "5000") for rank in range(2)]
 
 
+class Readers:
+    """Stands for the ranks of a model whose output for a token is the token itself."""
+
+    def __init__(self, role: str, ranks: int = 1) -> None:
+        self.role, self.ranks, self.limit_s = role, ranks, 60.0
+        self.released: set[bool] = set()
+        self.shards: list[list[Any]] = []
+
+    def scatter(self, method: str, shards: list[Any], *, release: bool) -> list[Any]:
+        assert method == "forward_passes"
+        self.released.add(release)
+        self.shards = shards
+        return [[sequences[:, 1:] for sequences, _, _ in shard] for shard in shards]
+
+    def wait(self, refs: list[Any], what: str) -> list[Any]:
+        return refs
+
+
 @pytest.mark.parametrize(
     ("flags", "released"),
     [
@@ -304,35 +322,49 @@ def test_groups_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_memory_is_given_back_where_a_critic_shares_the_gpus(make: Make, flags: str, released: bool) -> None:
     """The reference's passes need none of it: there it is in the policy's process."""
-    import torch
-
     from openrlhf_gagpo.backends.distributed.controller import StepTrainer
 
-    asked: list[tuple[str, bool]] = []
-
-    class Group:
-        def __init__(self, role: str) -> None:
-            self.role, self.ranks, self.limit_s = role, 1, 60.0
-
-        def scatter(self, method: str, shards: list[Any], *, release: bool) -> list[Any]:
-            assert method == "forward_passes"
-            asked.append((self.role, release))
-            return [[torch.zeros(mask.shape) for _, mask, _ in shard] for shard in shards]
-
-        def wait(self, refs: list[Any], what: str) -> list[Any]:
-            return refs
-
     backend = make(*flags.split())
-    critic = Group("critic") if "gae" in flags else None
-    groups: Any = Group("policy"), critic, Group("reference")
+    critic = Readers("critic") if "gae" in flags else None
+    groups: Any = Readers("policy"), critic, Readers("reference")
     trainer = StepTrainer(backend.args, *groups, backend.settings.batches, 0)
     rows = segments(20, (3,))
     trainer.log_probs(rows)
     if critic is not None:
         trainer.values(rows)
     trainer._before(rows)
-    assert {role for role, _ in asked} == {"policy", "reference"} | ({"critic"} if critic else set())
-    assert {release for _, release in asked} == {released}
+    assert [group.released for group in groups if group is not None] == [{released}] * (3 if critic else 2)
+
+
+@pytest.mark.parametrize(("ranks", "plans"), [(2, 1), (4, 2)])
+def test_policy_and_reference_read_every_row_once_from_batches_that_as_many_ranks_share(
+    make: Make, monkeypatch: pytest.MonkeyPatch, ranks: int, plans: int
+) -> None:
+    """Those of two ranks of the policy do for as many of the reference, and others are made for more of them."""
+    from openrlhf_gagpo.backends.distributed import batches
+    from openrlhf_gagpo.backends.distributed.controller import StepTrainer
+
+    collated: list[int] = []
+
+    def collate(rows: Any, **named: Any) -> Any:
+        collated.append(len(rows))
+        return original(rows, **named)
+
+    original = batches.collate
+    monkeypatch.setattr(batches, "collate", collate)
+    backend = make("--rollout.micro_batch_size", "2")
+    policy, reference = Readers("policy", 2), Readers("reference", ranks)
+    groups: Any = policy, None, reference
+    trainer = StepTrainer(backend.args, *groups, backend.settings.batches, 0)
+    rows = apart(segments(20, (7, 6)))
+    assert len(rows) == 12
+    read = trainer._before(rows)
+    assert sum(collated) == 12 * plans
+    for group, by_row in zip((policy, reference), read, strict=True):
+        assert [value.tolist() for value in by_row] == [row.response_ids for row in rows]
+        # All are there, so each is there once.
+        shares = [sum(len(sequences) for sequences, _, _ in shard) for shard in group.shards]
+        assert shares == [12 // group.ranks] * group.ranks
 
 
 def test_a_second_model_of_a_process_keeps_its_ring(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

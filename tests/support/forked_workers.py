@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +23,7 @@ from typing import Any
 from support.paths import REPOSITORY
 from support.transcripts import segments
 
-__all__ = ["Case", "Outcome", "train"]
+__all__ = ["Case", "FullDisk", "Outcome", "train"]
 
 ITERATIONS = 4
 SAVED = 2
@@ -36,6 +38,17 @@ class Case:
     name: str
     ranks: int
     flags: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FullDisk:
+    """What came of saving after iteration 1, and of attempts after iteration 2 for which the disk had no room."""
+
+    said: list[str]
+    restored: dict[str, Any] | None
+    """The loop's state in the checkpoint that was loaded then."""
+    names: list[str]
+    """Of all that was there then."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +67,7 @@ class Outcome:
     """Whether that iteration changed nothing."""
     offloaded: bool
     """Whether DeepSpeed kept the optimizer's state in the machine's memory."""
+    full_disk: FullDisk | None
 
 
 def train(folder: Path, cases: Sequence[Case]) -> dict[str, tuple[list[Outcome], list[Outcome]]]:
@@ -134,16 +148,19 @@ def _work(root: Path, case: Case, part: str, rank: int, port: int) -> None:
             policy.write_checkpoint(str(checkpoint), json.dumps({"iteration": iteration}))
             critic.write_checkpoint(str(checkpoint), "")
     offloaded = all(getattr(model.optimizer, "cpu_offload", False) for model in (policy.actor.model, critic.critic))
-    reached, sent = [policy.parameters(), critic.parameters()], _sent(policy)
+    weights = policy.parameters(), critic.parameters(), _sent(policy)
     of_critic, of_policy = _steps(backend, case.ranks, rank, 0, faulty=True)
     row = critic.train(of_critic) | policy.train(of_policy)
     skipped = {name: row[f"{name}/skipped_steps"] / len(of_policy) for name in ("policy", "critic")}
     spared = all(
         torch.equal(value, kept[name])
-        for model, kept in zip((policy, critic), reached, strict=True)
+        for model, kept in ((policy, weights[0]), (critic, weights[1]))
         for name, value in model.parameters().items()
     )
-    outcome = Outcome(metrics, *reached, sent, skipped, spared, offloaded)
+    # The other ranks would wait for the one that fails.
+    alone = part == "whole" and case.ranks == 1
+    full_disk = _full_disk(policy, backend.args, root / f"{case.name}_full") if alone else None
+    outcome = Outcome(metrics, *weights, skipped, spared, offloaded, full_disk)
     torch.save(vars(outcome), root / f"{case.name}-{part}-{rank}.pt")
     if part == "whole":
         policy.write_model(str(root / f"{case.name}_hf"))
@@ -181,3 +198,42 @@ def _sent(policy: Any) -> dict[str, Any]:
     policy.trainer.vllm_engines = [SimpleNamespace(load_weight_file=arrive)]
     policy.trainer.broadcast_to_vllm()
     return received
+
+
+def _full_disk(policy: Any, arguments: SimpleNamespace, folder: Path) -> FullDisk:
+    """Let the driver save where there is room, and then a checkpoint and a model where there is none."""
+    import ray
+
+    from openrlhf_gagpo.backends.distributed import workers
+    from openrlhf_gagpo.backends.distributed.checkpoints import WorkerCheckpoints
+    from openrlhf_gagpo.training.settings import CheckpointSettings
+
+    def get(refs: Sequence[Any], timeout: float) -> list[Any]:
+        try:
+            return [ref() for ref in refs]
+        except Exception as error:
+            sent = ray.exceptions.RayTaskError("write", traceback.format_exc(), error).to_bytes()
+            raise ray.exceptions.RayError.from_bytes(sent).as_instanceof_cause() from None
+
+    workers.ray = SimpleNamespace(get=get, exceptions=ray.exceptions)  # type: ignore[attr-defined]
+    group: Any = SimpleNamespace(
+        role="policy",
+        copies=1,
+        limit_s=60.0,
+        async_run_method=lambda method, *given: [partial(getattr(policy, method), *given)],
+    )
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    said = []
+    for iteration, room, state, model in ((1, soft, True, True), (2, 1000, True, False), (2, 1000, False, True)):
+        arguments.ckpt.disable_ds, arguments.ckpt.save_hf = not state, model
+        checkpoints = WorkerCheckpoints(CheckpointSettings(folder, folder, 2), arguments, group, None)
+        # What exceeds it fails as on a full disk: Python ignores the signal.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+        try:
+            checkpoints.save(f"global_step{iteration}", {"iteration": iteration})
+        except Exception as error:
+            said.append(f"{type(error).__name__}: {error}")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    restored = checkpoints.load()
+    return FullDisk(said, None if restored is None else restored.state, sorted(path.name for path in folder.iterdir()))

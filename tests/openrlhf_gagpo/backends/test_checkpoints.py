@@ -6,9 +6,11 @@ import itertools
 import json
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors import SafetensorError
@@ -104,6 +106,41 @@ def test_what_a_killed_process_left_behind_is_removed(tmp_path: Path) -> None:
     (tmp_path / ".global_step7_hf.partial").mkdir(parents=True)
     _write(tmp_path, 8)
     assert _names(tmp_path) == {"global_step8", "latest"}
+
+
+def test_all_is_on_disk_before_it_has_its_name_and_older_ones_go_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a machine that loses its power could leave the name without the files."""
+    _write(tmp_path, 1, keep=1, model=True)
+    calls: list[tuple[str, str]] = []
+
+    def note(owner: Any, name: str, path_of: Callable[..., str | Path]) -> None:
+        original = getattr(owner, name)
+
+        def noted(*args: Any, **named: Any) -> None:
+            if os.path.exists(path := path_of(*args)):
+                calls.append((name, os.path.relpath(path, tmp_path)))
+            original(*args, **named)
+
+        monkeypatch.setattr(owner, name, noted)
+
+    note(os, "fsync", lambda descriptor: os.readlink(f"/proc/self/fd/{descriptor}"))
+    note(os, "replace", lambda source, _: source)
+    note(shutil, "rmtree", lambda path: path)
+    _write(tmp_path, 2, keep=1, model=True)
+    model, whole = ".global_step2_hf.partial", ".global_step2.partial"
+    parts = {f"{whole}/{name}" for name in ("files.json", "loop.json", "part", "part/weights")}
+    by_call = itertools.groupby(calls, key=lambda call: call[0])
+    assert [(name, {path for _, path in group}) for name, group in by_call] == [
+        ("fsync", {f"{model}/weights", model}),
+        ("replace", {model}),
+        ("fsync", {".", *parts, whole}),
+        ("replace", {whole}),
+        ("fsync", {".", ".latest.tmp"}),
+        ("replace", {".latest.tmp"}),
+        ("rmtree", {"global_step1", "global_step1_hf"}),
+    ]
 
 
 def _dies(call: int, work: Callable[[], None]) -> bool:

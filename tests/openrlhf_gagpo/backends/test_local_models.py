@@ -1,4 +1,4 @@
-"""Folders that the local backend writes are those that ``save_pretrained`` would write."""
+"""Folders that the local backend writes are those that ``save_pretrained`` would write; its loop over planned steps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from openrlhf_gagpo.backends.local_models import write_model
+from openrlhf_gagpo.backends import local_models
+from openrlhf_gagpo.backends.local_models import run_updates, write_model
+from openrlhf_gagpo.training.rows import MicroBatch, OptimizerStep
+from openrlhf_gagpo.training.steps import StepLog
 from support.models import make_model
 
 
@@ -27,3 +30,22 @@ def test_weights_have_the_names_that_other_programs_read(tmp_path: Path, tied: b
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
     read = AutoModelForCausalLM.from_pretrained(tmp_path / "ours", dtype=torch.float32)
     assert all(torch.equal(value, read.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def test_sums_are_read_from_the_device_when_a_step_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors of this device have no numbers, so that whatever reads one fails."""
+    read: list[str] = []
+
+    def read_sums(sums: dict[str, torch.Tensor]) -> dict[str, float]:
+        read.append(sums["loss"].device.type)
+        return {}
+
+    monkeypatch.setattr(local_models, "read_sums", read_sums)
+    model = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    schedule = torch.optim.lr_scheduler.ConstantLR(optimizer)
+    plan = [OptimizerStep(((MicroBatch((0,)), MicroBatch((1,))),), 2.0, 2)] * 3
+    sums = {"loss": torch.zeros((), device="meta")}
+    log = StepLog("policy", "actor", 0)
+    run_updates(model, optimizer, schedule, 1.0, plan, lambda *_: (model(torch.ones(1, 1)).sum(), sums), log)
+    assert read == ["meta"] * 3

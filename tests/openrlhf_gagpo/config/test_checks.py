@@ -20,6 +20,7 @@ from support.models import model_folder, safetensors
 IS = "--algo.advantage.is_correction"
 PPO = f"--actor.policy_loss_type ppo {IS}_level"
 SHARED = "--actor.num_gpus_per_node 1 --vllm.num_engines 1 --train.colocate_all"
+APART = "--train.no_colocate_all"
 
 GAE = "--algo.advantage.estimator gae"
 
@@ -55,6 +56,8 @@ def test_a_sound_configuration_passes(base):
     assert plan.gpus == 1
     assert plan.device == "cpu"
     check(resolve([*base.split(), "--ds.zero_stage", "3"]))
+    # The GPUs of models that the run does not have are no matter.
+    check(resolve(f"{base} --ds.zero_stage 3 --train.no_colocate_all --algo.kl.init_coef 0".split()))
 
 
 @pytest.mark.parametrize(
@@ -135,6 +138,9 @@ def test_a_sound_configuration_passes(base):
         ("--actor.optim muon --actor.max_norm 0 --ds.adam_offload", ["ds.adam_offload", "actor.optim to adam"]),
         ("--vllm.sync_backend gloo", ["--vllm.sync_backend gloo", "leave it at nccl"]),
         ("--ds.zero_stage 3 --actor.num_gpus_per_node 2 --vllm.num_engines 2", ["ds.zero_stage 3", "stage 2"]),
+        (f"{APART} --ds.zero_stage 3 --actor.num_gpus_per_node 2 --ref.num_gpus_per_node 1", ["(actor)"]),
+        (f"{APART} --ds.zero_stage 3 --ref.num_gpus_per_node 2", ["ds.zero_stage 3", "(ref)", "stage 2"]),
+        (f"{APART} {GAE} --ds.zero_stage 3 --ref.num_gpus_per_node 1 --critic.num_nodes 2", ["(critic)", "stage 2"]),
         ("--ray.num_gpus 0", ["ray.num_gpus is 0", "needs 1"]),
         ("--ray.num_gpus 1 --ray.address auto", ["ray.num_gpus", "ray.address"]),
         (f"{IS}_mode clip", [f"{IS}_mode has no effect without {IS}_level"]),

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from openrlhf_gagpo.losses.surrogate import ClipOptions, clipped_surrogate
+from openrlhf_gagpo.training.corrections import SamplerCorrection
 from openrlhf_gagpo.training.objective import (
     LossScale,
     Objective,
@@ -237,6 +238,24 @@ def test_empty_rows_contribute_exactly_nothing(chosen: Objective) -> None:
     assert nothing.item() == 0
     assert all(float(value) == 0 for value in sums.values())
     assert (torch.autograd.grad(nothing, empty["log_probs"])[0] == 0).all()
+
+
+CORRECTED = objective("ppo", correction=SamplerCorrection("seq", "mask", "binary_kl", (0.0, 0.1)))
+
+
+@pytest.mark.parametrize("chosen", [*ADDITIVE.values(), CORRECTED], ids=[*ADDITIVE, "corrected"])
+def test_a_micro_batch_reads_nothing_from_the_device(chosen: Objective) -> None:
+    """Tensors of this device have no numbers, so that whatever reads one fails, as what ends a step does."""
+    batch = {name: column.to("meta") for name, column in _batch(8, seed=1).items()}
+    total: dict[str, Tensor] = {}
+    for _ in range(2):
+        batch["log_probs"] = batch["log_probs"].detach().requires_grad_()
+        loss, sums = _loss(batch | {"clip_scale": batch["advantages"]}, LossScale(8, 20), chosen)
+        loss.backward()
+        add_sums(total, sums)
+    assert {value.device.type for value in total.values()} == {"meta"}
+    with pytest.raises(NotImplementedError):
+        read_sums(total)
 
 
 def test_sums_become_metrics() -> None:

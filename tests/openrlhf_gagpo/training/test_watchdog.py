@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from openrlhf_gagpo.backends.local import LocalBackend
+from openrlhf_gagpo.cli.main import main
+from openrlhf_gagpo.progress import ProgressDisplay
+from openrlhf_gagpo.runfolder import RunFolder
 from openrlhf_gagpo.training.watchdog import Watchdog, own_stacks
+from support import tiny_vault
 
 
 class Seen:
@@ -77,3 +84,31 @@ def test_first_phases_and_usual_ones_say_nothing(tmp_path: Path, names: list[str
     assert spoken.texts == []
     timers = [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
     assert all(timer.finished.is_set() for timer in timers)
+
+
+def test_a_run_has_one(vault_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its second update does not go on before the sentence is there."""
+    spoken = Spoken()
+    updates = itertools.count(1)
+
+    def update(self: LocalBackend, *args: Any, **named: Any) -> dict[str, float]:
+        if next(updates) == 2:
+            assert spoken.heard.wait(30)
+        return original(self, *args, **named)
+
+    def note(self: ProgressDisplay, text: str) -> None:
+        if text.startswith("the update of iteration 2 has taken "):
+            spoken(text)
+
+    original = LocalBackend.update
+    monkeypatch.setattr(LocalBackend, "update", update)
+    monkeypatch.setattr(ProgressDisplay, "note", note)
+    monkeypatch.setattr("openrlhf_gagpo.training.watchdog._FACTOR", 0.0)
+    monkeypatch.setattr("openrlhf_gagpo.training.watchdog.Watchdog", partial(Watchdog, least=0.01))
+    run = tmp_path / "run"
+    assert main(tiny_vault.arguments(vault_model, run, report=False, eval__steps=-1)) == 0
+    (text,) = spoken.texts
+    file = run / "stacks" / "00002-update.txt"
+    assert str(file) in text
+    assert "test_watchdog.py" in file.read_text()
+    assert [row["iteration"] for row in RunFolder.open(run).metrics()] == [1, 2]
