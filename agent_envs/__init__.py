@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from agent_envs.base import ExactModel, Move, NumberedTasks, PromptTemplate, Recording, Reset, StepResult, TextEnv, View
 from agent_envs.declarations import Generator, GeneratorOption, Needs, Service
-from agent_envs.errors import EnvError, EnvFault, RegistryError, UnknownTask
+from agent_envs.errors import EnvError, EnvFault, RegistryError, ServerLost, UnknownTask
 from agent_envs.registry import get, load_plugin, make, names, register
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Recording",
     "RegistryError",
     "Reset",
+    "ServerLost",
     "Service",
     "StepResult",
     "TextEnv",

@@ -5,7 +5,9 @@ Each message is one sentence that says what is wrong and, if something can be do
 
 from __future__ import annotations
 
-__all__ = ["CatalogueError", "EnvError", "EnvFault", "RegistryError", "StoreError", "UnknownTask"]
+from typing import Self
+
+__all__ = ["CatalogueError", "EnvError", "EnvFault", "RegistryError", "ServerLost", "StoreError", "UnknownTask"]
 
 
 class EnvError(Exception):
@@ -42,3 +44,15 @@ class EnvFault(EnvError):
         super().__init__(message)
         self.details = details
         self.refused = refused
+
+    def again(self) -> Self:
+        """Return a fault that says the same, for another who loses by it: a raised exception collects its traces."""
+        return type(self)(str(self), self.details, self.refused)
+
+
+class ServerLost(EnvFault):
+    """The process from which all environments of a pool come died or hung, and they were lost with it.
+
+    Nothing that an episode did is the cause, and the pool starts another such process when it is next needed. So the
+    episode can be played again.
+    """

@@ -243,9 +243,15 @@ _TABLE: tuple[tuple[str, str, str], ...] = (
     ("time/environment_s", "Waiting for environments, summed over concurrent episodes.", "s"),
     ("env/resets", "Episodes started in environment processes.", "count"),
     ("env/steps", "Actions carried out by environment processes.", "count"),
-    ("env/faults", "Failures reported by environments.", "count"),
+    ("env/faults", "Environments that episodes lost for any reason, those of episodes played again included.", "count"),
     ("env/timeouts", "Calls abandoned because the environment did not answer in time.", "count"),
     ("env/restarts", "Environment processes, and hosts of them on other nodes, that died and are replaced.", "count"),
+    (
+        "env/servers",
+        "Servers from which environment processes come, and hosts of them on other nodes, that died or hung and are"
+        " replaced; their episodes are played again.",
+        "count",
+    ),
     ("env/engine_restarts", "Rollout engines that died or hung and were started again; distributed backend.", "count"),
     (
         "machine/memory_used_gib",

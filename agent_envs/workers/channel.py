@@ -31,8 +31,9 @@ class Channel:
     """One worker as the pool sees it.
 
     A worker takes its requests in order, so only the oldest unanswered one keeps it busy and only that one can hold it
-    up. ``on_late(channel, call)`` is then called once. Requests that wait for something outside of the worker hold up
-    nothing, and have each its own time; ``on_overdue(channel, call)`` is called for one that exceeds it.
+    up. ``on_late(channel, call)`` is then called; it closes the channel or postpones the limit. Requests that wait for
+    something outside of the worker hold up nothing, and have each its own time; ``on_overdue(channel, call)`` is called
+    for one that exceeds it.
     """
 
     def __init__(
@@ -92,8 +93,13 @@ class Channel:
         dropped = self.call("drop", instance, (), timeout)
         dropped.add_done_callback(lambda future: future.cancelled() or future.exception())
 
-    def close(self, message: str) -> None:
-        """Read the replies that have already arrived, then fail every unanswered call with ``message``."""
+    def postpone(self) -> None:
+        """Begin the time of the running request only now, because the worker has not started on it."""
+        self._running_since = self._loop.time()
+        self._watch()
+
+    def close(self, fault: EnvFault) -> None:
+        """Read the replies that have already arrived, then fail every unanswered call with ``fault``."""
         self._receive()
         self._hang_up()
         self._connection.close()
@@ -105,7 +111,7 @@ class Channel:
         self._calls, self._waiting = {}, {}
         for call in calls:
             if not call.future.done():
-                call.future.set_exception(EnvFault(message))
+                call.future.set_exception(fault.again())
 
     def _send(self) -> None:
         if self._connection.fileno() < 0:

@@ -12,25 +12,38 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from agent_envs.errors import EnvError, EnvFault
+from agent_envs.errors import EnvError, EnvFault, ServerLost
 from agent_envs.workers.wire import CONTROL_LIMIT, EnvSpec
 
 __all__ = ["Launcher"]
 
+ANSWER_S = 10.0
+"""Time that a fork server gets for one thing that it is asked for; even a busy machine does it within a second."""
+
 
 class Launcher:
-    """One fork server. It calls ``on_exit(number, exit_code)`` when a worker ends, ``on_lost()`` when the server does.
+    """One fork server. It calls ``on_exit(number, exit_code)`` when a worker ends, ``on_lost(how)`` when all is lost.
+
+    A server reports every worker that it has started or killed. One that owes a report and is silent for ``ANSWER_S``
+    hangs: it is killed, its workers end with it, and it is lost like one that died. Another one can be started then.
 
     The server ends with its pool's process or with the thread that started it, so start it in the event loop's thread.
     """
 
-    def __init__(self, on_exit: Callable[[int, int], None], on_lost: Callable[[], None]) -> None:
+    def __init__(self, on_exit: Callable[[int, int], None], on_lost: Callable[[str], None]) -> None:
         self._on_exit = on_exit
         self._on_lost = on_lost
         self._ready: asyncio.Future[None] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
+        self._serving = False
+        """Whether the server has loaded the environment and has not been lost since."""
         self._pids: dict[int, int] = {}
+        self._owed: set[tuple[str, int]] = set()
+        """Reports that the server owes: their kinds, and the numbers of the workers."""
+        self._owing_since = 0.0
+        """When the server last reported something, or began to owe."""
+        self._timer: asyncio.TimerHandle | None = None
 
     @property
     def pids(self) -> list[int]:
@@ -38,7 +51,10 @@ class Launcher:
         return [self._process.pid, *self._pids.values()] if self._process is not None else []
 
     async def start(self, spec: EnvSpec, timeout: float) -> None:
-        """Start the server and wait until the environment is loaded. Raises ``EnvError`` if that fails."""
+        """Start the server and wait until the environment is loaded.
+
+        Raises ``EnvError`` if that fails; it is a ``ServerLost`` if the server died meanwhile.
+        """
         loop = asyncio.get_running_loop()
         message = pickle.dumps(spec)
         if len(message) > CONTROL_LIMIT:
@@ -78,29 +94,43 @@ class Launcher:
             raise
 
     def spawn(self, number: int) -> socket.socket:
-        """Ask for a worker. Requests may be sent to the returned socket at once."""
-        if self._control is None:
-            raise EnvError("No worker process could be started: the fork server is not running.")
+        """Ask for a worker. Requests may be sent to the returned socket at once.
+
+        Raises ``ServerLost``, after ``on_lost``, if the server has died; ``EnvError`` if it cannot be asked.
+        """
+        if self._control is None or not self._serving:
+            raise ServerLost("No worker process could be started: the fork server is not running.")
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         try:
             with theirs:
                 socket.send_fds(self._control, [pickle.dumps(("spawn", number))], [theirs.fileno()])
+        except (BrokenPipeError, ConnectionResetError) as error:
+            ours.close()
+            self._lose("died")
+            raise ServerLost("No worker process could be started: the fork server died.") from error
         except OSError as error:
             ours.close()
             raise EnvError(f"No worker process could be started: the fork server does not answer: {error}") from error
+        self._expect("spawned", number)
         return ours
+
+    def awaits(self, number: int) -> bool:
+        """Return whether the server has yet to start a worker that it was asked for."""
+        return ("spawned", number) in self._owed
 
     def kill_worker(self, number: int) -> None:
         """Kill a worker, hung or not; do nothing if it has ended."""
-        if self._control is None:
+        if self._control is None or (number not in self._pids and not self.awaits(number)):
             return
-        # A server that cannot be reached is dead, and so are its workers.
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        # A server that cannot be reached is dead, and so are its workers. One that reads nothing hangs if it goes on.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError, BlockingIOError):
             self._control.send(pickle.dumps(("kill", number)))
+        self._expect("exited", number)
 
     def kill(self) -> None:
         """End the server and all its workers at once."""
+        self._serving = False
         if self._control is not None:
             asyncio.get_running_loop().remove_reader(self._control)
             self._control.close()
@@ -110,6 +140,8 @@ class Launcher:
             self._process.wait()
             self._process = None
         self._pids.clear()
+        self._owed.clear()
+        self._stop_watching()
 
     def _read(self) -> None:
         while self._control is not None:
@@ -120,12 +152,16 @@ class Launcher:
             except ConnectionResetError:
                 message = b""
             if not message:
-                self._lose()
+                self._lose("died")
                 return
             self._hear(pickle.loads(message))
 
     def _hear(self, message: tuple[Any, ...]) -> None:
         waited_for = self._ready is not None and not self._ready.done()
+        self._owing_since = asyncio.get_running_loop().time()
+        self._owed.discard(message[:2])
+        if not self._owed:
+            self._stop_watching()
         match message:
             case ("spawned", number, pid):
                 self._pids[number] = pid
@@ -133,13 +169,41 @@ class Launcher:
                 self._pids.pop(number, None)
                 self._on_exit(number, code)
             case ("ready",) if self._ready is not None and waited_for:
+                self._serving = True
                 self._ready.set_result(None)
             case ("failed", *fault) if self._ready is not None and waited_for:
                 self._ready.set_exception(EnvFault(*fault))
 
-    def _lose(self) -> None:
-        if self._ready is not None and not self._ready.done():
-            self._ready.set_exception(EnvError("The process that loads the environments died; see its output above."))
+    def _expect(self, report: str, number: int) -> None:
+        if not self._owed:
+            self._owing_since = asyncio.get_running_loop().time()
+        self._owed.add((report, number))
+        if self._timer is None:
+            self._watch()
+
+    def _watch(self) -> None:
+        self._timer = asyncio.get_running_loop().call_at(self._owing_since + ANSWER_S, self._check_clock)
+
+    def _stop_watching(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _check_clock(self) -> None:
+        self._timer = None
+        # Reports are read first, so that an event loop that was busy elsewhere is not mistaken for a hanging server.
+        self._read()
+        if not self._owed:
             return
+        if asyncio.get_running_loop().time() < self._owing_since + ANSWER_S:
+            self._watch()
+        else:
+            self._lose(f"hung for {ANSWER_S:g} s and was killed")
+
+    def _lose(self, how: str) -> None:
+        served = self._serving
         self.kill()
-        self._on_lost()
+        if served:
+            self._on_lost(how)
+        elif self._ready is not None and not self._ready.done():
+            self._ready.set_exception(ServerLost("The process that loads the environments died; see its output above."))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,7 +12,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, TypeVarTuple
 
 from agent_envs.base import Reset, StepResult, TextEnv
-from agent_envs.errors import EnvError, EnvFault
+from agent_envs.errors import EnvError, EnvFault, ServerLost
 from agent_envs.workers.channel import Call, Channel
 from agent_envs.workers.launcher import Launcher
 from agent_envs.workers.wire import EnvSpec
@@ -26,6 +27,8 @@ STEP_TIMEOUT_S = 60.0
 CLOSE_GRACE_S = 5.0
 """Time that workers get to close their environments before they are killed."""
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass
 class PoolStats:
@@ -38,6 +41,8 @@ class PoolStats:
     timeouts: int = 0
     restarts: int = 0
     """Workers that died or were killed; each is replaced when it is next needed."""
+    servers: int = 0
+    """Fork servers that died or hung, with all their workers; each is replaced when it is next needed."""
 
 
 class EnvPool:
@@ -117,7 +122,8 @@ class EnvPool:
     async def start(self) -> None:
         """Load the environment; the other calls do this if it has not been done.
 
-        Raises ``EnvError`` if that fails; it is an ``EnvFault``, with the traceback, if the environment is the cause.
+        Raises ``EnvError`` if that fails; it is an ``EnvFault``, with the traceback, if the environment is the cause,
+        and a ``ServerLost`` if the fork server died.
         """
         loop = asyncio.get_running_loop()
         if self._closed:
@@ -135,9 +141,11 @@ class EnvPool:
         except asyncio.CancelledError:
             if not self._closed:
                 raise
-        except Exception:
+        except Exception as error:
             if self._starting is starting:
                 self._starting = None
+                if isinstance(error, ServerLost):
+                    self._count_lost_server(f"the fork server of environment {self._spec.name!r} died while it loaded")
             raise
         if self._closed:
             raise EnvError("The environment pool was closed while it started.")
@@ -145,7 +153,8 @@ class EnvPool:
     async def open(self) -> Session:
         """Open a session with an instance of its own.
 
-        Raises ``EnvFault`` if the instance cannot be made, or ``UnknownTask`` if its constructor raises that.
+        Raises ``EnvFault`` if the instance cannot be made, or ``UnknownTask`` if its constructor raises that. The fault
+        is a ``ServerLost`` if the fork server is at fault, which the next call replaces.
         """
         await self.start()
         if len(self._channels) < self._size:
@@ -216,7 +225,7 @@ class EnvPool:
             self._starting.cancel()
             await asyncio.wait([self._starting])
         for channel in self._channels.values():
-            self._lose_sessions(channel, "the environment pool was closed during the episode")
+            self._lose_sessions(channel, EnvFault("the environment pool was closed during the episode"))
         try:
             if self._channels:
                 await asyncio.wait_for(self._all_exited.wait(), CLOSE_GRACE_S)
@@ -227,12 +236,16 @@ class EnvPool:
             self._channels.clear()
 
     def _worker_late(self, channel: Channel, call: Call) -> None:
+        if self._launcher.awaits(channel.number):
+            # Not the worker is late but the fork server, which has a limit of its own.
+            channel.postpone()
+            return
         self._stats.timeouts += 1
         message = self._slow(call)
         if not call.future.done():
             call.future.set_exception(EnvFault(message + "; its worker process was killed"))
         self._launcher.kill_worker(channel.number)
-        self._replace(channel, f"another session of the same worker process was stuck ({message})")
+        self._replace(channel, EnvFault(f"another session of the same worker process was stuck ({message})"))
 
     def _step_overdue(self, channel: Channel, call: Call) -> None:
         if call.future.done():
@@ -254,33 +267,40 @@ class EnvPool:
                 self._all_exited.set()
             return
         how = f"was killed by signal {-code}" if code < 0 else f"exited with status {code}"
-        self._replace(channel, f"the worker process of environment {self._spec.name!r} {how}")
+        self._replace(channel, EnvFault(f"the worker process of environment {self._spec.name!r} {how}"))
 
-    def _server_lost(self) -> None:
+    def _server_lost(self, how: str) -> None:
         self._starting = None
         if self._closed:
             self._all_exited.set()
             return
+        message = f"the fork server of environment {self._spec.name!r} {how}, and its workers with it"
+        self._count_lost_server(message)
         for channel in list(self._channels.values()):
-            self._replace(channel, f"the fork server of environment {self._spec.name!r} died and its workers with it")
+            self._replace(channel, ServerLost(message))
 
-    def _replace(self, channel: Channel, message: str) -> None:
+    def _count_lost_server(self, message: str) -> None:
+        self._stats.servers += 1
+        _log.warning("%s; another one is started when it is needed", message)
+
+    def _replace(self, channel: Channel, fault: EnvFault) -> None:
         """Remove a worker; ``open`` starts another in its place."""
         del self._channels[channel.number]
         self._stats.restarts += 1
-        self._lose_sessions(channel, message)
+        self._lose_sessions(channel, fault)
 
-    def _lose_sessions(self, channel: Channel, message: str) -> None:
-        channel.close(message)
+    def _lose_sessions(self, channel: Channel, fault: EnvFault) -> None:
+        channel.close(fault)
         for session in list(channel.sessions):
-            session._lose(EnvFault(message))
+            session._lose(fault)
 
 
 class Session:
     """One environment instance, lent out by ``EnvPool.open`` for any number of episodes, one at a time.
 
     Every method raises ``EnvFault`` when the instance is lost because it raised an exception or its worker died or was
-    too slow. The session cannot be used after that; open another.
+    too slow, and ``ServerLost`` when all workers were lost at once. The session cannot be used after that; open
+    another.
     """
 
     def __init__(self, pool: EnvPool, channel: Channel, instance: int) -> None:
@@ -345,7 +365,7 @@ class Session:
 
     async def _call(self, operation: str, timeout: float, *arguments: Any) -> Any:
         if self._fault is not None:
-            raise EnvFault(str(self._fault), self._fault.details, self._fault.refused)
+            raise self._fault.again()
         if self._closed:
             raise EnvError("This environment session is closed; open another.")
         try:

@@ -375,6 +375,7 @@ _PANELS: tuple[tuple[str, str, Draw], ...] = (
                 "rollout/prompts_cut": "shortened prompts",
                 "rollout/prompts_too_long": "too long prompts",
                 "env/restarts": "env restarts",
+                "env/servers": "env servers lost",
             }
         ),
     ),

@@ -12,7 +12,7 @@ from time import perf_counter
 from typing import Protocol
 
 from agent_envs.base import EnvError, Reset, StepResult
-from agent_envs.workers import EnvFault
+from agent_envs.workers import EnvFault, ServerLost
 from openrlhf_gagpo.errors import PolicyFault, PromptTooLong, RolloutError
 from openrlhf_gagpo.rollout.answers import GoldenAnswers
 from openrlhf_gagpo.rollout.contract import sound_reset, sound_step
@@ -32,12 +32,15 @@ from openrlhf_gagpo.rollout.types import (
     Step,
 )
 
-__all__ = ["EnvSession", "play_all", "play_episode", "turn_seed"]
+__all__ = ["EnvSession", "play_all", "play_episode", "turn_seed", "unplayed"]
 
 logger = logging.getLogger(__name__)
 
 # Failures of an environment that do not end the run.
 _ENV_FAULTS = (EnvError, TimeoutError)
+
+REPLAYS = 3
+"""How often an episode is played again that was lost with all environments; more losses have a cause that stays."""
 
 
 class EnvSession(Protocol):
@@ -86,7 +89,7 @@ async def play_episode(
       the environment's reward and next state. If it is the first prompt, the episode has no steps; since the
       environment did nothing wrong, it counts as failed. ``Episode.error`` holds the numbers;
     * "env_fault": ``EnvError`` or ``TimeoutError`` from the environment, or an answer that breaks its contract (see
-      ``rollout.contract``). The step in which it happened is not recorded;
+      ``rollout.contract``). The step in which it happened is not recorded. ``ServerLost`` is raised instead;
     * "policy_fault": ``PolicyFault`` from the policy. If it says that the prompt exceeds the model's context, the
       episode ends as with "prompt_too_long" instead.
 
@@ -108,6 +111,7 @@ async def play_episode(
         answers: encodes the golden answers, for ``Episode.answers``; None leaves them out.
 
     Raises:
+        ServerLost: all environments were lost, whatever this episode did, so that it can be played again.
         RolloutError: the policy broke its interface (no tokens, or not one log-probability per token).
         Exception: any exception of the policy, the tokenizer or the template.
     """
@@ -118,6 +122,8 @@ async def play_episode(
             start = await _begin(request, session)
         finally:
             episode.environment_s += perf_counter() - started
+    except ServerLost:
+        raise
     except _ENV_FAULTS as fault:
         _note_fault(episode, fault)
         return episode
@@ -174,6 +180,8 @@ async def play_episode(
             finally:
                 episode.environment_s += perf_counter() - started
             result = sound_step(outcome)
+        except ServerLost:
+            raise
         except _ENV_FAULTS as fault:
             _note_fault(episode, fault)
             return episode
@@ -237,9 +245,12 @@ async def play_all(
 
     A semaphore given as ``concurrency`` limits all calls that share it together.
 
-    ``on_done`` is called with every episode as it ends, including faulted ones. If the environment prevents a session
-    from opening, its episode is a fault. Sessions are closed in every case, even after cancellation. The other
-    arguments are those of ``play_episode``.
+    An episode whose environment was lost with all others (``ServerLost``) is played again from its beginning in another
+    session, with the same seeds, at most ``REPLAYS`` times; after that it is a fault. If the environment prevents a
+    session from opening for another reason, its episode is a fault.
+
+    ``on_done`` is called once with every episode as it ends, including faulted ones. Sessions are closed in every case,
+    even after cancellation. The other arguments are those of ``play_episode``.
 
     Raises:
         RolloutError: an episode, or ``on_done``, raised something other than an environment fault. The first such
@@ -253,13 +264,13 @@ async def play_all(
         raise ValueError("two episode requests share their group and trajectory: give every request its own trajectory")
     slots = asyncio.Semaphore(concurrency) if isinstance(concurrency, int) else concurrency
 
-    async def play(request: EpisodeRequest) -> Episode:
+    async def play_once(request: EpisodeRequest) -> Episode:
         try:
             session = await open_session()
+        except ServerLost:
+            raise
         except _ENV_FAULTS as fault:
-            episode = Episode(request.task, request.group, request.trajectory, request.env_seed, [], "env_fault")
-            _note_fault(episode, fault)
-            return episode
+            return unplayed(request, fault)
         try:
             return await play_episode(
                 request,
@@ -276,6 +287,15 @@ async def play_all(
             )
         finally:
             await _close(session, request)
+
+    async def play(request: EpisodeRequest) -> Episode:
+        for _ in range(REPLAYS):
+            with suppress(ServerLost):
+                return await play_once(request)
+        try:
+            return await play_once(request)
+        except ServerLost as lost:
+            return unplayed(request, lost)
 
     async def run(request: EpisodeRequest) -> Episode:
         async with slots:
@@ -296,6 +316,13 @@ async def play_all(
         first = failures.exceptions[0]
         raise first from first.__cause__
     return [task.result() for task in tasks]
+
+
+def unplayed(request: EpisodeRequest, fault: BaseException) -> Episode:
+    """Return the episode of a request that could not be played because of its environment."""
+    episode = Episode(request.task, request.group, request.trajectory, request.env_seed, [], "env_fault")
+    _note_fault(episode, fault)
+    return episode
 
 
 async def _begin(request: EpisodeRequest, session: EnvSession) -> Reset:

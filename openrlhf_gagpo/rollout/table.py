@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from openrlhf_gagpo.rollout.episode import play_episode
+from agent_envs.workers import ServerLost
+from openrlhf_gagpo.rollout.episode import play_episode, unplayed
 from openrlhf_gagpo.rollout.parse import ACTION_TAGS
 from openrlhf_gagpo.rollout.prompt import PromptBuilder, TurnPrompts
 from openrlhf_gagpo.rollout.types import Episode, EpisodeRequest, Message, Policy, SamplingParams
@@ -39,18 +40,23 @@ class Table:
             prompts: words the turns; by default as in training.
             trial: 0-based; later trials sample from other seeds.
         """
-        return await play_episode(
-            self._request(trial),
-            self.session,
-            self.policy,
-            prompts or self.prompts,
-            sampling=self.sampling,
-            decode=self.decode,
-            think=self.think,
-            action_tags=self.action_tags,
-            tag_names=self.tag_names,
-            stop=self.stop,
-        )
+        request = self._request(trial)
+        try:
+            return await play_episode(
+                request,
+                self.session,
+                self.policy,
+                prompts or self.prompts,
+                sampling=self.sampling,
+                decode=self.decode,
+                think=self.think,
+                action_tags=self.action_tags,
+                tag_names=self.tag_names,
+                stop=self.stop,
+            )
+        except ServerLost as lost:
+            # The agent has but this session, so it cannot play again.
+            return unplayed(request, lost)
 
     async def ask(self, messages: Sequence[Message], purpose: str) -> str:
         """Return the policy's answer to a conversation outside the environment.

@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from agent_envs import EnvError, EnvFault, Generator, GeneratorOption, NumberedTasks, RegistryError
+from agent_envs import EnvError, EnvFault, Generator, GeneratorOption, NumberedTasks, RegistryError, ServerLost
 from agent_envs.errors import CatalogueError, StoreError, UnknownTask
 
 
@@ -35,11 +35,20 @@ def test_a_million_names_travel_in_a_few_bytes() -> None:
 
 
 def test_errors_are_one_tree() -> None:
-    for kind in (UnknownTask, CatalogueError, StoreError, RegistryError, EnvFault):
+    for kind in (UnknownTask, CatalogueError, StoreError, RegistryError, EnvFault, ServerLost):
         assert issubclass(kind, EnvError)
     fault = pickle.loads(pickle.dumps(EnvFault("lost", "Traceback", refused=True)))
     assert (str(fault), fault.details, fault.refused) == ("lost", "Traceback", True)
     assert EnvFault("late").details == ""
+
+
+@pytest.mark.parametrize("kind", [EnvFault, ServerLost])
+def test_a_fault_is_told_to_another_and_to_another_process(kind: type[EnvFault]) -> None:
+    fault = kind("lost", "Traceback", refused=True)
+    for copy in (fault.again(), pickle.loads(pickle.dumps(fault))):
+        assert copy is not fault
+        assert type(copy) is kind
+        assert (str(copy), copy.details, copy.refused) == ("lost", "Traceback", True)
 
 
 def test_options_of_a_generator_say_what_is_wrong() -> None:

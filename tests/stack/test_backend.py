@@ -7,7 +7,11 @@ the other are in hosts on the nodes of the cluster, of which there is one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -246,27 +250,36 @@ def test_groups_of_uneven_size_and_number_of_steps(backend: Any) -> None:
     assert metrics["policy/rows_trained"] == 23
 
 
+def during_the_next_rollout(backend: Any, act: Callable[[], None]) -> threading.Thread:
+    """Have ``act`` called when the next rollout has taken a step, so that there are workers with episodes."""
+    import ray
+
+    engine = backend.fleet.handles[0]
+    before = ray.get(engine.env_stats.remote())["env/steps"]
+
+    def wait() -> None:
+        while ray.get(engine.env_stats.remote())["env/steps"] == before:
+            time.sleep(0.01)
+        act()
+
+    waiting = threading.Thread(target=wait, daemon=True)
+    waiting.start()
+    return waiting
+
+
 @one_kind
 def test_environment_worker_killed_in_a_rollout_costs_episodes_not_the_run(backend: Any) -> None:
-    import os
-    import signal
-    import threading
-
-    import psutil
-
     def kill_one() -> None:
         workers = [
             process
             for process in psutil.Process().children(recursive=True)
             if "agent_envs" in " ".join(process.cmdline())
         ]
-        if workers:
-            os.kill(max(process.pid for process in workers), signal.SIGKILL)
+        os.kill(max(process.pid for process in workers), signal.SIGKILL)
 
-    timer = threading.Timer(0.15, kill_one)
-    timer.start()
+    killing = during_the_next_rollout(backend, kill_one)
     episodes = play(backend, iteration=4, tasks=8)
-    timer.join()
+    killing.join()
     faulted = [episode for episode in episodes if episode.faulted]
     assert len(episodes) == 32
     assert faulted, "the worker was killed after the rollout had ended"
@@ -276,9 +289,27 @@ def test_environment_worker_killed_in_a_rollout_costs_episodes_not_the_run(backe
 
 
 @one_kind
-def test_an_engine_that_dies_is_started_again_and_its_groups_are_played_again(backend: Any) -> None:
-    import threading
+def test_an_environment_server_that_dies_is_started_again_and_its_episodes_are_played_again(backend: Any) -> None:
+    before = backend.env_stats()
+    engine = psutil.Process(backend.fleet.places[0].pid)
 
+    def kill_server() -> None:
+        (server,) = [child for child in engine.children() if "agent_envs" in " ".join(child.cmdline())]
+        server.send_signal(signal.SIGKILL)
+
+    killing = during_the_next_rollout(backend, kill_server)
+    episodes = play(backend, iteration=12, tasks=8)
+    killing.join()
+    counted = {name: value - before[name] for name, value in backend.env_stats().items()}
+    assert len(episodes) == 32
+    assert not any(episode.faulted for episode in episodes)
+    assert (counted["env/servers"], counted["env/engine_restarts"]) == (1, 0)
+    assert counted["env/faults"] > 0, "the server was killed outside of the rollout"
+    assert gap(backend, episodes) <= 5e-6
+
+
+@one_kind
+def test_an_engine_that_dies_is_started_again_and_its_groups_are_played_again(backend: Any) -> None:
     import ray
 
     backend.update(rows_of(play(backend, iteration=8), 20, seed=8), seed=8)
@@ -348,9 +379,6 @@ def test_a_failure_in_a_worker_is_one_sentence_and_not_the_end(backend: Any) -> 
 @one_kind
 def test_a_policy_that_dies_ends_the_run_at_once(backend: Any) -> None:
     """The last test of its backend, which it leaves without a policy."""
-    import threading
-    import time
-
     import ray
 
     rows = rows_of(play(backend, iteration=11), 100, seed=11) * 20

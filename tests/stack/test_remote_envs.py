@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from agent_envs.workers import EnvFault
+from agent_envs.workers import ServerLost
 from openrlhf_gagpo.rollout.player import RolloutSettings
 from support.pool_contract import CONTRACT, PROBE, answer
 
@@ -68,8 +68,9 @@ def test_hosts_are_on_nodes_without_gpus_and_end_with_their_engine_or_node(node:
 
     async def body() -> None:
         # Text and errors, which Ray carries; what else a pool does is checked without it.
-        checked = [CONTRACT["any_text_passes"], CONTRACT["an_exception_costs_one_session"]]
-        pools = [ray_pool(SETTINGS) for _ in range(3)]
+        names = ["any_text_passes", "an_exception_costs_one_session", "a_dead_fork_server_is_replaced"]
+        checked = [CONTRACT[name] for name in names]
+        pools = [ray_pool(SETTINGS) for _ in range(4)]
         try:
             await asyncio.gather(
                 *(check.body(pool) for check, pool in zip(checked, pools, strict=False)), engine_dies()
@@ -95,7 +96,7 @@ def test_hosts_are_on_nodes_without_gpus_and_end_with_their_engine_or_node(node:
         await asyncio.sleep(0)
         os.kill(host.pid, signal.SIGKILL)
         for lost in (first.step("x"), waiting):
-            with pytest.raises(EnvFault, match=r"^the environment host on node \S+ was lost: ActorDiedError: \S"):
+            with pytest.raises(ServerLost, match=r"^the environment host on node \S+ was lost: ActorDiedError: \S"):
                 await lost
         assert psutil.wait_procs(processes, timeout=30)[1] == []
 
@@ -103,12 +104,12 @@ def test_hosts_are_on_nodes_without_gpus_and_end_with_their_engine_or_node(node:
         assert node.pid in (await place_of(third))[1]
         node.terminate()
         node.wait(60)
-        with pytest.raises(EnvFault, match=r"host on node .* was lost"):
+        with pytest.raises(ServerLost, match=r"host on node .* was lost"):
             await third.step("x")
         # Now every node has GPUs.
         fourth = await pool.open()
         assert node.pid not in (await place_of(fourth))[1]
-        assert pool.stats()["faults"] == 3
+        assert (pool.stats()["faults"], pool.stats()["servers"]) == (3, 2)
         assert len(environment_nodes()) == 1
 
     assert len(environment_nodes()) == 1

@@ -14,7 +14,7 @@ from agent_envs.vault import VaultEnv
 class FaultyVault(VaultEnv):
     """Fails in the third step of the first episode that finds ``marker`` absent; of every one without ``marker``.
 
-    ``how``: "raise" an exception, or "die" as if killed with signal 9.
+    ``how``: "raise" an exception, "die" as if killed with signal 9, or "kill the server" from which all workers come.
     """
 
     def __init__(self, how: str = "raise", marker: str = "", **options: int) -> None:
@@ -38,5 +38,9 @@ class FaultyVault(VaultEnv):
         if self._doomed and self._steps == 2:
             if self._how == "die":
                 os.kill(os.getpid(), signal.SIGKILL)
+            if self._how == "kill the server":
+                os.kill(os.getppid(), signal.SIGKILL)
+                # It ends here, before it can answer.
+                signal.pause()
             raise RuntimeError("the vault collapsed")
         return super().step(action)

@@ -13,7 +13,7 @@ import pytest
 
 from agent_envs import EnvError, UnknownTask
 from agent_envs.survey import survey
-from agent_envs.workers import EnvFault
+from agent_envs.workers import EnvFault, ServerLost
 from support.paths import SUPPORT
 
 __all__ = ["CONTRACT", "PROBE", "Check", "answer"]
@@ -58,7 +58,7 @@ async def an_unknown_task_leaves_the_session_usable(pool: Any) -> None:
     with pytest.raises(UnknownTask, match="no task 'z'"):
         await session.reset("z", 0)
     assert (await session.reset("b", 4)).observation == "b 4"
-    assert pool.stats() == {"resets": 1, "steps": 0, "faults": 0, "timeouts": 0, "restarts": 0}
+    assert pool.stats() == {"resets": 1, "steps": 0, "faults": 0, "timeouts": 0, "restarts": 0, "servers": 0}
 
 
 async def an_exception_costs_one_session(pool: Any) -> None:
@@ -76,7 +76,8 @@ async def an_exception_costs_one_session(pool: Any) -> None:
         await session.close()
         assert await answer(other, "still here") == "still here"
         assert await answer(await pool.open(), "number") not in (number, await answer(other, "number"))
-        assert pool.stats() | {"steps": 0} == {"resets": 0, "steps": 0, "faults": lost, "timeouts": 0, "restarts": 0}
+        counted = {name: count for name, count in pool.stats().items() if count and name != "steps"}
+        assert counted == {"faults": lost}
 
 
 async def a_dead_worker_is_replaced(pool: Any) -> None:
@@ -111,6 +112,23 @@ async def a_hung_worker_is_killed_and_replaced(pool: Any) -> None:
     assert (stats["faults"], stats["restarts"], stats["timeouts"]) == (2, 1, 1)
 
 
+async def a_dead_fork_server_is_replaced(pool: Any) -> None:
+    session, other = await pool.open(), await pool.open()
+    server = int((await answer(session, "preloaded")).split()[0])
+    waiting = asyncio.ensure_future(other.step("hang"))
+    await asyncio.sleep(0)
+    os.kill(server, signal.SIGKILL)
+    with pytest.raises(ServerLost, match=r"^the fork server of environment 'probe' died, and its workers with it$"):
+        await waiting
+    for lost in (session, other):
+        with pytest.raises(ServerLost, match="fork server"):
+            await lost.step("x")
+    again = await pool.open()
+    assert int((await answer(again, "preloaded")).split()[0]) != server
+    stats = pool.stats()
+    assert (stats["faults"], stats["restarts"], stats["servers"], stats["timeouts"]) == (2, 1, 1, 0)
+
+
 async def a_function_runs_in_a_worker(pool: Any) -> None:
     assert (await pool.inspect(survey, ["train", "dev"])).first == {"train": "a"}
     with pytest.raises(EnvFault, match="failed in inspection: TypeError"):
@@ -126,6 +144,7 @@ CONTRACT = {
         Check(an_exception_costs_one_session),
         Check(a_dead_worker_is_replaced),
         Check(a_hung_worker_is_killed_and_replaced, {"step_timeout": 0.5}),
+        Check(a_dead_fork_server_is_replaced),
         Check(a_function_runs_in_a_worker),
     )
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import pickle
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
@@ -12,7 +13,7 @@ from dataclasses import asdict
 from typing import Any, NamedTuple, Protocol, TypeVar, TypeVarTuple
 
 from agent_envs.base import Reset, StepResult, TextEnv
-from agent_envs.errors import EnvError, EnvFault
+from agent_envs.errors import EnvError, EnvFault, ServerLost
 from agent_envs.workers import PoolStats
 from openrlhf_gagpo.backends.remote_envs.host import Answer
 
@@ -28,6 +29,8 @@ SILENT_S = 60.0
 """Time in which a host answers a ping. Its calls may take longer: the limits of their own are kept on its node."""
 CLOSE_S = 15.0
 """Time that a host gets to end its environment processes."""
+
+logger = logging.getLogger(__name__)
 
 
 class Node(NamedTuple):
@@ -54,8 +57,8 @@ class RemotePool:
     """Instances of one environment on several nodes, as ``rollout.pools.EnvironmentPool``.
 
     There is a host on each node, made when it is first needed. A session is opened where there are the fewest. A host
-    that dies, or no longer answers, costs its sessions an ``EnvFault`` each and is made again like a worker. A node on
-    which none can be made costs nothing as long as there are others.
+    that dies, or no longer answers, costs its sessions a ``ServerLost`` each and is made again like a fork server. A
+    node on which none can be made costs nothing as long as there are others.
 
     Args:
         find_nodes: returns the nodes; called at first and whenever a host was lost.
@@ -134,12 +137,16 @@ class RemotePool:
             self._hosts[node.id] = _Host(node, self._connect(node), self._on_lost)
         return self._hosts[node.id]
 
-    def _on_lost(self, host: _Host) -> None:
+    def _on_lost(self, host: _Host, fault: EnvFault) -> None:
         del self._hosts[host.node.id]
         # Nodes may have come and gone with it.
         self._nodes = ()
         self._past.update(host.stats)
         self._past["restarts"] += not self._closed
+        # One that never started had no environments to lose.
+        if not self._closed and host.started.done():
+            self._past["servers"] += 1
+            logger.warning("%s; another one is started when it is needed", fault)
         self._past["faults"] += len(host.sessions)
 
 
@@ -183,7 +190,7 @@ class RemoteSession:
 
     async def _call(self, method: str, *arguments: object) -> Any:
         if self._fault is not None:
-            raise EnvFault(str(self._fault), self._fault.details, self._fault.refused)
+            raise self._fault.again()
         if self._closed:
             raise EnvError("This environment session is closed; open another.")
         try:
@@ -195,9 +202,9 @@ class RemoteSession:
 
 
 class _Host:
-    """A host as the pool sees it; ``on_lost(host)`` is called once, when it is lost or closed."""
+    """A host as the pool sees it; ``on_lost(host, fault)`` is called once, when it is lost or closed."""
 
-    def __init__(self, node: Node, link: Link, on_lost: Callable[[_Host], None]) -> None:
+    def __init__(self, node: Node, link: Link, on_lost: Callable[[_Host, EnvFault], None]) -> None:
         self.node = node
         self.sessions: set[RemoteSession] = set()
         self.expected = 0
@@ -205,8 +212,8 @@ class _Host:
         self.stats = asdict(PoolStats())
         self._link = link
         self._on_lost = on_lost
-        self._loss: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        """Done with a sentence when the host is lost."""
+        self._loss: asyncio.Future[EnvFault] = asyncio.get_running_loop().create_future()
+        """Done with the fault of all who lose by it when the host is lost or closed."""
         self.started = asyncio.ensure_future(self._start())
         """Done when the host has answered once; raises ``ConnectionError`` if it does not."""
         self._watching: asyncio.Future[None] | None = None
@@ -217,18 +224,18 @@ class _Host:
         return len(self.sessions) + self.expected
 
     async def ask(self, method: str, *arguments: object) -> Any:
-        """Return the content of a host's answer, or raise the ``EnvError`` in it; ``EnvFault`` if the host is lost."""
+        """Return the content of a host's answer, or raise the ``EnvError`` in it; ``ServerLost`` without a host."""
         if self._loss.done():
-            raise EnvFault(self._loss.result())
+            raise self._loss.result().again()
         asked = asyncio.ensure_future(self._link.ask(method, *arguments))
         either: list[asyncio.Future[Any]] = [asked, self._loss]
         try:
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if not asked.done():
-                raise EnvFault(self._loss.result())
+                raise self._loss.result().again()
             packed = asked.result()
         except ConnectionError as error:
-            raise EnvFault(self.lose(str(error))) from error
+            raise self.lose(str(error)) from error
         finally:
             asked.cancel()
         try:
@@ -241,13 +248,14 @@ class _Host:
             return answer.content
         raise answer.content
 
-    def lose(self, reason: str) -> str:
-        """Give the host up, and return the sentence of all who lose by it."""
+    def lose(self, reason: str, kind: type[EnvFault] = ServerLost) -> EnvFault:
+        """Give the host up, and return the fault of all who lose by it."""
         if not self._loss.done():
-            self._loss.set_result(f"the environment host on node {self.node.name} was lost: {reason}")
+            fault = kind(f"the environment host on node {self.node.name} was lost: {reason}")
+            self._loss.set_result(fault)
             self._link.kill()
-            self._on_lost(self)
-        return self._loss.result()
+            self._on_lost(self, fault)
+        return self._loss.result().again()
 
     async def aclose(self) -> None:
         """End the host with its processes."""
@@ -255,7 +263,7 @@ class _Host:
             await asyncio.wait_for(self.ask("aclose"), CLOSE_S)
             # Its counters hold their loss by now.
             self.sessions.clear()
-        self.lose("the environment pool was closed during the episode")
+        self.lose("the environment pool was closed during the episode", EnvFault)
 
     async def _start(self) -> None:
         await self._ping(START_S)

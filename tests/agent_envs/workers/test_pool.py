@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 
 from agent_envs import EnvError, NumberedTasks, TextEnv, UnknownTask
 from agent_envs.survey import survey
-from agent_envs.workers import RESET_TIMEOUT_S, STEP_TIMEOUT_S, EnvFault, EnvPool, pool
+from agent_envs.workers import RESET_TIMEOUT_S, STEP_TIMEOUT_S, EnvFault, EnvPool, ServerLost, launcher, pool
 from openrlhf_gagpo.config.flags import all_flags
 from openrlhf_gagpo.rollout.player import RolloutSettings
 from support.inspections import hang
@@ -134,15 +135,168 @@ def test_a_busy_event_loop_is_no_timeout() -> None:
     with_pool(body, probe_pool(step_timeout=0.2))
 
 
-def test_a_dead_fork_server_is_replaced() -> None:
+def test_a_dead_fork_server_is_replaced(caplog: pytest.LogCaptureFixture) -> None:
     async def body(env_pool: EnvPool) -> None:
         session = await env_pool.open()
         pids = env_pool.pids
         os.kill(pids[0], signal.SIGKILL)
-        with pytest.raises(EnvFault, match="fork server"):
+        with pytest.raises(ServerLost, match="fork server"):
             await session.step("hang")
         assert all_gone(pids)
         assert await answer(await env_pool.open(), "x") == "x"
+        (record,) = caplog.records
+        assert record.getMessage().endswith("died, and its workers with it; another one is started when it is needed")
+
+    with_pool(body, probe_pool(size=2))
+
+
+def test_a_death_that_is_met_by_an_open_is_one_too() -> None:
+    async def body(env_pool: EnvPool) -> None:
+        session = await env_pool.open()
+        pids = env_pool.pids
+        os.kill(pids[0], signal.SIGKILL)
+        assert all_gone(pids)
+        # The event loop has not read of it yet.
+        with pytest.raises(ServerLost, match="the fork server died"):
+            await env_pool.open()
+        with pytest.raises(ServerLost, match="died, and its workers with it"):
+            await session.step("x")
+        assert await answer(await env_pool.open(), "x") == "x"
+        assert env_pool.stats()["servers"] == 1
+
+    with_pool(body, probe_pool(size=2))
+
+
+def test_a_fork_server_that_dies_while_it_loads_is_replaced() -> None:
+    async def run() -> None:
+        env_pool = probe_pool(size=2)
+        try:
+            opening = [asyncio.ensure_future(env_pool.open()) for _ in range(3)]
+            while not env_pool.pids:
+                await asyncio.sleep(0)
+            os.kill(env_pool.pids[0], signal.SIGKILL)
+            for lost in opening:
+                with pytest.raises(ServerLost, match="process that loads the environments died"):
+                    await lost
+            assert await answer(await env_pool.open(), "x") == "x"
+            stats = env_pool.stats()
+            assert (stats["servers"], stats["restarts"], stats["faults"]) == (1, 0, 0)
+        finally:
+            await env_pool.aclose()
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+
+
+async def stop_server_and_lose_a_worker(env_pool: EnvPool, full: bool = False) -> list[int]:
+    """Return the pool's processes, of which the first has stopped and owes the end of the last.
+
+    Args:
+        full: whether the socket to the first takes nothing more.
+    """
+    session = await env_pool.open()
+    while env_pool._launcher._owed:
+        await asyncio.sleep(0.01)
+    pids = env_pool.pids
+    os.kill(pids[0], signal.SIGSTOP)
+    if full:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                env_pool._launcher._control.send(b"x" * 1000)
+    with pytest.raises(EnvFault, match=r"did not finish step within 0\.5 s") as stop:
+        await session.step("hang")
+    assert not isinstance(stop.value, ServerLost)
+    return pids
+
+
+def test_a_hung_fork_server_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body(env_pool: EnvPool) -> None:
+        other = await env_pool.open()
+        with monkeypatch.context() as patch:
+            patch.setattr(launcher, "ANSWER_S", 1.0)
+            pids = await stop_server_and_lose_a_worker(env_pool)
+            # Nobody starts the worker of this one.
+            opening = asyncio.ensure_future(env_pool.open())
+            assert await answer(other, "still here") == "still here"
+            with pytest.raises(ServerLost, match=r"^the fork server of .* hung for 1 s and was killed, and its w"):
+                await opening
+            with pytest.raises(ServerLost, match="hung"):
+                await other.step("x")
+        assert all_gone(pids)
+        assert await answer(await env_pool.open(), "x") == "x"
+        stats = env_pool.stats()
+        assert (stats["servers"], stats["restarts"], stats["timeouts"], stats["faults"]) == (1, 3, 1, 3)
+
+    with_pool(body, probe_pool(size=2, step_timeout=0.5))
+
+
+def test_a_fork_server_that_starts_no_worker_is_not_taken_for_a_slow_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def body(env_pool: EnvPool) -> None:
+        monkeypatch.setattr(launcher, "ANSWER_S", 1.0)
+        os.kill(env_pool.pids[0], signal.SIGSTOP)
+        with pytest.raises(ServerLost, match="hung"):
+            await env_pool.open()
+        assert (env_pool.stats()["servers"], env_pool.stats()["timeouts"]) == (1, 0)
+        assert env_pool.pids == []
+
+    with_pool(body, probe_pool(reset_timeout=0.2))
+
+
+def test_a_hung_fork_server_that_can_be_told_nothing_more_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body(env_pool: EnvPool) -> None:
+        other = await env_pool.open()
+        monkeypatch.setattr(launcher, "ANSWER_S", 1.0)
+        pids = await stop_server_and_lose_a_worker(env_pool, full=True)
+        with pytest.raises(EnvError, match="the fork server does not answer"):
+            await env_pool.open()
+        while env_pool.pids:
+            await asyncio.sleep(0.01)
+        with pytest.raises(ServerLost, match="hung"):
+            await other.step("x")
+        assert all_gone(pids)
+
+    with_pool(body, probe_pool(size=2, step_timeout=0.5))
+
+
+def test_the_time_of_a_lost_fork_server_is_not_that_of_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launcher, "ANSWER_S", 1.0)
+
+    async def body(env_pool: EnvPool) -> None:
+        pids = await stop_server_and_lose_a_worker(env_pool)
+        os.kill(pids[0], signal.SIGKILL)
+        while env_pool.pids:
+            await asyncio.sleep(0.01)
+        session = await env_pool.open()
+        server = env_pool.pids[0]
+        await asyncio.sleep(launcher.ANSWER_S)
+        assert await answer(session, "x") == "x"
+        assert env_pool.pids[0] == server
+        assert env_pool.stats()["servers"] == 1
+
+    with_pool(body, probe_pool(step_timeout=0.5))
+
+
+def test_a_pool_closes_while_its_fork_server_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "CLOSE_GRACE_S", 0.2)
+    env_pool = probe_pool(size=2, step_timeout=0.5)
+
+    async def body(env_pool: EnvPool) -> list[int]:
+        await env_pool.open()
+        return await stop_server_and_lose_a_worker(env_pool)
+
+    assert all_gone(with_pool(body, env_pool))
+    assert env_pool.stats()["servers"] == 0
+
+
+def test_a_busy_event_loop_is_no_hung_fork_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body(env_pool: EnvPool) -> None:
+        monkeypatch.setattr(launcher, "ANSWER_S", 0.3)
+        opening = asyncio.ensure_future(env_pool.open())
+        await asyncio.sleep(0)
+        asyncio.get_running_loop().call_soon(time.sleep, 1.5)
+        assert await answer(await opening, "x") == "x"
+        assert env_pool.stats()["servers"] == 0
 
     with_pool(body, probe_pool())
 
@@ -163,8 +317,10 @@ def test_what_cannot_start_says_why(name: str, options: dict[str, Any], plugins:
         env_pool = EnvPool(name, options, plugins=plugins)
         try:
             for _ in range(2):
-                with pytest.raises(EnvError, match=message):
+                with pytest.raises(EnvError, match=message) as stop:
                     await env_pool.open()
+                assert not isinstance(stop.value, ServerLost)
+            assert env_pool.stats()["servers"] == 0
         finally:
             await env_pool.aclose()
 

@@ -421,6 +421,17 @@ def test_a_run_survives_the_death_of_an_environment_worker(vault_model: Path, tm
     assert second["policy/rows_trained"] == second["rollout/steps"]
 
 
+def test_a_run_survives_the_death_of_all_environments(vault_model: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert main(_faulty(vault_model, run, workers=2, how="kill the server", marker=str(tmp_path / "once"))) == 0
+    first, second = RunFolder.open(run).metrics()
+    assert glossary.undocumented([first]) == set()
+    assert (first["rollout/episodes"], first["rollout/faulted_episodes"]) == (8, 0)
+    assert (first["env/servers"], first["env/restarts"], first["env/faults"]) == (1, 2, 8)
+    assert (second["env/servers"], second["env/restarts"]) == (0, 0)
+    assert first["policy/rows_trained"] == first["rollout/steps"]
+
+
 def test_a_run_stops_with_one_sentence_when_every_episode_fails(
     vault_model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 
 from agent_envs.base import EnvError, PromptTemplate, Reset, StepResult
+from agent_envs.workers import ServerLost
 from openrlhf_gagpo.errors import PolicyFault, RolloutError
-from openrlhf_gagpo.rollout.episode import play_all, play_episode, turn_seed
+from openrlhf_gagpo.rollout.episode import REPLAYS, play_all, play_episode, turn_seed
 from openrlhf_gagpo.rollout.prompt import PromptBuilder
 from openrlhf_gagpo.rollout.records import read_episodes, write_episodes
+from openrlhf_gagpo.rollout.table import Table
 from openrlhf_gagpo.rollout.types import Completion, Episode, EpisodeRequest, Prompt, SamplingParams
 
 TEMPLATE = PromptTemplate(
@@ -405,6 +407,59 @@ def test_a_session_that_cannot_be_opened_faults_its_episode() -> None:
     [episode] = asyncio.run(play_many([request()], open_session, ScriptedPolicy()))
     assert episode.faulted
     assert episode.error == "EnvError: no worker"
+
+
+LOST = ServerLost("the fork server died")
+
+
+@pytest.mark.parametrize("place", ["open", "reset", "step"])
+def test_an_episode_lost_with_all_environments_is_played_again(place: str) -> None:
+    first = ScriptedSession(start=LOST if place == "reset" else None, script={2: LOST} if place == "step" else None)
+    opened: list[ScriptedSession] = []
+    done: list[Episode] = []
+    policy = ScriptedPolicy()
+
+    async def open_session() -> ScriptedSession:
+        opened.append(ScriptedSession() if opened else first)
+        if place == "open" and opened == [first]:
+            raise LOST
+        return opened[-1]
+
+    episodes = asyncio.run(play_many([request()], open_session, policy, on_done=done.append))
+    assert episodes == done
+    assert episodes[0].end_reason == "terminated"
+    assert [step.index for step in episodes[0].steps] == [0, 1, 2]
+    # From its beginning, with the same prompts and seeds.
+    lost, again = policy.asked[:-3], policy.asked[-3:]
+    assert len(lost) == len(first.actions) == (2 if place == "step" else 0)
+    assert lost == again[: len(lost)]
+    assert [session.closed for session in opened] == [place != "open", 1]
+
+
+def test_an_episode_that_is_lost_again_and_again_is_a_fault() -> None:
+    sessions: list[ScriptedSession] = []
+    done: list[Episode] = []
+
+    def make(number: int) -> ScriptedSession:
+        return ScriptedSession(script={2: LOST})
+
+    [episode] = asyncio.run(play_many([request()], opener(sessions, make), ScriptedPolicy(), on_done=done.append))
+    assert done == [episode]
+    assert (episode.end_reason, episode.error) == ("env_fault", "ServerLost: the fork server died")
+    assert [session.closed for session in sessions] == [1] * (1 + REPLAYS)
+
+
+def test_an_agents_episode_that_is_lost_with_all_environments_is_a_fault() -> None:
+    """It has no other session."""
+    table = Table(
+        request(), ScriptedSession(script={2: LOST}), ScriptedPolicy(), prompts(), SAMPLING, decode, False, True
+    )
+    with pytest.raises(ServerLost):
+        play(table.session)
+    table.session.actions.clear()
+    episode = asyncio.run(table.play(trial=1))
+    assert (episode.end_reason, episode.error) == ("env_fault", "ServerLost: the fork server died")
+    assert episode.trajectory == "t0.1"
 
 
 def test_a_fault_while_closing_costs_nothing(caplog: pytest.LogCaptureFixture) -> None:
