@@ -76,6 +76,28 @@ def test_response_positions_give_what_all_positions_give(folder: Path, packing: 
                 torch.testing.assert_close(slopes[name], value, atol=1e-6, rtol=1e-4, msg=name)
 
 
+@pytest.mark.parametrize("packing", [False, True])
+@pytest.mark.parametrize("chunk", [0, 5])
+def test_the_output_layer_sees_the_response_positions_alone(folder: Path, packing: bool, chunk: int) -> None:
+    from openrlhf_gagpo.backends.distributed import compat
+
+    compat.install()
+    from openrlhf.models import Actor
+
+    from openrlhf_gagpo.backends.distributed.response_pass import response_pass
+
+    actor = Actor(str(folder), attn_implementation="sdpa", param_dtype="fp32", packing_samples=packing)
+    head, read = actor.model.get_output_embeddings(), []
+    head.register_forward_hook(lambda layer, given, _: read.append(given[0].numel() // layer.in_features))
+    tokens = collate(rows(), pad_id=0, padding=1)
+    args = SimpleNamespace(train=SimpleNamespace(logit_chunk=chunk))
+    strategy: Any = SimpleNamespace(ring_attn_group=None, args=args)
+    with torch.no_grad():
+        response_pass(actor, tokens.sequences, tokens.attention_mask, tokens.action_mask, strategy)
+    # Twelve tokens in 32 positions; with chunks a probe comes first.
+    assert read == ([1, 5, 5, 2] if chunk else [12])
+
+
 def test_positions_shared_by_a_ring_stay_with_openrlhf(folder: Path) -> None:
     from openrlhf_gagpo.backends.distributed import compat
 
