@@ -130,7 +130,7 @@ def test_two_ranks_reach_the_parameters_of_one_process(start: Start) -> None:
     threading.Timer(0.3, lambda: ray.kill(critic)).start()
     started = time.monotonic()
     with pytest.raises(RunError, match="a worker failed with ActorDiedError: ") as stop:
-        backend.update(given * 20, 5)
+        backend.update(given * 100, 5)
     assert time.monotonic() - started < 30
     assert "\n" not in str(stop.value)
 
