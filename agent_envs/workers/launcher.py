@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import pickle
 import socket
 import subprocess
 import sys
+import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -18,14 +19,17 @@ from agent_envs.workers.wire import CONTROL_LIMIT, EnvSpec
 __all__ = ["Launcher"]
 
 ANSWER_S = 10.0
-"""Time that a fork server gets for one thing that it is asked for; even a busy machine does it within a second."""
+"""Time that a fork server gets to begin one thing that it is asked for, which takes milliseconds on an idle machine."""
+_END_S = 1.0
+"""Time that the event loop waits for a killed server to end, which one that waits for a dead file system does not."""
 
 
 class Launcher:
     """One fork server. It calls ``on_exit(number, exit_code)`` when a worker ends, ``on_lost(how)`` when all is lost.
 
-    A server reports every worker that it has started or killed. One that owes a report and is silent for ``ANSWER_S``
-    hangs: it is killed, its workers end with it, and it is lost like one that died. Another one can be started then.
+    A server reports every worker that it has started or told to end. One that owes a report and is silent for
+    ``ANSWER_S`` hangs: it is killed, its workers end with it, and it is lost like one that died. Another one can be
+    started then.
 
     The server ends with its pool's process or with the thread that started it, so start it in the event loop's thread.
     """
@@ -39,6 +43,8 @@ class Launcher:
         self._serving = False
         """Whether the server has loaded the environment and has not been lost since."""
         self._pids: dict[int, int] = {}
+        self._unsent: deque[tuple[bytes, tuple[socket.socket, ...]]] = deque()
+        """Commands, with what goes along, for which the control socket has no room yet."""
         self._owed: set[tuple[str, int]] = set()
         """Reports that the server owes: their kinds, and the numbers of the workers."""
         self._owing_since = 0.0
@@ -96,22 +102,16 @@ class Launcher:
     def spawn(self, number: int) -> socket.socket:
         """Ask for a worker. Requests may be sent to the returned socket at once.
 
-        Raises ``ServerLost``, after ``on_lost``, if the server has died; ``EnvError`` if it cannot be asked.
+        Raises ``ServerLost``, after ``on_lost``, if the server has died.
         """
         if self._control is None or not self._serving:
             raise ServerLost("No worker process could be started: the fork server is not running.")
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
-        try:
-            with theirs:
-                socket.send_fds(self._control, [pickle.dumps(("spawn", number))], [theirs.fileno()])
-        except (BrokenPipeError, ConnectionResetError) as error:
+        self._tell("spawn", number, theirs)
+        if self._control is None:
             ours.close()
-            self._lose("died")
-            raise ServerLost("No worker process could be started: the fork server died.") from error
-        except OSError as error:
-            ours.close()
-            raise EnvError(f"No worker process could be started: the fork server does not answer: {error}") from error
+            raise ServerLost("No worker process could be started: the fork server died.")
         self._expect("spawned", number)
         return ours
 
@@ -123,25 +123,52 @@ class Launcher:
         """Kill a worker, hung or not; do nothing if it has ended."""
         if self._control is None or (number not in self._pids and not self.awaits(number)):
             return
-        # A server that cannot be reached is dead, and so are its workers. One that reads nothing hangs if it goes on.
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError, BlockingIOError):
-            self._control.send(pickle.dumps(("kill", number)))
-        self._expect("exited", number)
+        self._tell("kill", number)
+        if self._control is not None:
+            self._expect("killed", number)
 
     def kill(self) -> None:
         """End the server and all its workers at once."""
         self._serving = False
+        for _, descriptors in self._unsent:
+            for descriptor in descriptors:
+                descriptor.close()
+        self._unsent.clear()
         if self._control is not None:
-            asyncio.get_running_loop().remove_reader(self._control)
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(self._control)
+            loop.remove_writer(self._control)
             self._control.close()
             self._control = None
         if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+            _end(self._process)
             self._process = None
         self._pids.clear()
         self._owed.clear()
         self._stop_watching()
+
+    def _tell(self, command: str, number: int, *descriptors: socket.socket) -> None:
+        """Send a command, now or when the server has read those before it; it may turn out that the server has died."""
+        self._unsent.append((pickle.dumps((command, number)), descriptors))
+        if len(self._unsent) == 1:
+            self._send()
+
+    def _send(self) -> None:
+        while self._unsent and self._control is not None:
+            message, descriptors = self._unsent[0]
+            try:
+                socket.send_fds(self._control, [message], [descriptor.fileno() for descriptor in descriptors])
+            except BlockingIOError:
+                asyncio.get_running_loop().add_writer(self._control, self._send)
+                return
+            except (BrokenPipeError, ConnectionResetError):
+                self._lose("died")
+                return
+            self._unsent.popleft()
+            for descriptor in descriptors:
+                descriptor.close()
+        if self._control is not None:
+            asyncio.get_running_loop().remove_writer(self._control)
 
     def _read(self) -> None:
         while self._control is not None:
@@ -160,12 +187,12 @@ class Launcher:
         waited_for = self._ready is not None and not self._ready.done()
         self._owing_since = asyncio.get_running_loop().time()
         self._owed.discard(message[:2])
-        if not self._owed:
-            self._stop_watching()
         match message:
             case ("spawned", number, pid):
                 self._pids[number] = pid
             case ("exited", number, code):
+                # Also of one that could not be started.
+                self._owed.discard(("spawned", number))
                 self._pids.pop(number, None)
                 self._on_exit(number, code)
             case ("ready",) if self._ready is not None and waited_for:
@@ -173,6 +200,8 @@ class Launcher:
                 self._ready.set_result(None)
             case ("failed", *fault) if self._ready is not None and waited_for:
                 self._ready.set_exception(EnvFault(*fault))
+        if not self._owed:
+            self._stop_watching()
 
     def _expect(self, report: str, number: int) -> None:
         if not self._owed:
@@ -195,7 +224,12 @@ class Launcher:
         self._read()
         if not self._owed:
             return
-        if asyncio.get_running_loop().time() < self._owing_since + ANSWER_S:
+        now, due = asyncio.get_running_loop().time(), self._owing_since + ANSWER_S
+        if now < due:
+            self._watch()
+        elif now > due + ANSWER_S / 10:
+            # What held up this process may have held up the server too.
+            self._owing_since = now
             self._watch()
         else:
             self._lose(f"hung for {ANSWER_S:g} s and was killed")
@@ -207,3 +241,11 @@ class Launcher:
             self._on_lost(how)
         elif self._ready is not None and not self._ready.done():
             self._ready.set_exception(ServerLost("The process that loads the environments died; see its output above."))
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    try:
+        process.wait(_END_S)
+    except subprocess.TimeoutExpired:
+        threading.Thread(target=process.wait, name="wait for a fork server", daemon=True).start()

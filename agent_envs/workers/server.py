@@ -102,12 +102,22 @@ class _Server:
         command, number = pickle.loads(message)
         if command == "spawn":
             self._spawn(number, socket.socket(fileno=descriptors[0]))
-        elif number in self._pidfds:
-            signal.pidfd_send_signal(self._pidfds[number], signal.SIGKILL)
+        else:
+            if number in self._pidfds:
+                signal.pidfd_send_signal(self._pidfds[number], signal.SIGKILL)
+            # At once, since a worker may take long to end.
+            self._control.send(pickle.dumps(("killed", number)))
         return True
 
     def _spawn(self, number: int, connection: socket.socket) -> None:
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            # Without memory or process ids there is one worker less, and the others go on.
+            connection.close()
+            sys.stderr.write(f"no environment worker could be started: {error}\n")
+            self._control.send(pickle.dumps(("exited", number, 1)))
+            return
         if pid == 0:
             self._become_worker(connection)
         connection.close()
