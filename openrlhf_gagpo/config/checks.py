@@ -237,6 +237,8 @@ def _deepspeed(config: Config) -> Iterator[str]:
     for section in ("actor", "critic") if uses_critic(config) else ("actor",):
         if config.get(f"{section}.optim") == "muon" and config.ds.adam_offload:
             yield f"ds.adam_offload does not work with Muon; remove it, or set {section}.optim to adam"
+        if config.get(f"{section}.optim") == "muon" and config.ds.zero_stage == 3:
+            yield f"ds.zero_stage 3 does not work with Muon; use stage 1 or 2, or set {section}.optim to adam"
         if config.get(f"{section}.optim") == "muon" and config.get(f"{section}.max_norm"):
             yield (
                 f"{section}.max_norm {config.get(f'{section}.max_norm'):g} would clip Muon's updates after they were "

@@ -129,8 +129,8 @@ def _on_cpu(config: Config) -> Iterator[str]:
     ]
     if config.ds.zero_stage == 3 and several:
         yield (
-            f"ds.zero_stage 3 with several workers of a model ({', '.join(several)}) gives wrong weights on a machine "
-            "without GPUs; use stage 2"
+            f"ds.zero_stage 3 with several workers of a model ({', '.join(several)}) computes wrong numbers on a "
+            "machine without GPUs; use stage 2"
         )
     for name in ("vllm.tensor_parallel_size", "ds.ring_attn_size", "ds.tensor_parallel_size"):
         if config.get(name) > 1:

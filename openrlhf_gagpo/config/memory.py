@@ -333,16 +333,22 @@ def _worker(name: str, section: Any, config: Config, model: _Model, training: Pa
     # Float32 weights and the two moments of AdamW.
     state = 0 if ds.adam_offload else 3 * _FLOAT
     update = _update_parts(model, training, split=split, optimizer_bytes=state)
-    bucket = min(BUCKET, model.trained) * training.weight_bytes * (2 if ds.overlap_comm else 1)
-    # Before ZeRO-3 it comes when the logits are gone; ZeRO-3 also has so many weights whole, for a pass.
-    whole = min(LIVE, model.numbers) * training.weight_bytes
-    reduced = bucket + whole if ds.zero_stage == 3 else max(0.0, bucket - update["logits"])
+    forward = _forward_parts(model, reading, split=split, optimizer_bytes=state)
+    bucket = min(BUCKET, model.trained) * training.weight_bytes
+    if ds.zero_stage == 3:
+        # It is always there, and so many weights are whole for a pass.
+        reduced = float(bucket + min(LIVE, model.numbers) * training.weight_bytes)
+        forward["buffers"] = reduced
+    else:
+        # It comes when the logits are gone.
+        reduced = max(0.0, bucket * (2 if ds.overlap_comm else 1) - update["logits"])
     # The step makes the gradients float32, when everything else of a pass is gone.
     stepped = model.trained * (0 if ds.adam_offload else _FLOAT) / split["optimizer"]
     passing = update["activations"] + update["logits"] + model.largest * training.weight_bytes
     update["buffers"] = max(reduced, stepped - passing)
-    forward = _forward_parts(model, reading, split=split, optimizer_bytes=state)
     resident = {} if ds.enable_sleep else {name: forward[name] for name in ("weights", "optimizer")}
+    if ds.zero_stage == 3:
+        resident["buffers"] = bucket
     phases = {"rollout": resident, "forward": forward, "update": update}
     return [Phase(name, phase, parts) for phase, parts in phases.items()]
 

@@ -53,7 +53,7 @@ def test_calls_without_a_limit_are_found(call: str, found: bool) -> None:
     assert list(endless(call)) == [call] * found
 
 
-def test_the_distributed_backend_waits_for_nothing_without_a_limit() -> None:
+def test_no_call_of_ray_and_no_thread_of_the_distributed_backend_waits_without_a_limit() -> None:
     files = sorted(FOLDER.rglob("*.py"))
     assert len(files) > 10
     waits = {(path.name, call) for path in files for call in endless(path.read_text(encoding="utf-8"))}

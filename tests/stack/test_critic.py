@@ -123,15 +123,27 @@ def test_two_ranks_reach_the_parameters_of_one_process(start: Start) -> None:
 
     check_checkpoints(backend, given)
 
-    # The other three ranks, of which one waits for this one, do not keep the run.
+    check_a_death(backend, given * 100)
+
+
+def check_a_death(backend: Any, given: list[TrainingRow]) -> None:
+    """A rank of the critic dies while it trains; the other three, of which one waits for it, do not keep the run."""
     import ray
 
-    critic = backend.trainer.critic_model_group.handles[1]
-    threading.Timer(0.3, lambda: ray.kill(critic)).start()
+    critic = backend.trainer.critic_model_group
+    scatter = critic.scatter
+
+    def scatter_and_kill(method: str, *args: Any, **named: Any) -> Any:
+        if method == "train":
+            threading.Timer(0.3, lambda: ray.kill(critic.handles[1])).start()
+        return scatter(method, *args, **named)
+
+    critic.scatter = scatter_and_kill
     started = time.monotonic()
-    with pytest.raises(RunError, match="a worker failed with ActorDiedError: ") as stop:
-        backend.update(given * 100, 5)
-    assert time.monotonic() - started < 30
+    # The other rank may notice first that nobody is there.
+    with pytest.raises(RunError, match=r"a worker failed with (ActorDiedError|RuntimeError): ") as stop:
+        backend.update(given, 5, policy=False)
+    assert time.monotonic() - started < 60
     assert "\n" not in str(stop.value)
 
 

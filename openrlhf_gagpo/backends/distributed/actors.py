@@ -1,7 +1,7 @@
 """DeepSpeed workers: OpenRLHF's policy and reference actors with step-level updates.
 
-OpenRLHF provides model construction, distributed set-up, forward passes, DeepSpeed engine and checkpoints. The update
-differs, which runs a plan of optimizer steps made by the driver, and how weights get to the engines (see ``routes``).
+OpenRLHF provides model construction, distributed set-up, forward passes, DeepSpeed engine and checkpoints. Ours are the
+update, which runs a plan of optimizer steps made by the driver, and the weights' way to the engines (see ``routes``).
 
 Only the workers import this module (see ``workers``).
 """

@@ -201,6 +201,9 @@ class DistributedBackend:
 
     @explained
     def sync(self) -> None:
+        if self.fleet.on_restart is not None:
+            # Those that died since the rollout. In the middle of a transfer most routes could not replace them.
+            self.fleet.revive()
         if self.args.vllm.enable_sleep:
             # The weights alone; there is room for the cache when a rollout begins.
             self.fleet.call("wake_up", tags=["weights"])

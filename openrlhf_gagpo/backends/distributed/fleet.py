@@ -155,7 +155,8 @@ class EngineFleet:
                 for ref in [ref for ref, other in pending.items() if other.engine == engine]:
                     queue.lost(pending.pop(ref))
                 self._restart(engine, cause)
-                progress[engine] = time.monotonic()
+                # Of all, since nobody has read meanwhile what the others finished.
+                progress = [time.monotonic()] * len(self.handles)
 
     def revive(self) -> bool:
         """Start the engines again that died between rollouts; return whether there were any."""

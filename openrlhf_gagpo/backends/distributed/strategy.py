@@ -78,7 +78,7 @@ class StepStrategy(DeepspeedStrategy):
         config.pop("train_batch_size", None)
         config["train_micro_batch_size_per_gpu"] = 1
         config["gradient_accumulation_steps"] = 1
-        # DeepSpeed makes a buffer of this size for gradients, of which a small model or adapters would fill a part.
+        # DeepSpeed allocates a buffer for this many gradients, however few are trained.
         config["zero_optimization"]["reduce_bucket_size"] = self._bucket
         if optim_dict is not None and not compat.cuda_available() and optim_dict.get("type") == "AdamW":
             # torch's AdamW instead of DeepSpeed's C++ one, which takes over a minute to compile here.

@@ -1,7 +1,7 @@
 """Weight sync over GPUs with vLLM's own engines for it: many parameters at a time, in buffers of a bounded size.
 
-To engines on the policy's GPUs the weights go by CUDA IPC, to others by NCCL. A sync takes two calls of every engine
-and one for each buffer (by NCCL one for all), where OpenRLHF's takes one for each parameter.
+To engines on the policy's GPUs the weights go by CUDA IPC, to others by NCCL. They take two calls of every engine and
+one for each buffer (by NCCL one for all), where OpenRLHF makes one for each parameter.
 
 Only policy workers on GPUs import this module, when they first send.
 """
@@ -9,6 +9,7 @@ Only policy workers on GPUs import this module, when they first send.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -22,7 +23,7 @@ from openrlhf_gagpo.backends.distributed.workers import answers
 __all__ = ["PolicySource", "Transfer"]
 
 _BUFFER_BYTES = 2**29
-"""Size of a buffer, unless a single parameter is larger; by NCCL two of half the size, each and a parameter more."""
+"""Size of a buffer, unless a parameter is larger; by NCCL of two together, each of which one parameter may exceed."""
 
 
 class Engines:
@@ -43,7 +44,7 @@ class Engines:
         self.failure: Exception | None = None
         """What the first of them that failed met."""
         self.on_failure: Callable[[], None] | None = None
-        """Called if they fail to receive, for which a broadcast would wait without end."""
+        """Called when one fails; has to end the broadcast, which would otherwise wait for it without end."""
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         infos = [dict(init_info) for _ in self._handles]
@@ -112,7 +113,8 @@ class Transfer:
     def __init__(self, route: str, source: PolicySource, handles: Sequence[Any], args: Any) -> None:
         self._engines = Engines(handles, args.vllm.tensor_parallel_size, args.train.worker_timeout)
         connect = {"ipc": self._over_ipc, "nccl": self._over_nccl}[route]
-        self._sender = connect(source, torch.distributed.get_rank())
+        with self._first_cause():
+            self._sender = connect(source, torch.distributed.get_rank())
 
     def _over_ipc(self, source: PolicySource, rank: int) -> base.TrainerWeightTransferEngine[Any]:
         here = ipc_engine.IPCTrainerInitInfo(rank=rank, packed=True, packed_buffer_size_bytes=source.buffer_bytes())
@@ -133,6 +135,9 @@ class Transfer:
             )
         group = sender.model_update_group
         if group is not None:
+            if getattr(group, "disabled", False):
+                # It would send nothing, and say nothing.
+                raise RuntimeError("vLLM found no NCCL to send weights with; see VLLM_DISABLE_PYNCCL and its log")
             self._engines.on_failure = group.destroy
         return sender
 
@@ -142,11 +147,16 @@ class Transfer:
         Raises:
             Exception: what an engine or this process met. Other ranks may then wait in vain.
         """
-        try:
+        with self._first_cause():
             self._sender.send_weights()
+
+    @contextmanager
+    def _first_cause(self) -> Iterator[None]:
+        """Raise what an engine met, if one failed, instead of what that led to in this process."""
+        try:
+            yield
         except Exception as error:
             cause = self._engines.failure
             if cause is None or cause is error:
                 raise
-            # What ended a broadcast is of less interest.
             raise cause from error

@@ -136,6 +136,7 @@ def test_a_sound_configuration_passes(base):
         ("--actor.optim muon", ["actor.max_norm 1", "set actor.max_norm to 0"]),
         (f"{GAE} --critic.optim muon --actor.max_norm 0", ["critic.max_norm 1"]),
         ("--actor.optim muon --actor.max_norm 0 --ds.adam_offload", ["ds.adam_offload", "actor.optim to adam"]),
+        ("--actor.optim muon --actor.max_norm 0 --ds.zero_stage 3", ["ds.zero_stage 3", "actor.optim to adam"]),
         ("--vllm.sync_backend gloo", ["--vllm.sync_backend gloo", "leave it at nccl"]),
         ("--ds.zero_stage 3 --actor.num_gpus_per_node 2 --vllm.num_engines 2", ["ds.zero_stage 3", "stage 2"]),
         (f"{APART} --ds.zero_stage 3 --actor.num_gpus_per_node 2 --ref.num_gpus_per_node 1", ["(actor)"]),
