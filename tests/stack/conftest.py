@@ -37,3 +37,23 @@ def ray_runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
         )
     yield {"address": ray.get_runtime_context().gcs_address, "dashboard": f"http://{context.dashboard_url}"}
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def process_group() -> Iterator[None]:
+    """End the process group of this process, if it got one; DeepSpeed takes no second one."""
+    yield
+    import torch
+
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def alone(process_group: None) -> Iterator[None]:
+    """Room for a process group of one rank in this process, which only modules that ask for it have."""
+    with pytest.MonkeyPatch.context() as patch:
+        # The worker sets them.
+        for name in ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK"):
+            patch.setenv(name, "0")
+        yield

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,17 +19,6 @@ from support.real_stack import configuration
 from support.transcripts import apart, segments
 
 FLAGS = "--ds.lora.rank 4 --algo.kl.init_coef 0"
-
-
-@pytest.fixture(scope="module")
-def alone() -> Iterator[None]:
-    """Room for a process group of one rank in this process, which no other test makes here."""
-    with pytest.MonkeyPatch.context() as patch:
-        # The worker sets them.
-        for name in ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK"):
-            patch.setenv(name, "0")
-        yield
-    torch.distributed.destroy_process_group()
 
 
 def start(kind: Any, model: Path, run: Path, *flags: str) -> Any:

@@ -18,21 +18,17 @@ PLACEMENT = "--backend distributed --actor.num_gpus_per_node 1 --vllm.num_engine
 
 
 @pytest.fixture(scope="module")
-def alone() -> Iterator[None]:
-    """Room for a process group of one rank in this process, which no other test makes here."""
-    with pytest.MonkeyPatch.context() as patch:
-        # The worker sets them.
-        for name in ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK"):
-            patch.setenv(name, "0")
-        # DeepSpeed subclasses it when it is imported.
-        from openrlhf_gagpo.backends.distributed import actors  # noqa: F401
+def no_copies() -> Iterator[None]:
+    """An optimizer that makes none in its step, as DeepSpeed's own, which is not compiled here."""
+    # DeepSpeed subclasses it when it is imported.
+    from openrlhf_gagpo.backends.distributed import actors  # noqa: F401
 
-        # As DeepSpeed's own, which is not compiled here, it makes no copies.
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.optim, "AdamW", functools.partial(torch.optim.AdamW, fused=True))
         yield
-    torch.distributed.destroy_process_group()
 
 
+@pytest.mark.usefixtures("alone", "no_copies")
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 @pytest.mark.parametrize(
     ("model", "extra"),
@@ -47,7 +43,7 @@ def alone() -> Iterator[None]:
     ],
 )
 def test_estimates_are_close_to_what_lives_in_an_update(
-    alone: None, tmp_path: Path, model: tuple[tuple[object, ...], tuple[int, ...]], dtype: str, extra: str
+    tmp_path: Path, model: tuple[tuple[object, ...], tuple[int, ...]], dtype: str, extra: str
 ) -> None:
     from openrlhf_gagpo.backends.distributed.actors import PolicyActorBase
     from openrlhf_gagpo.backends.distributed.backend import DistributedBackend
