@@ -164,6 +164,10 @@ class Launcher:
             except (BrokenPipeError, ConnectionResetError):
                 self._lose("died")
                 return
+            except OSError as error:
+                # Such as too many open files on their way.
+                self._lose(f"could not be reached ({error.strerror}) and was killed")
+                return
             self._unsent.popleft()
             for descriptor in descriptors:
                 descriptor.close()
