@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from openrlhf_gagpo.config.memory import BUCKET, LIVE
 from support.benchmarks import load
 from support.local_checks import DEEP, LARGE, WIDE
 
@@ -81,3 +82,13 @@ def live_bytes() -> int:
     gc.collect()
     storages = (each.untyped_storage() for each in gc.get_objects() if isinstance(each, torch.Tensor))
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+def test_the_estimate_knows_the_sizes_of_deepspeeds_buffers() -> None:
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+    from openrlhf_gagpo.backends.distributed.strategy import DEFAULT_BUCKET
+
+    defaults = DeepSpeedZeroConfig()
+    assert defaults.reduce_bucket_size == DEFAULT_BUCKET == BUCKET
+    assert defaults.max_live_parameters == LIVE
